@@ -1,0 +1,140 @@
+/** The words of the inference rooms: what a tensor, a model and a run are. No behaviour, no imports. */
+
+/** Open Inference Protocol names of the datatypes that a served model may use. */
+export type Datatype =
+  | 'BOOL'
+  | 'UINT8'
+  | 'UINT16'
+  | 'UINT32'
+  | 'UINT64'
+  | 'INT8'
+  | 'INT16'
+  | 'INT32'
+  | 'INT64'
+  | 'FP16'
+  | 'FP32'
+  | 'FP64'
+  | 'BYTES'
+
+/**
+ * Elements in row-major order. BOOL is 0 or 1 in a Uint8Array, FP16 the raw 16 bits in a Uint16Array,
+ * INT64 and UINT64 are BigInt arrays, BYTES (ONNX strings) an array of strings.
+ */
+export type TensorData =
+  | Uint8Array
+  | Uint16Array
+  | Uint32Array
+  | BigUint64Array
+  | Int8Array
+  | Int16Array
+  | Int32Array
+  | BigInt64Array
+  | Float32Array
+  | Float64Array
+  | string[]
+
+export interface Tensor {
+  readonly datatype: Datatype
+  /** Every dimension, the batch dimension first. */
+  readonly shape: readonly number[]
+  readonly data: TensorData
+}
+
+export type NamedTensors = Readonly<Record<string, Tensor>>
+
+/** A dimension of a signature: its size, or the name of a dynamic one (`'?'` where the model gives none). */
+export type Dimension = number | string
+
+export interface TensorSpec {
+  readonly name: string
+  readonly datatype: Datatype
+  /** The batch dimension included. */
+  readonly shape: readonly Dimension[]
+}
+
+export interface Signature {
+  readonly inputs: readonly TensorSpec[]
+  readonly outputs: readonly TensorSpec[]
+}
+
+/** How requests for one model share runs; `reason` says why a model is served one request at a time. */
+export type Batching =
+  | { readonly enabled: true; readonly maxRows: number }
+  | { readonly enabled: false; readonly reason: string }
+
+/** What `GET /v1/models/:name` tells about one loaded version. */
+export interface ModelInfo extends Signature {
+  readonly name: string
+  readonly version: string
+  readonly description?: string
+  /** Class names by index, where the model is a classifier. */
+  readonly labels?: readonly string[]
+  /** Share of held-out rows predicted rightly, 0 to 1, as model.json states it. */
+  readonly testAccuracy?: number
+  readonly license?: string
+  readonly source?: string
+  /** A body that `POST /v1/predict` accepts for this model. */
+  readonly sample: Readonly<Record<string, unknown>>
+  readonly batching: Batching
+}
+
+export interface RunOptions {
+  /** Rows in this request: the size of the batch dimension, or 1 for a model without one. */
+  readonly rows: number
+  /** Outputs wanted; all when left out. */
+  readonly outputs?: readonly string[]
+  /** Aborted when the caller has gone: the request leaves the queue, a run that has begun ends unheard. */
+  readonly signal?: AbortSignal
+  /** Latest `performance.now()` at which an answer is still of use, in milliseconds. */
+  readonly deadline?: number
+}
+
+export interface RunResult {
+  readonly outputs: NamedTensors
+  /** Milliseconds between admission to the queue and the start of the run. */
+  readonly queueMs: number
+  /** Milliseconds the batch took in the worker. */
+  readonly computeMs: number
+  /** Rows of the whole batch that this request ran in (the largest, where it was split). */
+  readonly batchRows: number
+}
+
+/** One loaded version of a model, ready to run. */
+export interface Model {
+  readonly info: ModelInfo
+  run(inputs: NamedTensors, options: RunOptions): Promise<RunResult>
+}
+
+/** One model of the repository that could not be loaded, and why. */
+export interface BrokenModel {
+  readonly name: string
+  readonly version?: string
+  readonly reason: string
+}
+
+export interface ReloadReport {
+  readonly loaded: readonly string[]
+  readonly unchanged: readonly string[]
+  readonly removed: readonly string[]
+  readonly broken: readonly BrokenModel[]
+}
+
+/** Everything that routes know of inference. */
+export interface Models {
+  /** The default version of each model, by name. */
+  list(): readonly Model[]
+  /** All loaded versions of one model, newest first; empty when there is none. */
+  versions(name: string): readonly Model[]
+  /**
+   * The model asked for, or the default one where no name is given.
+   * Throws UnknownModel (404, naming what exists), or ModelRequired (400) when no name is given and no default is set.
+   */
+  get(name?: string, version?: string): Model
+  readonly broken: readonly BrokenModel[]
+  /** False until every model is loaded and warm, and again when workers are missing or stopping. */
+  readonly ready: boolean
+  /** Reads the folder again; versions that changed are swapped, requests in flight end on the old ones. */
+  reload(): Promise<ReloadReport>
+  /** Ends every run that has begun, then the workers. Never stops a busy worker. */
+  close(): Promise<void>
+}

@@ -1,0 +1,95 @@
+import createError from '@fastify/error'
+
+/** A wrong option. Arguments: the option, the value given, what is allowed. */
+export const InvalidOption = createError<[string, string, string]>(
+  'ML_RATE_INVALID_OPTION',
+  "option '%s' is %s; allowed: %s",
+  500,
+  TypeError,
+)
+
+/** A `config.rateLimit` that is neither an object nor `false`. */
+export const InvalidRouteConfig = createError(
+  'ML_RATE_INVALID_ROUTE_CONFIG',
+  'Unknown value for route rate-limit configuration',
+  500,
+  TypeError,
+)
+
+/** A `groupId` that is not a string. */
+export const InvalidGroup = createError('ML_RATE_INVALID_GROUP', 'groupId must be a string', 500, TypeError)
+
+/** A callback of the options answered with something that cannot be used. Arguments: option, answer, what is allowed. */
+export const InvalidAnswer = createError<[string, string, string]>(
+  'ML_RATE_INVALID_ANSWER',
+  "option '%s' returned %s; allowed: %s",
+  500,
+  TypeError,
+)
+
+/** A custom store without `read` was asked for a state without counting. */
+export const StoreCannotRead = createError(
+  'ML_RATE_STORE_CANNOT_READ',
+  'The configured rate-limit store does not implement a `read` method, which is required to use `{ increment: false }`',
+  500,
+)
+
+/** A custom store was asked for something that `incr`, `child` and `read` cannot do. Argument: what. */
+export const StoreCannot = createError<[string]>(
+  'ML_RATE_STORE_CANNOT',
+  'A custom store cannot %s: it counts one per request and nothing else',
+  500,
+)
+
+/** The store did not answer in time. Argument: the time allowed, in milliseconds. */
+export const StoreTimeout = createError<[number]>(
+  'ML_RATE_STORE_TIMEOUT',
+  'The rate limit store did not answer within %d ms',
+  500,
+)
+
+/** The store holds a value of another kind under one of our keys; it was left as it is. */
+export const StoreForeignKey = createError(
+  'ML_RATE_STORE_FOREIGN_KEY',
+  'The rate limit store holds a foreign value under the key of this client',
+  500,
+)
+
+/** `onStoreError: 'deny'` and the store is out of reach. */
+export const StoreUnavailable = createError(
+  'ML_RATE_STORE_UNAVAILABLE',
+  'Rate limits cannot be checked at the moment, retry later',
+  503,
+  Error,
+  false,
+)
+
+/** What `QuotaExceeded.decision` needs of a decision; kept apart so that errors import nothing. */
+interface Denial {
+  readonly key: string
+  readonly retryAfterMs: number
+  readonly violated: readonly string[]
+}
+
+/**
+ * A denial: 429, or 403 once the client is banned. It is an answer, not a fault, and so has no stack
+ * (making one costs fifty times as much as the error itself).
+ *
+ * The code stands on the class and not on the instance, because Fastify copies an instance's `code` into its
+ * default body, which clients of `@fastify/rate-limit` know without one.
+ */
+export class QuotaExceeded<D extends Denial = Denial> extends Error {
+  static readonly code = 'ML_RATE_QUOTA_EXCEEDED'
+  readonly statusCode: 429 | 403
+  readonly decision: D
+
+  constructor(after: string, statusCode: 429 | 403, decision: D) {
+    const { stackTraceLimit } = Error
+    Error.stackTraceLimit = 0
+    super(`Rate limit exceeded, retry in ${after}`)
+    Error.stackTraceLimit = stackTraceLimit
+    this.statusCode = statusCode
+    this.decision = decision
+  }
+}
+Object.defineProperty(QuotaExceeded.prototype, 'name', { value: 'QuotaExceeded', configurable: true })

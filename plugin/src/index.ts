@@ -1,0 +1,164 @@
+import type {
+  FastifyInstance,
+  FastifyPluginAsync,
+  FastifyReply,
+  FastifyRequest,
+  HookHandlerDoneFunction,
+  RouteOptions,
+} from 'fastify'
+import fp from 'fastify-plugin'
+import { type CreatedRateLimit, createdRateLimit } from './created.js'
+import type { PolicyState } from './decision.js'
+import { InvalidRouteConfig } from './errors.js'
+import { guard, MET, type RequestRateLimit } from './guard.js'
+import type { Cost, Limiter } from './limiter.js'
+import type { RateLimitHook, RateLimitOptions, RateLimitPluginOptions } from './options.js'
+import { Registration } from './registration.js'
+
+/** Where a key stands, without counting anything. */
+export interface RateLimitStatus {
+  readonly key: string
+  readonly policies: readonly PolicyState[]
+}
+
+/** The quotas of a registration by hand. `request` is for options that are functions of the request. */
+export interface RateLimiter {
+  /** Where a key stands with the policies of the registration. Counts nothing. */
+  status(key: string, request?: FastifyRequest): Promise<RateLimitStatus>
+  /** Gives a key its whole quota back, with every limiter of the registration. */
+  reset(key: string): Promise<void>
+  /**
+   * Gives cost back with the policies of the registration, never more than was used: a number with every policy, an
+   * object by policy name.
+   */
+  refund(key: string, cost: Cost, request?: FastifyRequest): Promise<void>
+}
+
+/** A hook handler that holds each request against one limiter. */
+export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** A hook handler that always runs, for a single route or the not-found handler. */
+    rateLimit(options?: RateLimitOptions): RateLimitHandler
+    /** A function to ask by hand; answers and sets no header. */
+    createRateLimit(
+      options?: RateLimitOptions,
+    ): (request: FastifyRequest, callOptions?: { increment?: boolean }) => Promise<CreatedRateLimit>
+    rateLimiter: RateLimiter
+  }
+  interface FastifyRequest {
+    /** The decision of the last limiter that this request met; null before, and for clients on the allow list. */
+    rateLimit: RequestRateLimit | null
+  }
+  interface FastifyContextConfig {
+    rateLimit?: RateLimitOptions | false
+  }
+}
+
+/**
+ * Limits how much a client may ask, by an exact sliding window: in Redis, shared by all replicas, or in this process.
+ *
+ * Throws InvalidOption (`ML_RATE_INVALID_OPTION`) when it is registered with an option that cannot be met.
+ */
+const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given) => {
+  const registration = new Registration(app, given)
+  if (!app.hasRequestDecorator('rateLimit')) app.decorateRequest('rateLimit', null)
+  if (!app.hasRequestDecorator(MET)) app.decorateRequest(MET, null)
+
+  decorate(app, 'createRateLimit', (options?: RateLimitOptions) => {
+    const limiter = registration.byHand('created', options)
+    return async (request: FastifyRequest, callOptions?: { increment?: boolean }) =>
+      createdRateLimit(await limiter.decide(request, callOptions?.increment === false))
+  })
+  decorate(app, 'rateLimit', (options?: RateLimitOptions): RateLimitHandler => {
+    const limiter = options === undefined ? registration.main : registration.byHand('attached', options)
+    return async (request, reply) => {
+      const denial = await guard(limiter, request, reply)
+      if (denial !== undefined) throw denial
+    }
+  })
+  decorate(app, 'rateLimiter', {
+    status: async (key, request) => {
+      const { policies } = await registration.main.status(key, request)
+      return { key, policies }
+    },
+    reset: key => registration.reset(key),
+    refund: (key, cost, request) => registration.main.refund(key, cost, request),
+  } satisfies RateLimiter)
+
+  app.addHook('onRoute', route => {
+    const config = route.config?.rateLimit as unknown
+    if (config === false || (config === undefined && !registration.config.global)) return
+    if (config === undefined || config === null) {
+      attach(route, registration.main)
+    } else if (typeof config === 'object') {
+      attach(route, registration.ofRoute(route, config as RateLimitOptions))
+    } else {
+      throw new InvalidRouteConfig()
+    }
+  })
+  app.addHook('onClose', () => registration.close())
+}
+
+/** A nested registration has decorators of its own; beside another, the first keeps the names. */
+function decorate(app: FastifyInstance, name: string, value: unknown): void {
+  if (!app.hasDecorator(name)) app.decorate(name, value as never)
+  else if (!Object.hasOwn(app, name)) Object.defineProperty(app, name, { value, enumerable: true, configurable: true })
+}
+
+/** Puts the limiter behind the route's own handlers of its hook. */
+function attach(route: RouteOptions, limiter: Limiter): void {
+  const { hook } = limiter.config
+  const handlers = route as unknown as Record<RateLimitHook, unknown>
+  const own = handlers[hook]
+  handlers[hook] = [...(Array.isArray(own) ? own : own === undefined || own === null ? [] : [own]), handler(limiter)]
+}
+
+/** In the callback style, so that a decision that needs no waiting takes no turn of the event loop. */
+function handler(limiter: Limiter) {
+  const run = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void => {
+    let denial: ReturnType<typeof guard>
+    try {
+      denial = guard(limiter, request, reply)
+    } catch (error) {
+      done(error as Error)
+      return
+    }
+    if (denial instanceof Promise) denial.then(settled => done(settled as Error | undefined), done)
+    else done(denial as Error | undefined)
+  }
+  if (limiter.config.hook !== 'preParsing') return run
+  return (request: FastifyRequest, reply: FastifyReply, _payload: unknown, done: HookHandlerDoneFunction) =>
+    run(request, reply, done)
+}
+
+export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })
+
+export type { CreatedRateLimit } from './created.js'
+export type { Decision, PolicyState, QuotaUnit } from './decision.js'
+export {
+  InvalidAnswer,
+  InvalidGroup,
+  InvalidOption,
+  InvalidRouteConfig,
+  QuotaExceeded,
+  StoreCannot,
+  StoreCannotRead,
+  StoreForeignKey,
+  StoreTimeout,
+  StoreUnavailable,
+} from './errors.js'
+export type { RequestRateLimit } from './guard.js'
+export { normalizeIP } from './key.js'
+export type { Cost } from './limiter.js'
+export type {
+  ErrorResponseContext,
+  OnStoreError,
+  RateLimitHook,
+  RateLimitOptions,
+  RateLimitPluginOptions,
+  RateLimitPolicy,
+} from './options.js'
+export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
+export type { RedisClient } from './stores/redis-client.js'

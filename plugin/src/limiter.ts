@@ -1,0 +1,217 @@
+import type { FastifyRequest } from 'fastify'
+import { type Decision, decide, pass, type Units } from './decision.js'
+import { StoreUnavailable } from './errors.js'
+import { digest, normalizeIP } from './key.js'
+import {
+  checkedCost,
+  checkedKey,
+  checkedMax,
+  checkedWindow,
+  type Key,
+  type LimiterConfig,
+  type PolicyConfig,
+} from './options.js'
+import type { Policy } from './policy.js'
+import type { Answer, Check, Lease, Store } from './stores/store.js'
+
+/** Costs of a later charge or refund: for every policy alike, or by policy name (the others are left alone). */
+export type Cost = number | Readonly<Record<string, number>>
+
+/** What became of a request: let through unasked, or decided. */
+export type Outcome =
+  | { readonly listed: true; readonly key: Key }
+  | {
+      readonly listed: false
+      readonly key: Key
+      readonly decision: Decision
+      readonly check: Check
+      readonly lease: Lease | undefined
+    }
+
+/** Windows of the logs that several limiters share, so that the longest decides how long a log is kept. */
+export type SharedWindows = Map<string, number>
+
+export interface LimiterParts {
+  readonly config: LimiterConfig
+  /** Tells this limiter's logs from those of all others in the name space; the same in every replica. */
+  readonly id: string
+  readonly store: Store
+  /** Where counting goes on with `onStoreError: 'local'`. */
+  readonly local: Store
+  readonly sharedWindows: SharedWindows
+}
+
+type Awaitable<T> = T | Promise<T>
+
+/** Goes on with a value at once, or with a promise when it is there: most requests need no waiting. */
+function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awaitable<R> {
+  return value instanceof Promise ? value.then(next) : next(value)
+}
+
+/** One set of policies over one set of logs: from a request to a decision. Knows nothing of replies. */
+export class Limiter {
+  readonly config: LimiterConfig
+  readonly #store: Store
+  readonly #local: Store
+  readonly #units: Units
+  readonly #logs: readonly string[]
+  readonly #leases: string
+  readonly #sharedWindows: SharedWindows
+  /** The policies of every request, where nothing in them depends on the request. */
+  readonly #fixed: readonly Policy[] | undefined
+
+  constructor(parts: LimiterParts) {
+    const { config, id } = parts
+    this.config = config
+    this.#store = parts.store
+    this.#local = parts.local
+    this.#sharedWindows = parts.sharedWindows
+    this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
+    this.#logs = config.policies.map(({ name }) => `${id}:${name}`)
+    this.#leases = `${id}/leases`
+    for (const [index, { timeWindow }] of config.policies.entries()) {
+      const log = this.#logs[index] as string
+      if (typeof timeWindow === 'number') {
+        this.#sharedWindows.set(log, Math.max(timeWindow, this.#sharedWindows.get(log) ?? 0))
+      }
+    }
+    const { policies } = config
+    const fixed = policies.every(policy =>
+      [policy.max, policy.timeWindow, policy.cost].every(value => typeof value === 'number'),
+    )
+    // A group may still gain a route with a longer window, so its policies are put together at each request.
+    this.#fixed = fixed && config.groupId === undefined ? (this.#policies(undefined, '') as Policy[]) : undefined
+  }
+
+  /** Whose quota a request counts against. */
+  key(request: FastifyRequest): Awaitable<Key> {
+    const { keyGenerator, ipv6Subnet } = this.config
+    if (keyGenerator === undefined) return normalizeIP(request.ip, ipv6Subnet)
+    return then(keyGenerator(request), checkedKey)
+  }
+
+  /** Counts a request, or only looks (`peek`). */
+  decide(request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
+    return then(this.key(request), key =>
+      then(this.#listed(request, key), listed => {
+        if (listed) return { listed, key }
+        return then(this.#check(request, key, peek), check =>
+          then(this.#answer(check, peek), ({ answer, decision }) => ({
+            listed: false,
+            key,
+            decision,
+            check,
+            lease: answer?.concurrency?.lease,
+          })),
+        )
+      }),
+    )
+  }
+
+  /** Where a key stands; nothing is counted. `request` is for options that are functions of it. */
+  status(key: Key, request: FastifyRequest | undefined): Awaitable<Decision> {
+    return then(this.#check(request, key, true), check => then(this.#answer(check, true), ({ decision }) => decision))
+  }
+
+  /** Charges cost that is known only now; may overdraw. */
+  async charge(check: Check, cost: Cost): Promise<void> {
+    await this.#store.charge({ ...check, policies: withCost(check.policies, cost) })
+  }
+
+  /** Gives cost back. */
+  async refund(key: Key, cost: Cost, request: FastifyRequest | undefined): Promise<void> {
+    const check = await this.#check(request, key, true)
+    await this.#store.refund({ ...check, policies: withCost(check.policies, cost) })
+  }
+
+  /** Forgets a key. */
+  async reset(key: Key): Promise<void> {
+    const policies = this.#logs.map(log => ({ name: log, limit: 0, windowMs: 1, cost: 0, log, keepMs: 1 }))
+    const check = { ...this.#checkOf(key, policies), concurrency: this.#concurrency() }
+    await this.#store.reset(check)
+    await this.#local.reset(check)
+  }
+
+  #answer(check: Check, peek: boolean): Awaitable<{ answer: Answer | undefined; decision: Decision }> {
+    const { ban } = this.config
+    const decided = (answer: Answer) => ({ answer, decision: decide(check, answer, ban, this.#units) })
+    const failed = (error: unknown): Awaitable<{ answer: Answer | undefined; decision: Decision }> => {
+      switch (this.config.onStoreError) {
+        case 'allow':
+          return { answer: undefined, decision: pass(check, this.#units) }
+        case 'deny':
+          throw new StoreUnavailable({ cause: error })
+        case 'local':
+          return then(peek ? this.#local.peek(check) : this.#local.check(check), decided)
+        default:
+          throw error
+      }
+    }
+    const answer = peek ? this.#store.peek(check) : this.#store.check(check)
+    return answer instanceof Promise ? answer.then(decided, failed) : decided(answer)
+  }
+
+  #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {
+    const { allowList } = this.config
+    if (allowList === undefined || allowList === null) return false
+    if (typeof allowList !== 'function') return allowList.includes(String(key))
+    return then(allowList(request, key as string), Boolean)
+  }
+
+  #check(request: FastifyRequest | undefined, key: Key, peek: boolean): Awaitable<Check> {
+    if (this.#fixed !== undefined && !peek) return this.#checkOf(key, this.#fixed)
+    return then(this.#policies(request, key), policies =>
+      this.#checkOf(key, peek ? policies.map(policy => ({ ...policy, cost: 0 })) : policies),
+    )
+  }
+
+  #checkOf(key: Key, policies: readonly Policy[]): Check {
+    const { penalty, precision } = this.config
+    return { key: String(key), policies, penalty, precision, concurrency: this.#concurrency() }
+  }
+
+  #concurrency(): Check['concurrency'] {
+    const { concurrency } = this.config
+    return concurrency && { ...concurrency, log: this.#leases }
+  }
+
+  #policies(request: FastifyRequest | undefined, key: Key): Awaitable<Policy[]> {
+    const policies = this.config.policies.map((policy, index) => this.#policy(policy, index, request, key))
+    return policies.some(policy => policy instanceof Promise) ? Promise.all(policies) : (policies as Policy[])
+  }
+
+  #policy(config: PolicyConfig, index: number, request: FastifyRequest | undefined, key: Key): Awaitable<Policy> {
+    const ask = (value: PolicyConfig['max']) =>
+      typeof value === 'function' ? value(request as FastifyRequest, key as string) : value
+    return then(ask(config.max), max =>
+      then(ask(config.timeWindow), timeWindow =>
+        then(ask(config.cost), cost => {
+          const windowMs = checkedWindow(timeWindow)
+          const log = this.#logs[index] as string
+          return {
+            name: config.name,
+            limit: checkedMax(max),
+            windowMs,
+            cost: checkedCost(cost),
+            log,
+            keepMs: Math.max(windowMs, this.#sharedWindows.get(log) ?? 0),
+          }
+        }),
+      ),
+    )
+  }
+}
+
+/** A short name for a limiter, the same in every replica that is set up alike. */
+export function limiterId(...parts: readonly (string | number)[]): string {
+  return digest(JSON.stringify(parts), 8)
+}
+
+function withCost(policies: readonly Policy[], cost: Cost): Policy[] {
+  const charged: Policy[] = []
+  for (const policy of policies) {
+    const units = typeof cost === 'number' ? cost : cost[policy.name]
+    if (units !== undefined) charged.push({ ...policy, cost: checkedCost(units) })
+  }
+  return charged
+}

@@ -1,0 +1,186 @@
+import type { FastifyInstance, RouteOptions } from 'fastify'
+import { type AppIdentity, identifyApp } from './app-identity.js'
+import { InvalidOption } from './errors.js'
+import { digest, storedNameSpace } from './key.js'
+import { Limiter, limiterId, type SharedWindows } from './limiter.js'
+import {
+  checkLimiterOptions,
+  type LimiterConfig,
+  overlay,
+  parseLimiter,
+  parseRegistration,
+  type RateLimitOptions,
+  type RateLimitPluginOptions,
+  type RegistrationConfig,
+  tolerate,
+} from './options.js'
+import { Breaker } from './stores/breaker.js'
+import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
+import { DenyMemory } from './stores/deny-memory.js'
+import { MemoryStore } from './stores/memory.js'
+import { RedisStore } from './stores/redis.js'
+import type { Store } from './stores/store.js'
+
+/** What all registrations of one app share: its name, and how many there are. */
+interface App {
+  readonly identity: AppIdentity
+  /** Registrations so far, by prefix of their scope. */
+  readonly registrations: Map<string, number>
+}
+
+/** By the server of the app, which all of its scopes have in common. */
+const apps = new WeakMap<object, App>()
+
+function appOf(app: FastifyInstance): App {
+  let known = apps.get(app.server)
+  if (known === undefined) {
+    known = { identity: identifyApp(), registrations: new Map() }
+    apps.set(app.server, known)
+    app.addHook('onClose', known.identity.release)
+  }
+  return known
+}
+
+/** One `app.register(rateLimit, …)`: its stores, and the limiters that come of it. */
+export class Registration {
+  readonly config: RegistrationConfig
+  /** The limiter of all routes that have none of their own. */
+  readonly main: Limiter
+  readonly #app: FastifyInstance
+  readonly #given: RateLimitPluginOptions
+  /** Tells this registration from the others of the app, the same in every replica. */
+  readonly #scope: readonly (string | number)[]
+  readonly #store: Store
+  readonly #custom: CustomStore | undefined
+  readonly #local: MemoryStore
+  readonly #limiters = new Set<Limiter>()
+  readonly #stores = new Set<Store>()
+  readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
+  readonly #sharedWindows: SharedWindows = new Map()
+  #made = 0
+
+  constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
+    this.#app = app
+    this.#given = tolerate(given, false, message => app.log.warn(message))
+    this.config = parseRegistration(this.#given)
+    const options = overlay(this.#given, {})
+    const config = parseLimiter(options)
+    const { identity, registrations } = appOf(app)
+    const number = registrations.get(app.prefix) ?? 0
+    registrations.set(app.prefix, number + 1)
+    this.#scope = [app.prefix, number]
+    this.#local = new MemoryStore(config.cache)
+    this.#stores.add(this.#local)
+    this.#custom = this.config.store && this.#newCustom(config)
+    this.#store = this.#newStore(identity.name)
+    this.#stores.add(this.#store)
+    this.main = this.#newLimiter(config, ['main'], this.#store)
+  }
+
+  /** The limiter of a route with options of its own. GET and HEAD of a URL are one route, a group is one limiter's logs. */
+  ofRoute(route: RouteOptions, given: RateLimitOptions): Limiter {
+    const config = this.#configOf(given, true)
+    const methods = [route.method].flat().map(method => (method === 'HEAD' ? 'GET' : method))
+    const constraints = route.constraints === undefined ? '' : JSON.stringify(route.constraints)
+    const url = `${[...new Set(methods)].sort().join(',')} ${route.url} ${constraints}`
+    const twin = this.#routes.get(url)
+    if (twin?.given === given) return twin.limiter
+    const id = config.groupId === undefined ? ['route', url] : ['group', config.groupId]
+    const limiter = this.#newLimiter(config, id, this.#childStore(config, given, route))
+    this.#routes.set(url, { given, limiter })
+    return limiter
+  }
+
+  /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself. */
+  byHand(kind: string, given: RateLimitOptions | undefined): Limiter {
+    if (given !== undefined && (typeof given !== 'object' || given === null)) {
+      throw new InvalidOption('options', String(given), 'an object, or nothing')
+    }
+    const config = this.#configOf(given ?? {}, false)
+    if (kind === 'created' && config.concurrency !== undefined) {
+      throw new InvalidOption('concurrency', 'given to createRateLimit', 'rateLimit(), which sees the response end')
+    }
+    return this.#newLimiter(config, [kind, this.#made++], this.#childStore(config, given ?? {}, undefined))
+  }
+
+  async reset(key: string): Promise<void> {
+    await Promise.all([...this.#limiters].map(limiter => limiter.reset(key)))
+  }
+
+  close(): void {
+    for (const store of this.#stores) store.close()
+  }
+
+  #configOf(given: RateLimitOptions, onRoute: boolean): LimiterConfig {
+    const tolerated = tolerate(given, onRoute, message => this.#app.log.warn(message))
+    checkLimiterOptions(tolerated, this.#custom !== undefined)
+    return parseLimiter(overlay(this.#given, tolerated))
+  }
+
+  #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
+    const limiter = new Limiter({
+      config,
+      id: limiterId(...this.#scope, ...id),
+      store,
+      local: this.#local,
+      sharedWindows: this.#sharedWindows,
+    })
+    this.#limiters.add(limiter)
+    return limiter
+  }
+
+  #newStore(appName: string): Store {
+    const { redis, nameSpace, storeTimeoutMs, denyMemory } = this.config
+    if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
+    if (redis === undefined) return this.#local
+    const remote = new RedisStore(redis, {
+      nameSpace: nameSpace === undefined ? `mlrl:${digest(appName, 8)}:` : storedNameSpace(nameSpace),
+      timeoutMs: storeTimeoutMs,
+    })
+    const store = denyMemory > 0 ? new DenyMemory(remote, denyMemory) : remote
+    return new Breaker(store, lost => {
+      if (lost === undefined) this.#app.log.info('the rate limit store answers again')
+      else this.#app.log.error({ err: lost }, 'the rate limit store is lost')
+    })
+  }
+
+  /** Where a route or a limiter made by hand counts: mostly with the rest, apart from a custom store and a cache size of its own. */
+  #childStore(config: LimiterConfig, given: RateLimitOptions, route: RouteOptions | undefined): Store {
+    if (this.#custom !== undefined) {
+      const routeInfo = route ?? {}
+      return new CustomStoreAdapter(
+        this.#custom.child({ ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo }),
+        config.groupId ?? '',
+      )
+    }
+    if (given.cache === undefined || this.config.redis !== undefined || config.groupId !== undefined) return this.#store
+    const store = new MemoryStore(config.cache)
+    this.#stores.add(store)
+    return store
+  }
+
+  #newCustom(config: LimiterConfig): CustomStore | undefined {
+    const Store = this.config.store
+    return Store && new Store({ ...this.#customOptions(config), ...windowOf(config) })
+  }
+
+  #customOptions(config: LimiterConfig): Record<string, unknown> {
+    const { continueExceeding, exponentialBackoff } = this.#given
+    return {
+      ...this.#given,
+      global: this.config.global,
+      ban: config.ban,
+      hook: config.hook,
+      continueExceeding: continueExceeding ?? false,
+      exponentialBackoff: exponentialBackoff ?? false,
+      ipv6Subnet: config.ipv6Subnet,
+      addHeaders: config.addHeaders,
+      addHeadersOnExceeding: config.addHeadersOnExceeding,
+    }
+  }
+}
+
+/** A custom store is told its window in milliseconds. */
+function windowOf(config: LimiterConfig): { max: unknown; timeWindow: unknown } {
+  return { max: config.policies[0]?.max, timeWindow: config.policies[0]?.timeWindow }
+}

@@ -1,0 +1,325 @@
+import slotOf from 'cluster-key-slot'
+import { StoreForeignKey, StoreTimeout } from '../errors.js'
+import { storedKey } from '../key.js'
+import { type Policy, sharesSlices } from '../policy.js'
+import type { RedisClient } from './redis-client.js'
+import { RedisClock } from './redis-clock.js'
+import { Leases } from './redis-leases.js'
+import { CHECK, REFUND, type Script } from './scripts.js'
+import type { Answer, Check, Penalty, PolicyAnswer, Store } from './store.js'
+
+export interface RedisStoreOptions {
+  /** Stands in front of every key. */
+  readonly nameSpace: string
+  /** Milliseconds after which a call is given up. */
+  readonly timeoutMs: number
+}
+
+/**
+ * Checks in one script call. A call holds up Redis for its whole length, about 6 µs a check: enough to spread the
+ * cost of a command over many, and still well under a millisecond.
+ */
+const MAX_CHECKS = 64
+
+const OPERATIONS = { peek: 0, check: 1, charge: 2 } as const
+const PENALTIES: Readonly<Record<Penalty, number>> = { none: 0, count: 1, renew: 2, backoff: 3 }
+
+interface Question {
+  readonly operation: keyof typeof OPERATIONS
+  readonly check: Check
+  readonly key: string
+  readonly since: number
+  settled: boolean
+  resolve(answer: Answer): void
+  reject(error: unknown): void
+}
+
+/** Shapes repeat from request to request where nothing in the options is a function. */
+const shapes = new WeakMap<readonly Policy[], string>()
+
+/**
+ * Counts in Redis, for all replicas. Checks raised in one turn of the event loop are one script call, since the cost
+ * of a command, and not Redis, is what bounds throughput.
+ */
+export class RedisStore implements Store {
+  readonly #redis: RedisClient
+  readonly #nameSpace: string
+  readonly #timeoutMs: number
+  readonly #clock = new RedisClock()
+  readonly #leases: Leases
+  #waiting: Question[] = []
+  #scheduled = false
+  #listening = false
+
+  constructor(redis: RedisClient, options: RedisStoreOptions) {
+    this.#redis = redis
+    this.#nameSpace = options.nameSpace
+    this.#timeoutMs = options.timeoutMs
+    this.#leases = new Leases(redis, (script, keys, args) => this.#run(script, keys, args))
+  }
+
+  check(check: Check): Promise<Answer> {
+    return this.#ask('check', check)
+  }
+
+  peek(check: Check): Promise<Answer> {
+    return this.#ask('peek', check)
+  }
+
+  async charge(check: Check): Promise<void> {
+    await this.#ask('charge', check)
+  }
+
+  async refund(check: Check): Promise<void> {
+    const key = storedKey(check.key)
+    const keys = check.policies.map(policy => this.#key(key, policy.log))
+    const args = check.policies.flatMap(policy => [policy.cost, policy.windowMs * 1000])
+    await this.#within(() => this.#run(REFUND, keys, args))
+  }
+
+  async reset(check: Check): Promise<void> {
+    const key = storedKey(check.key)
+    const logs = check.policies.flatMap(({ log }) => [log, `${log}:count`, `${log}:block`])
+    if (check.concurrency !== undefined) logs.push(check.concurrency.log)
+    await this.#within(() => this.#redis.del(...logs.map(log => this.#key(key, log))))
+  }
+
+  close(): void {
+    this.#leases.close()
+    this.#redis.off('ready', this.#onReady)
+  }
+
+  /** All keys of one partition key share a slot of a cluster. */
+  #key(key: string, log: string): string {
+    return `${this.#nameSpace}{${key}}${log}`
+  }
+
+  #ask(operation: Question['operation'], check: Check): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({
+        operation,
+        check,
+        key: storedKey(check.key),
+        since: performance.now(),
+        settled: false,
+        resolve,
+        reject,
+      })
+      this.#schedule()
+    })
+  }
+
+  /** The end of this turn of the event loop: right after all that has arrived was read. */
+  #schedule(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(this.#flush)
+  }
+
+  readonly #flush = (): void => {
+    this.#scheduled = false
+    const { status } = this.#redis
+    if (status !== 'ready') {
+      this.#wait(status)
+      return
+    }
+    const waiting = this.#waiting
+    this.#waiting = []
+    if (this.#redis.isCluster === true) {
+      const slots = new Map<number, Question[]>()
+      for (const question of waiting) {
+        const slot = slotOf(question.key)
+        const group = slots.get(slot)
+        if (group === undefined) slots.set(slot, [question])
+        else group.push(question)
+      }
+      for (const group of slots.values()) this.#sendAll(group)
+    } else {
+      this.#sendAll(waiting)
+    }
+  }
+
+  #sendAll(questions: Question[]): void {
+    for (let from = 0; from < questions.length; from += MAX_CHECKS) {
+      void this.#send(questions.length <= MAX_CHECKS ? questions : questions.slice(from, from + MAX_CHECKS))
+    }
+  }
+
+  /**
+   * No connection: what waits is kept here and not in the client, whose queue would send it however late, and is given
+   * up in time. A client that was closed for good fails at once.
+   */
+  #wait(status: string): void {
+    if (status === 'end') {
+      const waiting = this.#waiting
+      this.#waiting = []
+      for (const question of waiting) settle(question, new Error('Connection is closed.'))
+      return
+    }
+    if (status === 'wait') this.#redis.connect().catch(() => {})
+    if (!this.#listening) {
+      this.#listening = true
+      this.#redis.once('ready', this.#onReady)
+    }
+    const oldest = this.#waiting[0]
+    if (oldest === undefined) return
+    setTimeout(
+      () => {
+        const late = performance.now() - this.#timeoutMs
+        const waiting = this.#waiting
+        this.#waiting = waiting.filter(question => question.since > late + 1)
+        for (const question of waiting) {
+          if (question.since <= late + 1) settle(question, new StoreTimeout(this.#timeoutMs))
+        }
+        if (this.#waiting.length > 0) this.#schedule()
+      },
+      Math.max(0, oldest.since + this.#timeoutMs - performance.now()),
+    )
+  }
+
+  readonly #onReady = (): void => {
+    this.#listening = false
+    this.#schedule()
+  }
+
+  async #send(questions: readonly Question[]): Promise<void> {
+    const sent = performance.now()
+    const given = { up: false }
+    const giveUp = () => {
+      // A reply that has arrived while this process was busy is read before the question is given up.
+      setImmediate(() => {
+        if (given.up) return
+        for (const question of questions) settle(question, new StoreTimeout(this.#timeoutMs))
+      })
+    }
+    const timer = setTimeout(giveUp, Math.max(0, (questions[0] as Question).since + this.#timeoutMs - sent))
+    try {
+      const { keys, args } = this.#call(questions, this.#clock.latest(sent, this.#timeoutMs))
+      const reply = (await this.#run(CHECK, keys, args)) as number[]
+      const late = reply.length === 1 && args.length > 2
+      this.#clock.observe(reply[0] as number, sent, performance.now(), late)
+      if (late) {
+        // It ran too late by what we knew of its clock and changed nothing; those still in time are asked again.
+        const inTime = questions.filter(question => !question.settled)
+        if (inTime.length > 0) await this.#send(inTime)
+      } else {
+        this.#answer(questions, reply)
+      }
+    } catch (error) {
+      for (const question of questions) settle(question, error)
+    } finally {
+      given.up = true
+      clearTimeout(timer)
+    }
+  }
+
+  #call(questions: readonly Question[], latest: number): { keys: string[]; args: (string | number)[] } {
+    const keys: string[] = []
+    const known = new Map<string, number>()
+    const checks: (string | number)[] = []
+    for (const { operation, check, key } of questions) {
+      const shape = shapeOf(operation, check)
+      let number = known.get(shape)
+      if (number === undefined) {
+        number = known.size + 1
+        known.set(shape, number)
+      }
+      checks.push(number)
+      for (const policy of check.policies) {
+        keys.push(this.#key(key, policy.log))
+        if (check.penalty !== 'none') {
+          keys.push(this.#key(key, `${policy.log}:${check.penalty === 'count' ? 'count' : 'block'}`))
+        }
+        checks.push(policy.cost)
+      }
+      if (check.concurrency !== undefined) keys.push(this.#key(key, check.concurrency.log))
+    }
+    const args: (string | number)[] = [latest, known.size]
+    for (const shape of known.keys()) args.push(...shape.split(' '))
+    for (const value of checks) args.push(value)
+    return { keys, args }
+  }
+
+  #answer(questions: readonly Question[], reply: readonly number[]): void {
+    let at = 1
+    const take = () => reply[at++] as number
+    for (const question of questions) {
+      const { check } = question
+      const status = take()
+      if (status === -1) {
+        settle(question, new StoreForeignKey())
+        continue
+      }
+      const policies: PolicyAnswer[] = []
+      for (let index = 0; index < check.policies.length; index++) {
+        policies.push({
+          used: take(),
+          resetMs: take() / 1000,
+          retryMs: take() / 1000,
+          denials: check.penalty === 'none' ? 0 : take(),
+        })
+      }
+      let concurrency: Answer['concurrency']
+      if (check.concurrency !== undefined) {
+        const inFlight = take()
+        const number = take()
+        concurrency = { inFlight, violated: number === -1 }
+        if (number > 0) {
+          const log = this.#key(question.key, check.concurrency.log)
+          concurrency = { inFlight, violated: false, lease: this.#leases.hold(log, number, check.concurrency.ttlMs) }
+        }
+      }
+      // Nobody waits for this answer any more; the place it took is given back at once.
+      if (question.settled) concurrency?.lease?.release()
+      else settle(question, undefined, { allowed: status === 1, policies, concurrency })
+    }
+  }
+
+  /** By hash; with its source when Redis has lost it (restart, failover, SCRIPT FLUSH). Never again after that. */
+  async #run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown> {
+    try {
+      return await this.#redis.evalsha(script.sha, keys.length, ...keys, ...args)
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
+      return this.#redis.eval(script.source, keys.length, ...keys, ...args)
+    }
+  }
+
+  /** Gives a call up after `timeoutMs`, and does not begin it without a connection. */
+  async #within<T>(call: () => Promise<T>): Promise<T> {
+    if (this.#redis.status === 'end') throw new Error('Connection is closed.')
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => setImmediate(reject, new StoreTimeout(this.#timeoutMs)), this.#timeoutMs)
+    })
+    try {
+      return await Promise.race([call(), late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+}
+
+function settle(question: Question, error: unknown, answer?: Answer): void {
+  if (question.settled) return
+  question.settled = true
+  if (answer === undefined) question.reject(error)
+  else question.resolve(answer)
+}
+
+/** The fixed part of a check as the script reads it: numbers apart by blanks. */
+function shapeOf(operation: Question['operation'], check: Check): string {
+  const { concurrency, penalty, precision } = check
+  let policies = shapes.get(check.policies)
+  if (policies === undefined) {
+    policies = check.policies
+      .map(({ limit, windowMs, keepMs }) => {
+        const slice = windowMs * 1000 * precision
+        return ` ${limit} ${windowMs * 1000} ${keepMs * 1000} ${slice} ${sharesSlices(limit, precision) ? 1 : 0}`
+      })
+      .join('')
+    shapes.set(check.policies, policies)
+  }
+  const leases = concurrency === undefined ? '-1 0' : `${concurrency.max} ${concurrency.ttlMs * 1000}`
+  return `${OPERATIONS[operation]} ${PENALTIES[penalty]} ${leases} ${check.policies.length}${policies}`
+}

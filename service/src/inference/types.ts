@@ -50,6 +50,8 @@ export interface TensorSpec {
   readonly datatype: Datatype
   /** The batch dimension included. */
   readonly shape: readonly Dimension[]
+  /** The file states no shape: tensors of any shape are taken. */
+  readonly anyShape?: boolean
 }
 
 export interface Signature {
@@ -71,6 +73,8 @@ export interface ModelInfo extends Signature {
   readonly labels?: readonly string[]
   /** Share of held-out rows predicted rightly, 0 to 1, as model.json states it. */
   readonly testAccuracy?: number
+  /** Held-out rows that this was measured on. */
+  readonly testRows?: number
   readonly license?: string
   readonly source?: string
   /** A body that `POST /v1/predict` accepts for this model. */

@@ -1,0 +1,156 @@
+/**
+ * Every error of the inference rooms. Each has a stable `code`, the HTTP status that fits it, and the data that a
+ * route needs to answer; none carries a stack where it is an answer and not a fault.
+ */
+
+/** One value of a request that does not fit, by its path in the body (`features[3]`, `inputs.x[0][2]`). */
+export interface InvalidValue {
+  readonly path: string
+  readonly message: string
+}
+
+/** Base of all. `statusCode` is what Fastify reads; `expected` is false for a bug or a crash. */
+export abstract class InferenceError extends Error {
+  abstract readonly code: string
+  abstract readonly statusCode: number
+  override get name(): string {
+    return this.constructor.name
+  }
+}
+
+/** An answer, not a fault: made without a stack, since they come in thousands a second (0.14 µs against 6.8 µs). */
+abstract class Refusal extends InferenceError {
+  constructor(message: string) {
+    const limit = Error.stackTraceLimit
+    Error.stackTraceLimit = 0
+    super(message)
+    Error.stackTraceLimit = limit
+  }
+}
+
+/** No such model, or no such version of it. */
+export class UnknownModel extends Refusal {
+  readonly code = 'INFERENCE_UNKNOWN_MODEL'
+  readonly statusCode = 404
+  readonly model: string
+  readonly version: string | undefined
+  /** What may be asked for: names of models, or versions of the model that was named. */
+  readonly available: readonly string[]
+
+  constructor(model: string, version: string | undefined, available: readonly string[]) {
+    const what =
+      version === undefined ? `no model '${clip(model)}'` : `model '${model}' has no version '${clip(version)}'`
+    const exists = available.length === 0 ? 'none is loaded' : `there is: ${available.join(', ')}`
+    super(`${what}; ${exists}`)
+    this.model = model
+    this.version = version
+    this.available = available
+  }
+}
+
+/** Several models are loaded, none is the default and the request names none. */
+export class ModelRequired extends Refusal {
+  readonly code = 'INFERENCE_MODEL_REQUIRED'
+  readonly statusCode = 400
+  readonly available: readonly string[]
+
+  constructor(available: readonly string[]) {
+    super(`say which model is meant; there is: ${available.join(', ')}`)
+    this.available = available
+  }
+}
+
+/** The request does not fit the model's signature. */
+export class InvalidInput extends Refusal {
+  readonly code = 'INFERENCE_INVALID_INPUT'
+  readonly statusCode = 400
+  readonly errors: readonly InvalidValue[]
+
+  constructor(errors: readonly InvalidValue[]) {
+    super(errors.map(({ path, message }) => (path === '' ? message : `${path} ${message}`)).join('; '))
+    this.errors = errors
+  }
+}
+
+/** The queue is full, or the answer would come after the request's deadline. */
+export class Overloaded extends Refusal {
+  readonly code = 'INFERENCE_OVERLOADED'
+  readonly statusCode = 503
+  /** When this request is expected to find room, in milliseconds. */
+  readonly retryAfterMs: number
+
+  constructor(reason: string, retryAfterMs: number) {
+    super(reason)
+    this.retryAfterMs = Math.max(1, Math.ceil(retryAfterMs))
+  }
+}
+
+/** The deadline passed after the request had been admitted. */
+export class DeadlineExceeded extends Refusal {
+  readonly code = 'INFERENCE_DEADLINE_EXCEEDED'
+  readonly statusCode = 504
+
+  constructor(readonly running: boolean) {
+    super(running ? 'the deadline passed while the model was running' : 'the deadline passed while the request waited')
+  }
+}
+
+/** The caller has gone; nobody hears this. */
+export class Cancelled extends Refusal {
+  readonly code = 'INFERENCE_CANCELLED'
+  readonly statusCode = 499
+
+  constructor() {
+    super('the caller has gone')
+  }
+}
+
+/** The worker that ran this batch ended before it could answer. The request may be sent again. */
+export class WorkerLost extends Refusal {
+  readonly code = 'INFERENCE_WORKER_LOST'
+  readonly statusCode = 503
+  readonly retryAfterMs = 1000
+
+  constructor(detail: string) {
+    super(`the worker that ran this request was lost (${detail}); send it again`)
+  }
+}
+
+/** The engine is being closed and takes no more requests. */
+export class Stopping extends Refusal {
+  readonly code = 'INFERENCE_STOPPING'
+  readonly statusCode = 503
+  readonly retryAfterMs = 1000
+
+  constructor() {
+    super('the service is stopping')
+  }
+}
+
+/** The model itself failed at run time, for this request alone (its neighbours in the batch were run again without it). */
+export class RunFailed extends Refusal {
+  readonly code = 'INFERENCE_RUN_FAILED'
+  readonly statusCode = 500
+
+  /** `detail` is the runtime's own message: for logs, since it can name nodes of the graph. */
+  constructor(readonly detail: string) {
+    super('the model failed while it ran on this input')
+  }
+}
+
+/** A model of the folder cannot be served; the reason is for the people who put it there. */
+export class ModelBroken extends InferenceError {
+  readonly code = 'INFERENCE_MODEL_BROKEN'
+  readonly statusCode = 500
+}
+
+/** The folder itself does not serve: it does not exist, or holds nothing that loads. */
+export class NoModels extends InferenceError {
+  readonly code = 'INFERENCE_NO_MODELS'
+  readonly statusCode = 500
+}
+
+/** Callers' words go into messages, cut to a length that cannot fill a log. */
+function clip(text: string): string {
+  return text.length > 64 ? `${text.slice(0, 64)}…` : text
+}

@@ -1,0 +1,134 @@
+/** One worker and what has been asked of it. It loads its models first, then serves, and at last is drained. */
+import { RunFailed, WorkerLost } from './errors.js'
+import type { BatchResult, Runner } from './scheduler.js'
+import type { OrtValueMetadata } from './signature.js'
+import type { NamedTensors, Tensor, TensorData } from './types.js'
+import type { FromWorker, SessionOptions, ToWorker, WireTensor } from './worker-messages.js'
+import type { WorkerPort } from './worker-port.js'
+
+export interface SessionMetadata {
+  readonly inputs: readonly OrtValueMetadata[]
+  readonly outputs: readonly OrtValueMetadata[]
+}
+
+interface Waiting {
+  readonly resolve: (value: never) => void
+  readonly reject: (error: Error) => void
+  readonly since: number
+}
+
+export class Host implements Runner {
+  readonly keys = new Set<string>()
+  readonly #port: WorkerPort
+  readonly #waiting = new Map<number, Waiting>()
+  #nextId = 1
+  #lost: string | undefined
+  #closing = false
+  /** Resolves when the worker takes messages; rejects when it ends before. */
+  readonly up: Promise<void>
+  /** Resolves with the reason when the worker has ended. */
+  readonly ended: Promise<string>
+
+  constructor(port: WorkerPort) {
+    this.#port = port
+    this.up = new Promise((resolve, reject) => {
+      this.#waiting.set(0, { resolve, reject, since: performance.now() })
+    })
+    // Whoever waits for it hears; a worker nobody waits for ends quietly.
+    this.up.catch(() => {})
+    port.onMessage(message => this.#receive(message))
+    this.ended = new Promise(resolve =>
+      port.onExit(reason => {
+        this.#lose(reason)
+        resolve(reason)
+      }),
+    )
+  }
+
+  get pid(): number | undefined {
+    return this.#port.pid
+  }
+
+  get lost(): boolean {
+    return this.#lost !== undefined
+  }
+
+  /** True once the worker was asked to end. */
+  get closing(): boolean {
+    return this.#closing
+  }
+
+  /** Milliseconds that the oldest message has gone unanswered. */
+  busyMs(now: number): number {
+    for (const { since } of this.#waiting.values()) return now - since
+    return 0
+  }
+
+  /** Ends a worker that hangs; false where that cannot be done. */
+  kill(): boolean {
+    return this.#port.kill()
+  }
+
+  /** Rejects with the runtime's own message where it cannot load the model. */
+  async load(key: string, bytes: Uint8Array, options: SessionOptions): Promise<SessionMetadata> {
+    const metadata = await this.#ask<SessionMetadata>(id => ['load', id, key, bytes, options], [])
+    this.keys.add(key)
+    return metadata
+  }
+
+  /** Moves the inputs' memory to the worker. Rejects with RunFailed, or with WorkerLost where the worker ended. */
+  run(key: string, inputs: NamedTensors, outputs: readonly string[] | undefined): Promise<BatchResult> {
+    const feeds: WireTensor[] = []
+    const moved: ArrayBuffer[] = []
+    for (const name in inputs) {
+      const { datatype, shape, data } = inputs[name] as Tensor
+      feeds.push([name, datatype, shape, data])
+      if (!Array.isArray(data)) moved.push(data.buffer as ArrayBuffer)
+    }
+    return this.#ask<BatchResult>(id => ['run', id, key, feeds, outputs], moved)
+  }
+
+  /** Lets the worker end what it has begun, release its sessions and leave by itself; never stops it. */
+  async close(): Promise<void> {
+    if (!this.#closing) {
+      this.#closing = true
+      if (!this.lost) this.#port.post(['close'], [])
+    }
+    await this.ended
+  }
+
+  #ask<T>(message: (id: number) => ToWorker, moved: ArrayBuffer[]): Promise<T> {
+    if (this.#lost !== undefined) return Promise.reject(new WorkerLost(this.#lost))
+    const id = this.#nextId++
+    return new Promise<T>((resolve, reject) => {
+      this.#waiting.set(id, { resolve: resolve as (value: never) => void, reject, since: performance.now() })
+      this.#port.post(message(id), moved)
+    })
+  }
+
+  #receive(message: FromWorker): void {
+    const id = message[0] === 'up' ? 0 : message[1]
+    const waiting = this.#waiting.get(id)
+    if (waiting === undefined) return
+    this.#waiting.delete(id)
+    const resolve = waiting.resolve as (value: unknown) => void
+    if (message[0] === 'up') resolve(undefined)
+    else if (message[0] === 'loaded') resolve({ inputs: message[2], outputs: message[3] } satisfies SessionMetadata)
+    else if (message[0] === 'done') {
+      resolve({ computeMs: message[2], outputs: tensorsOf(message[3]) } satisfies BatchResult)
+    } else waiting.reject(new RunFailed(message[2]))
+  }
+
+  #lose(reason: string): void {
+    this.#lost = reason
+    const error = new WorkerLost(reason)
+    for (const { reject } of this.#waiting.values()) reject(error)
+    this.#waiting.clear()
+  }
+}
+
+function tensorsOf(wires: readonly WireTensor[]): NamedTensors {
+  const tensors: Record<string, Tensor> = {}
+  for (const [name, datatype, shape, data] of wires) tensors[name] = { datatype, shape, data: data as TensorData }
+  return tensors
+}

@@ -1,0 +1,370 @@
+/** The models of a folder: loaded, checked, warmed, swapped while they serve. */
+import { availableParallelism } from 'node:os'
+import { Batcher } from './batcher.js'
+import { ModelRequired, NoModels, UnknownModel } from './errors.js'
+import type { Host } from './host.js'
+import { type FoundVersion, isUnchanged, type ModelFiles, newestFirst, readModel, scanModels } from './model-files.js'
+import { type Log, Pool, type PooledModel } from './pool.js'
+import { type BatchEvent, type Clock, Scheduler } from './scheduler.js'
+import { reasonOf, selfCheck } from './self-check.js'
+import { ServedModel } from './served-model.js'
+import { rowLayout, signatureOf } from './signature.js'
+import { copyInputs, stackInputs } from './stack.js'
+import type { BrokenModel, Model, ModelInfo, Models, NamedTensors, ReloadReport } from './types.js'
+import type { Isolation } from './worker-port.js'
+
+/** What the engine tells of itself, for metrics. */
+export type InferenceEvent =
+  | ({ readonly type: 'batch'; readonly model: string; readonly version: string } & Omit<BatchEvent, 'key'>)
+  | { readonly type: 'worker-started' | 'worker-lost'; readonly slot: number; readonly reason?: string }
+  | { readonly type: 'reloaded'; readonly report: ReloadReport }
+
+export interface ModelsOptions {
+  /** Folder with `<name>/<version>/model.onnx`. */
+  readonly dir: string
+  /** The model meant by requests that name none; needless where there is but one. */
+  readonly defaultModel?: string | undefined
+  /** Workers; as many as cores by default. */
+  readonly workers?: number | undefined
+  /** Rows of one run; found for each model by timing by default. model.json's `maxBatchRows` goes first. */
+  readonly batchMaxRows?: number | undefined
+  /** How long a request may wait for company while a worker is free, in milliseconds; 0 by default. */
+  readonly batchMaxDelayMs?: number | undefined
+  /** Rows that may wait for one model. */
+  readonly queueMaxRows?: number | undefined
+  readonly isolation?: Isolation | undefined
+  /** A run of more than this is taken for one that will not end: 60 s by default. */
+  readonly stuckAfterMs?: number | undefined
+  readonly log: Log
+  readonly onEvent?: ((event: InferenceEvent) => void) | undefined
+}
+
+const clock: Clock = {
+  now: () => performance.now(),
+  afterTurn: callback => void setImmediate(callback),
+  after: (ms, callback) => {
+    const timer = setTimeout(callback, Math.ceil(ms)).unref()
+    return () => clearTimeout(timer)
+  },
+}
+
+/** One version that serves, with what it was made from. */
+interface Entry {
+  readonly files: ModelFiles
+  readonly model: ServedModel
+  readonly pooled: PooledModel
+}
+
+/** What a load of the folder came to, before it is put in place. */
+interface Candidates {
+  readonly entries: Entry[]
+  readonly report: { loaded: string[]; unchanged: string[]; removed: string[]; broken: BrokenModel[] }
+  /** The first worker of the new generation; undefined when nothing changed. */
+  first: Host | undefined
+}
+
+/**
+ * Loads every model of the folder and resolves when all are warm. Rejects with NoModels where the folder holds nothing
+ * that can be served, and with UnknownModel where `defaultModel` is not there.
+ */
+export async function openModels(options: ModelsOptions): Promise<Repository> {
+  const repository = new Repository(options)
+  try {
+    await repository.reload()
+    repository.checkDefault()
+    return repository
+  } catch (error) {
+    await repository.close()
+    throw error
+  }
+}
+
+export class Repository implements Models {
+  readonly #options: ModelsOptions
+  readonly #scheduler: Scheduler
+  readonly #pool: Pool
+  /** Versions of each model, newest first. Replaced as a whole: a reader sees the old state or the new one. */
+  #catalog: ReadonlyMap<string, readonly Entry[]> = new Map()
+  #broken: readonly BrokenModel[] = []
+  #reloads: Promise<unknown> = Promise.resolve()
+  #closing: Promise<void> | undefined
+  #nextKey = 1
+
+  constructor(options: ModelsOptions) {
+    this.#options = options
+    this.#scheduler = new Scheduler({
+      clock,
+      queueMaxRows: options.queueMaxRows ?? Number.POSITIVE_INFINITY,
+      onBatch: event => this.#onBatch(event),
+    })
+    this.#pool = new Pool(this.#scheduler, {
+      size: options.workers ?? availableParallelism(),
+      isolation: options.isolation ?? 'thread',
+      log: options.log,
+      stuckAfterMs: options.stuckAfterMs ?? 60_000,
+      onWorker: ({ type, ...rest }) => options.onEvent?.({ type: `worker-${type}`, ...rest }),
+    })
+  }
+
+  list(): readonly Model[] {
+    return [...this.#catalog.values()].map(entries => (entries[0] as Entry).model)
+  }
+
+  versions(name: string): readonly Model[] {
+    return this.#catalog.get(name)?.map(({ model }) => model) ?? []
+  }
+
+  get(name = this.#defaultName(), version?: string): Model {
+    const entries = this.#catalog.get(name)
+    if (entries === undefined) throw new UnknownModel(name, undefined, [...this.#catalog.keys()])
+    const entry = version === undefined ? entries[0] : entries.find(({ files }) => files.version === version)
+    if (entry === undefined) {
+      throw new UnknownModel(
+        name,
+        version,
+        entries.map(({ files }) => files.version),
+      )
+    }
+    return entry.model
+  }
+
+  get broken(): readonly BrokenModel[] {
+    return this.#broken
+  }
+
+  get ready(): boolean {
+    return this.#closing === undefined && this.#catalog.size > 0 && this.#pool.ready
+  }
+
+  /** Rows that wait, over all models. */
+  get queueRows(): number {
+    return this.#scheduler.queueRows
+  }
+
+  /** Process ids of the workers, where they are processes. */
+  get workerPids(): readonly number[] {
+    return this.#pool.pids
+  }
+
+  reload(): Promise<ReloadReport> {
+    // One after the other: each compares with what the one before has put in place.
+    const reload = this.#reloads.then(() => this.#reload())
+    this.#reloads = reload.catch(() => {})
+    return reload
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  /** Throws UnknownModel where the default model is not among those that serve. */
+  checkDefault(): void {
+    if (this.#options.defaultModel !== undefined) this.get(this.#options.defaultModel)
+  }
+
+  #defaultName(): string {
+    const { defaultModel } = this.#options
+    if (defaultModel !== undefined) return defaultModel
+    const names = [...this.#catalog.keys()]
+    if (names.length !== 1) throw new ModelRequired(names)
+    return names[0] as string
+  }
+
+  async #close(): Promise<void> {
+    await this.#reloads
+    await this.#scheduler.stop()
+    await this.#pool.close()
+  }
+
+  async #reload(): Promise<ReloadReport> {
+    if (this.#closing !== undefined) throw new Error('the models are being closed')
+    const scan = await scanModels(this.#options.dir)
+    const candidates = await this.#gather(scan.found)
+    const { entries, report, first } = candidates
+    report.broken.unshift(...scan.broken)
+    if (entries.length === 0) {
+      throw new NoModels(nothingLoads(this.#options.dir, report.broken))
+    }
+    const old = [...this.#catalog.values()].flat()
+    if (first !== undefined) await this.#putInPlace(entries, first)
+    this.#broken = report.broken
+    for (const { model } of old) if (!entries.some(entry => entry.model === model)) model.retire()
+    this.#tell(report, entries)
+    return report
+  }
+
+  /** Reads and tries what changed; what fails leaves the version that serves as it is. */
+  async #gather(found: readonly FoundVersion[]): Promise<Candidates> {
+    const report: Candidates['report'] = { loaded: [], unchanged: [], removed: [], broken: [] }
+    const candidates: Candidates = { entries: [], report, first: undefined }
+    const changed: ModelFiles[] = []
+    for (const each of found) {
+      const serving = this.#catalog.get(each.name)?.find(({ files }) => files.version === each.version)
+      const keep = (list?: string[]) => {
+        if (serving === undefined) return
+        candidates.entries.push(serving)
+        list?.push(nameOf(serving))
+      }
+      try {
+        const files =
+          serving !== undefined && (await isUnchanged(each, serving.files)) ? serving.files : await readModel(each)
+        if (files.hash === serving?.files.hash) keep(report.unchanged)
+        else changed.push(files)
+      } catch (error) {
+        report.broken.push({ name: each.name, version: each.version, reason: reasonOf(error) })
+        keep()
+      }
+    }
+    const gone = [...this.#catalog.values()].flat().filter(({ files }) => !found.some(each => sameVersion(each, files)))
+    report.removed.push(...gone.map(nameOf))
+    if (changed.length > 0 || gone.length > 0) await this.#try(changed, candidates)
+    return candidates
+  }
+
+  /** Loads what changed into a fresh worker, checks it there, and adds what else that worker will have to serve. */
+  async #try(changed: readonly ModelFiles[], candidates: Candidates): Promise<void> {
+    const { entries, report } = candidates
+    let host = await this.#pool.open()
+    for (const files of changed) {
+      try {
+        const entry = await this.#load(files, host)
+        entries.push(entry)
+        report.loaded.push(nameOf(entry))
+      } catch (error) {
+        report.broken.push({ name: files.name, version: files.version, reason: reasonOf(error) })
+        const serving = this.#catalog.get(files.name)?.find(each => sameVersion(each.files, files))
+        if (serving !== undefined) entries.push(serving)
+        // A model that crashes its worker takes along those loaded before it.
+        if (host.lost) host = await this.#pool.open()
+      }
+    }
+    if (entries.length === 0 || (this.#catalog.size > 0 && report.loaded.length + report.removed.length === 0)) {
+      // Nothing came of it: what serves goes on as it is.
+      await host.close()
+      return
+    }
+    for (const { pooled } of entries) {
+      if (host.keys.has(pooled.key)) continue
+      await host.load(pooled.key, pooled.bytes, pooled.session)
+      await pooled.warm(host)
+    }
+    candidates.first = host
+  }
+
+  async #load(files: ModelFiles, host: Host): Promise<Entry> {
+    const { name, version, json, bytes, labels } = files
+    const key = `${name}/${version}#${this.#nextKey++}`
+    const session = { threads: json.threads ?? 1 }
+    const metadata = await host.load(key, bytes, session)
+    const unknownRanks = files.onnx.inputs.filter(({ rank }) => rank === undefined).map(each => each.name)
+    const signature = signatureOf(metadata.inputs, metadata.outputs, new Set(unknownRanks))
+    const run = (inputs: NamedTensors) => host.run(key, copyInputs(inputs), undefined)
+    const maxRows = json.maxBatchRows ?? this.#options.batchMaxRows
+    const check = await selfCheck(signature, {
+      name,
+      sample: json.sample,
+      run,
+      now: clock.now,
+      ...(json.batching === undefined ? {} : { batching: json.batching }),
+      ...(maxRows === undefined ? {} : { maxRows }),
+    })
+    const { batching, sample } = check
+    const { description = files.onnx.description, testAccuracy, testRows, license, source } = json
+    const info: ModelInfo = {
+      name,
+      version,
+      ...(description === '' ? {} : { description }),
+      ...signature,
+      ...(labels === undefined ? {} : { labels }),
+      ...(testAccuracy === undefined ? {} : { testAccuracy }),
+      ...(testRows === undefined ? {} : { testRows }),
+      ...(license === undefined ? {} : { license }),
+      ...(source === undefined ? {} : { source }),
+      sample,
+      batching,
+    }
+    const layout = rowLayout(signature)
+    const batcher = new Batcher(
+      {
+        mode: batching.enabled ? 'shared' : layout === 'single' ? 'split' : 'alone',
+        maxRows: batching.enabled ? batching.maxRows : layout === 'single' ? 1 : Number.POSITIVE_INFINITY,
+        maxDelayMs: this.#options.batchMaxDelayMs ?? 0,
+        shapesVary: signature.inputs.some(({ shape }) => shape.slice(1).some(each => typeof each === 'string')),
+      },
+      check.serviceTime,
+    )
+    const pooled: PooledModel = {
+      key,
+      bytes,
+      session,
+      workers: json.workers ?? Number.POSITIVE_INFINITY,
+      warm: async warmed => {
+        // What failed at the check may fail here; the models's requests will tell.
+        const one = copyInputs(check.inputs)
+        await warmed.run(key, one, undefined).catch(() => {})
+        if (!batching.enabled) return
+        const parts = Array.from({ length: batching.maxRows }, () => ({ inputs: check.inputs, from: 0, rows: 1 }))
+        await warmed.run(key, stackInputs(parts, batching.maxRows), undefined).catch(() => {})
+      },
+    }
+    const successor = () =>
+      this.get(name, this.versions(name).some(v => v.info.version === version) ? version : undefined)
+    return {
+      files,
+      pooled,
+      model: new ServedModel(info, { key, layout, batcher, scheduler: this.#scheduler, successor }),
+    }
+  }
+
+  async #putInPlace(entries: readonly Entry[], first: Host): Promise<void> {
+    for (const { model } of entries) model.register()
+    await this.#pool.replace(
+      entries.map(({ pooled }) => pooled),
+      first,
+    )
+    this.#catalog = catalogOf(entries)
+  }
+
+  #tell(report: ReloadReport, entries: readonly Entry[]): void {
+    const { log, onEvent } = this.#options
+    for (const entry of entries) {
+      if (!report.loaded.includes(nameOf(entry))) continue
+      const { name, version, batching } = entry.model.info
+      log.info({ model: name, version, batching }, 'model loaded')
+      const { unknownKeys } = entry.files
+      if (unknownKeys.length > 0)
+        log.warn({ model: name, keys: unknownKeys }, 'model.json has fields that are not known')
+    }
+    for (const { name, version, reason } of report.broken) {
+      log.error({ model: name, version, reason }, 'a model cannot be served')
+    }
+    for (const removed of report.removed) log.info({ model: removed }, 'model removed')
+    onEvent?.({ type: 'reloaded', report })
+  }
+
+  #onBatch({ key, ...event }: BatchEvent): void {
+    const { onEvent } = this.#options
+    if (onEvent === undefined) return
+    const [model = '', version = ''] = key.split(/[/#]/)
+    onEvent({ type: 'batch', model, version, ...event })
+  }
+}
+
+const nameOf = ({ files }: Entry): string => `${files.name}/${files.version}`
+
+const sameVersion = (a: FoundVersion, b: FoundVersion): boolean => a.name === b.name && a.version === b.version
+
+function catalogOf(entries: readonly Entry[]): ReadonlyMap<string, readonly Entry[]> {
+  const catalog = new Map<string, Entry[]>()
+  const byName = [...entries].sort((a, b) => (a.files.name < b.files.name ? -1 : a.files.name > b.files.name ? 1 : 0))
+  for (const entry of byName) catalog.set(entry.files.name, [...(catalog.get(entry.files.name) ?? []), entry])
+  for (const list of catalog.values()) list.sort((a, b) => newestFirst(a.files.version, b.files.version))
+  return catalog
+}
+
+function nothingLoads(dir: string, broken: readonly BrokenModel[]): string {
+  if (broken.length === 0) return `the folder of models '${dir}' holds none (<name>/<version>/model.onnx)`
+  const reasons = broken.map(({ name, version, reason }) => `${name}${version ? `/${version}` : ''}: ${reason}`)
+  return `no model of '${dir}' can be served; ${reasons.join('; ')}`
+}

@@ -1,0 +1,300 @@
+/**
+ * One pool of workers for the queues of all models: a free worker takes the batch whose first request has waited
+ * longest. Pure: workers, clock and timers are given.
+ */
+import type { Batch, Batcher } from './batcher.js'
+import { Overloaded, Stopping } from './errors.js'
+import type { NamedTensors, RunOptions, RunResult } from './types.js'
+
+export interface BatchResult {
+  readonly outputs: NamedTensors
+  readonly computeMs: number
+}
+
+/** A worker as the scheduler sees it: what it has loaded, and one run at a time. */
+export interface Runner {
+  readonly keys: ReadonlySet<string>
+  run(key: string, inputs: NamedTensors, outputs: readonly string[] | undefined): Promise<BatchResult>
+}
+
+/** Time and turns of the event loop, injected so that tests need neither. */
+export interface Clock {
+  /** Milliseconds, never backwards. */
+  now(): number
+  /** Calls back once everything that is to happen in this turn has happened. */
+  afterTurn(callback: () => void): void
+  /** Calls back after that long; returns what cancels it. */
+  after(ms: number, callback: () => void): () => void
+}
+
+export interface BatchEvent {
+  readonly key: string
+  readonly rows: number
+  readonly requests: number
+  /** Milliseconds that the oldest request of the batch had waited. */
+  readonly queueMs: number
+  readonly computeMs: number
+  readonly failed: boolean
+}
+
+export interface SchedulerOptions {
+  readonly clock: Clock
+  /** Rows that may wait for one model. */
+  readonly queueMaxRows: number
+  /** Batches that may be on their way to one worker, the running one included. */
+  readonly depth?: number
+  readonly onBatch?: (event: BatchEvent) => void
+}
+
+/** Callers that have gone are looked for this often while anything waits, in milliseconds. */
+const watchMs = 50
+
+interface Slot {
+  readonly runner: Runner
+  busy: number
+  /** When its work is expected to end. */
+  freeAt: number
+  /** Serves only models that no newer worker has: it is on its way out. */
+  retiring: boolean
+}
+
+export class Scheduler {
+  readonly #options: SchedulerOptions
+  readonly #batchers = new Map<string, Batcher>()
+  readonly #slots: Slot[] = []
+  #turnPending = false
+  #stopping = false
+  #cancelSweep: (() => void) | undefined
+  #sweepAt = Number.POSITIVE_INFINITY
+  #cancelDelay: (() => void) | undefined
+  #idleWaiters: { key: string; resolve: () => void }[] = []
+
+  constructor(options: SchedulerOptions) {
+    this.#options = options
+  }
+
+  addModel(key: string, batcher: Batcher): void {
+    this.#batchers.set(key, batcher)
+  }
+
+  removeModel(key: string): void {
+    this.#batchers.delete(key)
+  }
+
+  addRunner(runner: Runner): void {
+    this.#slots.push({ runner, busy: 0, freeAt: 0, retiring: false })
+    this.#dispatch()
+  }
+
+  /** From now on this worker only runs what no other can. */
+  retireRunner(runner: Runner): void {
+    const slot = this.#slots.find(each => each.runner === runner)
+    if (slot !== undefined) slot.retiring = true
+  }
+
+  /** No more batches for this worker. */
+  removeRunner(runner: Runner): void {
+    const index = this.#slots.findIndex(each => each.runner === runner)
+    if (index !== -1) this.#slots.splice(index, 1)
+  }
+
+  /** Rows that wait, over all models. */
+  get queueRows(): number {
+    let rows = 0
+    for (const batcher of this.#batchers.values()) rows += batcher.queueRows
+    return rows
+  }
+
+  /** Workers that are up. */
+  get runners(): number {
+    return this.#slots.length
+  }
+
+  /**
+   * Expected milliseconds until a request of `rows` would be answered if it came now: what waits for all models and
+   * what still runs, shared by the workers, and its own time.
+   */
+  estimateWaitMs(key: string, rows: number): number {
+    const batcher = this.#batchers.get(key)
+    if (batcher === undefined) return 0
+    const now = this.#options.clock.now()
+    let work = 0
+    for (const each of this.#batchers.values()) work += each.backlogMs()
+    let workers = 0
+    for (const { runner, freeAt } of this.#slots) {
+      if (!runner.keys.has(key)) continue
+      workers++
+      work += Math.max(0, freeAt - now)
+    }
+    return work / Math.max(1, workers) + batcher.requestMs(rows)
+  }
+
+  /** Throws Stopping or Overloaded; rejects with what became of the request. */
+  submit(key: string, inputs: NamedTensors, options: RunOptions): Promise<RunResult> {
+    const batcher = this.#batchers.get(key)
+    if (batcher === undefined || this.#stopping) throw new Stopping()
+    const now = this.#options.clock.now()
+    this.#admit(key, batcher, options, now)
+    const result = batcher.submit(inputs, options, now)
+    if (options.deadline !== undefined) this.#sweepBy(options.deadline, now)
+    if (options.signal !== undefined) this.#sweepBy(now + watchMs, now)
+    if (!this.#turnPending) {
+      this.#turnPending = true
+      this.#options.clock.afterTurn(() => {
+        this.#turnPending = false
+        this.#dispatch()
+      })
+    }
+    return result
+  }
+
+  /** Resolves when nothing waits or runs for this model. */
+  whenIdle(key: string): Promise<void> {
+    const batcher = this.#batchers.get(key)
+    if (batcher === undefined || batcher.idle) return Promise.resolve()
+    return new Promise(resolve => this.#idleWaiters.push({ key, resolve }))
+  }
+
+  /** Takes no more requests, and resolves when all that were taken are answered. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    await Promise.all([...this.#batchers.keys()].map(key => this.whenIdle(key)))
+    this.#cancelSweep?.()
+    this.#cancelDelay?.()
+  }
+
+  /** Gives this answer to everything that waits, or waits for this model: there is no worker left to run it. */
+  rejectWaiting(error: Error, key?: string): void {
+    for (const [each, batcher] of this.#batchers) if (key === undefined || each === key) batcher.rejectWaiting(error)
+    this.#tellIdle()
+  }
+
+  #admit(key: string, batcher: Batcher, { rows, deadline }: RunOptions, now: number): void {
+    // While nothing waits, everything is taken: a request larger than the queue, or one that the estimate gives no
+    // chance (which only a run can put right).
+    if (batcher.queueRows === 0) return
+    if (batcher.queueRows + rows > this.#options.queueMaxRows) {
+      // Callers that have gone and deadlines that have passed hold no place.
+      batcher.sweep(now)
+      if (batcher.queueRows > 0 && batcher.queueRows + rows > this.#options.queueMaxRows) {
+        const wait = this.estimateWaitMs(key, rows)
+        throw new Overloaded(`${batcher.queueRows} rows wait already, ${this.#options.queueMaxRows} may`, wait)
+      }
+    }
+    if (deadline === undefined) return
+    const wait = this.estimateWaitMs(key, rows)
+    if (now + wait > deadline) {
+      const late = Math.ceil(now + wait - deadline)
+      throw new Overloaded(`the answer would come ${late} ms after the deadline`, late)
+    }
+  }
+
+  #dispatch(): void {
+    const now = this.#options.clock.now()
+    const depth = this.#options.depth ?? 1
+    let nextReady = Number.POSITIVE_INFINITY
+    for (let level = 0; level < depth; level++) {
+      for (const slot of this.#slots) {
+        if (slot.busy !== level) continue
+        for (;;) {
+          const choice = this.#choose(slot, now)
+          if (choice === undefined) break
+          if (choice.readyAt > now) {
+            nextReady = Math.min(nextReady, choice.readyAt)
+            break
+          }
+          const batch = choice.batcher.take(now)
+          // All that waited had expired or gone: look for another.
+          if (batch === undefined) continue
+          this.#run(slot, choice.key, choice.batcher, batch, now)
+          break
+        }
+      }
+    }
+    this.#dispatchAt(nextReady, now)
+    if (this.#idleWaiters.length > 0) this.#tellIdle()
+  }
+
+  /** The model whose oldest request has waited longest, of those that this worker has and may start now. */
+  #choose(slot: Slot, now: number): { key: string; batcher: Batcher; readyAt: number } | undefined {
+    let best: { key: string; batcher: Batcher; readyAt: number } | undefined
+    let bestAt = Number.POSITIVE_INFINITY
+    for (const [key, batcher] of this.#batchers) {
+      const oldest = batcher.oldestAt
+      if (oldest === undefined || !slot.runner.keys.has(key)) continue
+      if (slot.retiring && this.#slots.some(other => !other.retiring && other.runner.keys.has(key))) continue
+      const readyAt = batcher.readyAt() as number
+      // One that may start now goes before one that still waits for company.
+      const rank = readyAt > now ? readyAt + 1e9 : oldest
+      if (rank >= bestAt && best !== undefined) continue
+      best = { key, batcher, readyAt }
+      bestAt = rank
+    }
+    return best
+  }
+
+  #run(slot: Slot, key: string, batcher: Batcher, batch: Batch, now: number): void {
+    slot.busy++
+    slot.freeAt = Math.max(slot.freeAt, now) + batcher.serviceTime.estimateMs(batch.rows)
+    const end = (failed: boolean, computeMs: number) => {
+      slot.busy--
+      // The next batch leaves before this one's answers are written.
+      this.#dispatch()
+      this.#options.onBatch?.({
+        key,
+        rows: batch.rows,
+        requests: batch.pieces.length,
+        queueMs: batch.startedAt - (batch.pieces[0]?.request.arrivedAt ?? batch.startedAt),
+        computeMs,
+        failed,
+      })
+    }
+    slot.runner.run(key, batch.tensors(), batch.outputs).then(
+      ({ outputs, computeMs }) => {
+        batcher.succeed(batch, outputs, computeMs, this.#options.clock.now())
+        end(false, computeMs)
+      },
+      error => {
+        batcher.fail(batch, error as Error)
+        end(true, 0)
+      },
+    )
+  }
+
+  #dispatchAt(readyAt: number, now: number): void {
+    this.#cancelDelay?.()
+    this.#cancelDelay = undefined
+    if (readyAt === Number.POSITIVE_INFINITY) return
+    this.#cancelDelay = this.#options.clock.after(readyAt - now, () => this.#dispatch())
+  }
+
+  /** One timer for all deadlines: it is set for the earliest, and moved only when an earlier one comes. */
+  #sweepBy(at: number, now: number): void {
+    if (at >= this.#sweepAt) return
+    this.#cancelSweep?.()
+    this.#sweepAt = at
+    this.#cancelSweep = this.#options.clock.after(Math.max(0, at - now), () => this.#sweep())
+  }
+
+  #sweep(): void {
+    this.#sweepAt = Number.POSITIVE_INFINITY
+    this.#cancelSweep = undefined
+    const now = this.#options.clock.now()
+    let next = Number.POSITIVE_INFINITY
+    for (const batcher of this.#batchers.values()) {
+      const { nextDeadline, watching } = batcher.sweep(now)
+      next = Math.min(next, nextDeadline, watching ? now + watchMs : Number.POSITIVE_INFINITY)
+    }
+    if (next !== Number.POSITIVE_INFINITY) this.#sweepBy(next, now)
+    this.#tellIdle()
+  }
+
+  #tellIdle(): void {
+    this.#idleWaiters = this.#idleWaiters.filter(({ key, resolve }) => {
+      const batcher = this.#batchers.get(key)
+      if (batcher !== undefined && !batcher.idle) return true
+      resolve()
+      return false
+    })
+  }
+}

@@ -54,11 +54,6 @@ export const elementBytes = (datatype: Datatype): number => table[datatype].byte
 /** Room for `length` elements, all zero (or empty strings). */
 export const allocate = (datatype: Datatype, length: number): TensorData => table[datatype].allocate(length)
 
-/** True when `data` is the kind of array that holds this datatype. */
-export function holds(datatype: Datatype, data: TensorData): boolean {
-  return Object.getPrototypeOf(data) === Object.getPrototypeOf(table[datatype].allocate(0))
-}
-
 export const isFloat = (datatype: Datatype): boolean =>
   datatype === 'FP32' || datatype === 'FP64' || datatype === 'FP16'
 

@@ -84,9 +84,9 @@ export class Pool {
 
   /**
    * Brings up a whole generation, `first` being its first host with everything loaded already, and puts it in place of
-   * the present one. Resolves when it serves. Where a host cannot be brought up, all new ones are closed again.
+   * the present one; `swap` is called in the same turn. Where a host cannot be brought up, all new ones are closed again.
    */
-  async replace(models: readonly PooledModel[], first: Host): Promise<void> {
+  async replace(models: readonly PooledModel[], first: Host, swap: () => void): Promise<void> {
     const hosts: Host[] = [first]
     try {
       const others = Array.from({ length: this.#options.size - 1 }, async (_, i) => this.#openLoaded(models, i + 1))
@@ -100,6 +100,7 @@ export class Pool {
     }
     const old = this.#current
     this.#current = { models, hosts: [...hosts] }
+    swap()
     for (const host of old.hosts) if (host !== undefined) this.#scheduler.retireRunner(host)
     for (const [slot, host] of hosts.entries()) this.#serve(this.#current, slot, host)
     this.#retire(old)

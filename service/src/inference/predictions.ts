@@ -34,6 +34,9 @@ function classPlan(info: Classified): ClassPlan | null {
   return plan
 }
 
+/** Whether some output tells which of the labels a row has. */
+export const tellsLabels = (info: Classified): boolean => planOf(info) !== null
+
 function planOf({ labels, outputs }: Classified): ClassPlan | null {
   const scores = outputs.find(({ datatype, shape }) => isFloat(datatype) && shape.at(-1) === labels?.length)
   // Exports that leave the last dimension open are told by their only float output.

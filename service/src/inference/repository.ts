@@ -1,16 +1,14 @@
 /** The models of a folder: loaded, checked, warmed, swapped while they serve. */
 import { availableParallelism } from 'node:os'
-import { Batcher } from './batcher.js'
 import { ModelRequired, NoModels, UnknownModel } from './errors.js'
 import type { Host } from './host.js'
 import { type FoundVersion, isUnchanged, type ModelFiles, newestFirst, readModel, scanModels } from './model-files.js'
+import { loadModel } from './model-loader.js'
 import { type Log, Pool, type PooledModel } from './pool.js'
 import { type BatchEvent, type Clock, Scheduler } from './scheduler.js'
-import { reasonOf, selfCheck } from './self-check.js'
+import { reasonOf } from './self-check.js'
 import { ServedModel } from './served-model.js'
-import { rowLayout, signatureOf } from './signature.js'
-import { copyInputs, stackInputs } from './stack.js'
-import type { BrokenModel, Model, ModelInfo, Models, NamedTensors, ReloadReport } from './types.js'
+import type { BrokenModel, Model, Models, ReloadReport } from './types.js'
 import type { Isolation } from './worker-port.js'
 
 /** What the engine tells of itself, for metrics. */
@@ -186,10 +184,8 @@ export class Repository implements Models {
     if (entries.length === 0) {
       throw new NoModels(nothingLoads(this.#options.dir, report.broken))
     }
-    const old = [...this.#catalog.values()].flat()
     if (first !== undefined) await this.#putInPlace(entries, first)
     this.#broken = report.broken
-    for (const { model } of old) if (!entries.some(entry => entry.model === model)) model.retire()
     this.#tell(report, entries)
     return report
   }
@@ -226,104 +222,57 @@ export class Repository implements Models {
   async #try(changed: readonly ModelFiles[], candidates: Candidates): Promise<void> {
     const { entries, report } = candidates
     let host = await this.#pool.open()
-    for (const files of changed) {
-      try {
-        const entry = await this.#load(files, host)
-        entries.push(entry)
-        report.loaded.push(nameOf(entry))
-      } catch (error) {
-        report.broken.push({ name: files.name, version: files.version, reason: reasonOf(error) })
-        const serving = this.#catalog.get(files.name)?.find(each => sameVersion(each.files, files))
-        if (serving !== undefined) entries.push(serving)
-        // A model that crashes its worker takes along those loaded before it.
-        if (host.lost) host = await this.#pool.open()
+    try {
+      for (const files of changed) {
+        try {
+          const entry = await this.#load(files, host)
+          entries.push(entry)
+          report.loaded.push(nameOf(entry))
+        } catch (error) {
+          report.broken.push({ name: files.name, version: files.version, reason: reasonOf(error) })
+          const serving = this.#catalog.get(files.name)?.find(each => sameVersion(each.files, files))
+          if (serving !== undefined) entries.push(serving)
+          // It may have crashed its worker, along with the models loaded before it, or still lie in its memory.
+          await host.close()
+          host = await this.#pool.open()
+        }
       }
-    }
-    if (entries.length === 0 || (this.#catalog.size > 0 && report.loaded.length + report.removed.length === 0)) {
-      // Nothing came of it: what serves goes on as it is.
+      if (entries.length === 0 || (this.#catalog.size > 0 && report.loaded.length + report.removed.length === 0)) {
+        // Nothing came of it: what serves goes on as it is.
+        await host.close()
+        return
+      }
+      for (const { pooled } of entries) {
+        if (host.keys.has(pooled.key)) continue
+        await host.load(pooled.key, pooled.bytes, pooled.session)
+        await pooled.warm(host)
+      }
+      candidates.first = host
+    } catch (error) {
       await host.close()
-      return
+      throw error
     }
-    for (const { pooled } of entries) {
-      if (host.keys.has(pooled.key)) continue
-      await host.load(pooled.key, pooled.bytes, pooled.session)
-      await pooled.warm(host)
-    }
-    candidates.first = host
   }
 
   async #load(files: ModelFiles, host: Host): Promise<Entry> {
-    const { name, version, json, bytes, labels } = files
+    const { name, version } = files
+    const { batchMaxRows, batchMaxDelayMs } = this.#options
     const key = `${name}/${version}#${this.#nextKey++}`
-    const session = { threads: json.threads ?? 1 }
-    const metadata = await host.load(key, bytes, session)
-    const unknownRanks = files.onnx.inputs.filter(({ rank }) => rank === undefined).map(each => each.name)
-    const signature = signatureOf(metadata.inputs, metadata.outputs, new Set(unknownRanks))
-    const run = (inputs: NamedTensors) => host.run(key, copyInputs(inputs), undefined)
-    const maxRows = json.maxBatchRows ?? this.#options.batchMaxRows
-    const check = await selfCheck(signature, {
-      name,
-      sample: json.sample,
-      run,
-      now: clock.now,
-      ...(json.batching === undefined ? {} : { batching: json.batching }),
-      ...(maxRows === undefined ? {} : { maxRows }),
-    })
-    const { batching, sample } = check
-    const { description = files.onnx.description, testAccuracy, testRows, license, source } = json
-    const info: ModelInfo = {
-      name,
-      version,
-      ...(description === '' ? {} : { description }),
-      ...signature,
-      ...(labels === undefined ? {} : { labels }),
-      ...(testAccuracy === undefined ? {} : { testAccuracy }),
-      ...(testRows === undefined ? {} : { testRows }),
-      ...(license === undefined ? {} : { license }),
-      ...(source === undefined ? {} : { source }),
-      sample,
-      batching,
-    }
-    const layout = rowLayout(signature)
-    const batcher = new Batcher(
-      {
-        mode: batching.enabled ? 'shared' : layout === 'single' ? 'split' : 'alone',
-        maxRows: batching.enabled ? batching.maxRows : layout === 'single' ? 1 : Number.POSITIVE_INFINITY,
-        maxDelayMs: this.#options.batchMaxDelayMs ?? 0,
-        shapesVary: signature.inputs.some(({ shape }) => shape.slice(1).some(each => typeof each === 'string')),
-      },
-      check.serviceTime,
-    )
-    const pooled: PooledModel = {
-      key,
-      bytes,
-      session,
-      workers: json.workers ?? Number.POSITIVE_INFINITY,
-      warm: async warmed => {
-        // What failed at the check may fail here; the models's requests will tell.
-        const one = copyInputs(check.inputs)
-        await warmed.run(key, one, undefined).catch(() => {})
-        if (!batching.enabled) return
-        const parts = Array.from({ length: batching.maxRows }, () => ({ inputs: check.inputs, from: 0, rows: 1 }))
-        await warmed.run(key, stackInputs(parts, batching.maxRows), undefined).catch(() => {})
-      },
-    }
+    const loaded = await loadModel(files, host, { key, batchMaxRows, batchMaxDelayMs: batchMaxDelayMs ?? 0 })
     const successor = () =>
-      this.get(name, this.versions(name).some(v => v.info.version === version) ? version : undefined)
-    return {
-      files,
-      pooled,
-      model: new ServedModel(info, { key, layout, batcher, scheduler: this.#scheduler, successor }),
-    }
+      this.get(name, this.#catalog.get(name)?.some(e => e.files.version === version) ? version : undefined)
+    const serving = { key, layout: loaded.layout, batcher: loaded.batcher, scheduler: this.#scheduler, successor }
+    return { files, pooled: loaded.pooled, model: new ServedModel(loaded.info, serving) }
   }
 
   async #putInPlace(entries: readonly Entry[], first: Host): Promise<void> {
     for (const { model } of entries) model.register()
-    await this.#pool.replace(
-      entries.map(({ pooled }) => pooled),
-      first,
-    )
-    this.#catalog = catalogOf(entries)
+    const pooled = entries.map(entry => entry.pooled)
+    await this.#pool.replace(pooled, first, () => {
+      const old = [...this.#catalog.values()].flat()
+      this.#catalog = catalogOf(entries)
+      for (const { model } of old) if (!entries.some(entry => entry.model === model)) model.retire()
+    })
   }
 
   #tell(report: ReloadReport, entries: readonly Entry[]): void {

@@ -1,7 +1,9 @@
 /** One loaded version: checks a request, then queues it. */
 import type { Batcher } from './batcher.js'
+import { InvalidInput } from './errors.js'
 import type { Scheduler } from './scheduler.js'
 import { checkInputs, type RowLayout } from './signature.js'
+import { show } from './tensor.js'
 import type { Model, ModelInfo, NamedTensors, RunOptions, RunResult } from './types.js'
 
 export interface Serving {
@@ -48,9 +50,23 @@ export class ServedModel implements Model {
       if (this.#retired) return this.#serving.successor().run(inputs, options)
       const { key, layout, scheduler } = this.#serving
       const rows = checkInputs(this.info, inputs, layout)
-      return scheduler.submit(key, inputs, rows === options.rows ? options : { ...options, rows })
+      const plain = rows === options.rows && options.outputs === undefined
+      return scheduler.submit(key, inputs, plain ? options : this.#complete(options, rows))
     } catch (error) {
       return Promise.reject(error)
     }
+  }
+
+  /** Options with the rows that are really there, and outputs that the model has; an empty list means all. */
+  #complete(options: RunOptions, rows: number): RunOptions {
+    const { outputs, ...others } = options
+    if (outputs === undefined || outputs.length === 0) return { ...others, rows }
+    const known = this.info.outputs.map(({ name }) => name)
+    const unknown = outputs.findIndex(name => !known.includes(name))
+    if (unknown !== -1) {
+      const message = `is ${show(outputs[unknown])}; the model gives ${known.join(', ')}`
+      throw new InvalidInput([{ path: `outputs[${unknown}]`, message }])
+    }
+    return { ...options, rows }
   }
 }

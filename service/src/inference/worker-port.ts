@@ -46,7 +46,12 @@ function threadPort(worker: Worker): WorkerPort {
 }
 
 const forkWorker = (): ChildProcess =>
-  fork(workerFile, { serialization: 'advanced', stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  fork(workerFile, {
+    serialization: 'advanced',
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    // Loaders and conditions are inherited; the port of a debugger can be had once only.
+    execArgv: process.execArgv.filter(each => !each.startsWith('--inspect')),
+  })
 
 function processPort(child: ChildProcess): WorkerPort {
   let failure: string | undefined

@@ -78,7 +78,7 @@ async function run(
     const wire = fromOrt(name, tensor)
     wires.push(wire)
     const data = wire[3]
-    if (!Array.isArray(data)) moved.push(data.buffer as ArrayBuffer)
+    if (!Array.isArray(data) && !moved.includes(data.buffer as ArrayBuffer)) moved.push(data.buffer as ArrayBuffer)
   }
   post(['done', id, computeMs, wires], moved)
 }

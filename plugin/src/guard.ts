@@ -19,52 +19,43 @@ export interface RequestRateLimit extends Decision {
 const met = Symbol('ml-api-rate-limiter.met')
 
 interface Guarded extends FastifyRequest {
-  [met]?: Limiter[]
+  [met]?: readonly Limiter[] | null
 }
 
-/** Name of the request decorator that `meet` needs. */
+/** Name of the request decorator that `guard` needs. */
 export const MET: symbol = met
 
-/** True for the first time that this limiter sees the request. */
-function meet(request: Guarded, limiter: Limiter): boolean {
-  const limiters = request[met]
-  if (limiters === undefined || limiters === null) {
-    request[met] = [limiter]
-    return true
-  }
-  if (limiters.includes(limiter)) return false
-  limiters.push(limiter)
-  return true
-}
-
 /**
- * Holds a request against a limiter: headers, callbacks, and the error to answer with, if it is denied. Answers at
- * once where nothing has to be waited for.
+ * Holds a request against a limiter: headers, callbacks, and the error to answer with, if it is denied. A limiter
+ * that has seen the request before lets it pass. Answers at once where nothing has to be waited for.
  */
 export function guard(
   limiter: Limiter,
-  request: FastifyRequest,
+  request: Guarded,
   reply: FastifyReply,
 ): object | undefined | Promise<object | undefined> {
-  if (!meet(request, limiter)) return undefined
+  const others = request[met]
+  if (others?.includes(limiter)) return undefined
+  request[met] = others ? [...others, limiter] : [limiter]
   const outcome = limiter.decide(request, false)
-  if (outcome instanceof Promise) return outcome.then(settled => conclude(limiter, settled, request, reply))
-  return conclude(limiter, outcome, request, reply)
+  const conclude = (settled: Outcome) =>
+    settled.listed ? undefined : concludeWith(limiter, settled, request, reply, !others)
+  return outcome instanceof Promise ? outcome.then(conclude) : conclude(outcome)
 }
 
-function conclude(
+function concludeWith(
   limiter: Limiter,
-  outcome: Outcome,
+  outcome: Extract<Outcome, { listed: false }>,
   request: FastifyRequest,
   reply: FastifyReply,
+  first: boolean,
 ): object | undefined {
-  if (outcome.listed) return undefined
   const { config } = limiter
   const { decision, check, lease } = outcome
   const key = outcome.key as string
   if (lease !== undefined) releaseWithReply(lease, reply)
   request.rateLimit = new Limited(decision, limiter, check)
-  if (config.standardHeaders) setStandardHeaders(limiter, decision, reply)
+  if (config.standardHeaders) setStandardHeaders(limiter, decision, reply, first)
   if (decision.allowed) {
     setHeaders(limiter, decision, reply, config.addHeadersOnExceeding)
     config.onExceeding?.(request, key)
@@ -83,11 +74,10 @@ function conclude(
   const statusCode = decision.banned ? 403 : 429
   const after = formatDuration(retryAfter * 1000, true)
   if (config.errorResponseBuilder === undefined) return new QuotaExceeded(after, statusCode, decision)
-  const max = decision.binding.limit
   return config.errorResponseBuilder(request, {
     statusCode,
     ban: decision.banned,
-    max,
+    max: decision.binding.limit,
     ttl: decision.retryAfterMs,
     after,
   })
@@ -143,22 +133,31 @@ function setHeaders(
   if (shown[labels.reset]) reply.header(labels.reset, seconds(allowed ? binding.reset : retryAfterMs))
 }
 
-/** The policies of most limiters never change, and so neither does the text that tells of them. */
-const policyFields = new WeakMap<Limiter, { readonly quotas: string; readonly field: string }>()
+/** Most limiters have the same quotas for every request, and so the same text that tells of them. */
+const policyFields = new WeakMap<Limiter, string>()
 
-/** A second limiter on the same request adds its policies to those of the first. */
-function setStandardHeaders(limiter: Limiter, decision: Decision, reply: FastifyReply): void {
-  const quotas = decision.policies.reduce((text, { limit, windowMs }) => `${text}${limit}/${windowMs} `, '')
-  let cached = policyFields.get(limiter)
-  if (cached?.quotas !== quotas) {
-    cached = { quotas, field: policyField(decision.policies) }
-    policyFields.set(limiter, cached)
+/** A further limiter on the same request adds its policies to those of the first. */
+function setStandardHeaders(
+  limiter: Limiter,
+  { policies, known }: Decision,
+  reply: FastifyReply,
+  first: boolean,
+): void {
+  let field = policyFields.get(limiter)
+  if (field === undefined) {
+    field = policyField(policies)
+    if (limiter.isFixed) policyFields.set(limiter, field)
   }
-  append(reply, 'ratelimit-policy', cached.field)
-  if (decision.known) append(reply, 'ratelimit', limitField(decision.policies))
+  const set = first ? setHeader : appendHeader
+  set(reply, 'ratelimit-policy', field)
+  if (known) set(reply, 'ratelimit', limitField(policies))
 }
 
-function append(reply: FastifyReply, name: string, field: string): void {
+function setHeader(reply: FastifyReply, name: string, field: string): void {
+  reply.header(name, field)
+}
+
+function appendHeader(reply: FastifyReply, name: string, field: string): void {
   const before = reply.getHeader(name)
   reply.header(name, before === undefined ? field : `${before}, ${field}`)
 }

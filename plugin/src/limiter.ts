@@ -55,7 +55,7 @@ export class Limiter {
   readonly #local: Store
   readonly #units: Units
   readonly #logs: readonly string[]
-  readonly #leases: string
+  readonly #concurrency: Check['concurrency']
   readonly #sharedWindows: SharedWindows
   /** The policies of every request, where nothing in them depends on the request. */
   readonly #fixed: readonly Policy[] | undefined
@@ -68,7 +68,7 @@ export class Limiter {
     this.#sharedWindows = parts.sharedWindows
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
     this.#logs = config.policies.map(({ name }) => `${id}:${name}`)
-    this.#leases = `${id}/leases`
+    this.#concurrency = config.concurrency && { ...config.concurrency, log: `${id}/leases` }
     for (const [index, { timeWindow }] of config.policies.entries()) {
       const log = this.#logs[index] as string
       if (typeof timeWindow === 'number') {
@@ -81,6 +81,11 @@ export class Limiter {
     )
     // A group may still gain a route with a longer window, so its policies are put together at each request.
     this.#fixed = fixed && config.groupId === undefined ? (this.#policies(undefined, '') as Policy[]) : undefined
+  }
+
+  /** Whether quotas and windows are the same for every request. */
+  get isFixed(): boolean {
+    return this.#fixed !== undefined
   }
 
   /** Whose quota a request counts against. */
@@ -127,7 +132,7 @@ export class Limiter {
   /** Forgets a key. */
   async reset(key: Key): Promise<void> {
     const policies = this.#logs.map(log => ({ name: log, limit: 0, windowMs: 1, cost: 0, log, keepMs: 1 }))
-    const check = { ...this.#checkOf(key, policies), concurrency: this.#concurrency() }
+    const check = this.#checkOf(key, policies)
     await this.#store.reset(check)
     await this.#local.reset(check)
   }
@@ -167,12 +172,7 @@ export class Limiter {
 
   #checkOf(key: Key, policies: readonly Policy[]): Check {
     const { penalty, precision } = this.config
-    return { key: String(key), policies, penalty, precision, concurrency: this.#concurrency() }
-  }
-
-  #concurrency(): Check['concurrency'] {
-    const { concurrency } = this.config
-    return concurrency && { ...concurrency, log: this.#leases }
+    return { key: String(key), policies, penalty, precision, concurrency: this.#concurrency }
   }
 
   #policies(request: FastifyRequest | undefined, key: Key): Awaitable<Policy[]> {

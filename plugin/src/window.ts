@@ -64,16 +64,17 @@ export class SlidingLog {
     }
   }
 
+  /** Milliseconds until the oldest entry leaves the window; 0 when nothing is in it. */
+  resetMs(now: number, windowMs: number, keepMs: number): number {
+    const oldest = this.#times[keepMs === windowMs ? this.#head : this.#after(now - windowMs)]
+    return oldest === undefined ? 0 : oldest + windowMs - now
+  }
+
   /** Gives `cost` back, the oldest first: what stays counted is as new as it can be, so no window is overfilled. */
   refund(cost: number): void {
     this.#base = Math.min(this.#base + cost, this.#total)
     while ((this.#totals[this.#head] ?? Number.POSITIVE_INFINITY) <= this.#base) this.#head++
     this.#shrink()
-  }
-
-  /** Time of the newest entry; −Infinity when there is none. */
-  get newest(): number {
-    return this.#times.at(-1) ?? Number.NEGATIVE_INFINITY
   }
 
   /** Entries kept. */

@@ -1,14 +1,15 @@
 -- Answers a list of checks against sliding windows, penalties and leases, one after the other: each is admitted by
 -- all of its policies and charged to all, or denied and charged to none. A denial writes nothing but its penalty.
 -- KEYS   per check: for each policy its log, and its penalty where the shape has one; then its leases, if any
--- ARGV   latest time to run at (µs of this clock, 0 for any) · number of shapes · the shapes · the checks
+-- ARGV   latest time to run at (µs of this clock, 0 for any) · number of shapes · the shapes · runs of equal checks
 --        shape: operation (0 peek, 1 check, 2 charge) · penalty (0 none, 1 count, 2 renew, 3 backoff)
 --               · leases allowed (−1 for no limit) · life of a lease (µs) · number of policies
 --               · per policy: limit · window (µs) · keep (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry
---        check: number of its shape, from 1 · cost for each policy
--- Reply  time (µs); nothing else when it was too late. Per check: 1 admitted, 0 denied, −1 foreign value; unless −1,
+--        run:   how many checks · number of their shape, from 1 · cost for each policy
+-- Reply  time (µs); nothing else when it was too late. Per check: −1 where a key holds a foreign value, else
 --        per policy: used · µs until more quota · µs until this cost fits · denials (with a penalty only);
---        with leases: in flight · number of the lease taken, 0 for none, −1 if leases stood in the way
+--        with leases: in flight · number of the lease taken, 0 for none, −1 if leases stood in the way.
+--        A check was admitted when no policy has it wait and leases did not stand in the way.
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -25,121 +26,136 @@ local shapes = {}
 for i = 1, tonumber(ARGV[2]) do
   local shape = { op = take(), penalty = take(), leases = take(), life = take() }
   for j = 1, take() do
-    shape[j] = { limit = take(), window = take(), keep = take(), slice = take(), shared = take() == 1 }
+    shape[j] = { limit = take(), window = take(), keep = take(), slice = take(), shared = take() == 1, log = {} }
   end
   shapes[i] = shape
 end
 
--- Denials so far, and until when they block. Count: a log of its own. Renew, backoff: 'denials in a row:end of block'.
-local function penalty_of(key, kind, window, op)
+local reply, size, key_at = { now }, 1, 0
+local function say(value)
+  size = size + 1
+  reply[size] = value
+end
+
+local function is_foreign(problem)
+  return string.find(problem.err, 'WRONGTYPE', 1, true) ~= nil
+end
+
+-- Fills in how often the key was denied by this policy, and until when it is blocked. Count: a log of its own.
+-- Renew, backoff: 'denials in a row:end of the block:last denial'. Returns the error where the key holds something else.
+local function look_at_penalty(policy, key, kind, op)
+  policy.denials, policy.till = 0, 0
   if kind == 1 then
-    local log = look(key, now, window)
-    return { log = log, err = log.err, denials = log.err and 0 or log.total - log.base, till = 0 }
+    policy.penalty = policy.penalty or {}
+    local problem = look(policy.penalty, key, now, policy.window)
+    if problem then return problem end
+    policy.denials = policy.penalty.total - policy.penalty.base
+    return nil
   end
   local value = redis.pcall('GET', key)
-  if not value then return { denials = 0, till = 0 } end
-  if type(value) == 'table' then return value end
+  if not value then return nil end
+  if value.err then return value end
   local denials, till, last = string.match(value, '^(%d+):(%d+):(%d+)$')
-  denials, till = tonumber(denials), tonumber(till)
-  if op == 0 then till = tonumber(last) + window end -- asked without charging: the base window
-  if till <= now then return { denials = 0, till = 0 } end
-  return { denials = denials, till = till }
+  till = tonumber(till)
+  if op == 0 then till = tonumber(last) + policy.window end -- asked without charging: the base window
+  if till > now then policy.denials, policy.till = tonumber(denials), till end
+  return nil
 end
 
--- Writes a denial down. Returns the number of denials that count, and until when the block lasts.
-local function penalise(key, kind, window, penalty)
+-- Writes a denial down, and starts the block that it costs.
+local function penalise(policy, key, kind)
+  policy.denials = policy.denials + 1
   if kind == 1 then
-    append(key, penalty.log, 1, window, window, window / 100, true)
-    return penalty.denials + 1, 0
+    append(key, policy.penalty, 1, policy.window, policy.window, policy.window / 100, true)
+    return
   end
-  local denials, block = penalty.denials + 1, window
-  if kind == 3 then block = math.min(window * 2 ^ (denials - 1), 9007199254740991000) end
-  local value = string.format('%d:%.0f:%.0f', denials, now + block, now)
-  redis.call('SET', key, value, 'PX', string.format('%.0f', math.ceil(block / 1000)))
-  return denials, now + block
+  local block = policy.window
+  if kind == 3 then block = math.min(block * 2 ^ (policy.denials - 1), 9007199254740991000) end
+  policy.till = now + block
+  policy.wait = math.max(policy.wait, block)
+  redis.call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, now), 'PX', text(math.ceil(block / 1000)))
 end
 
-local reply, key_at = { now }, 0
-while at < #ARGV do
-  local shape = shapes[take()]
-  local op, kind = shape.op, shape.penalty
-  local admitted, foreign, found = 1, false, {}
+-- One check; `costs` by policy. Returns an error that concerns the whole store, if there is one.
+local function check(shape, costs)
+  local op, kind, policies = shape.op, shape.penalty, #shape
+  local step = kind > 0 and 2 or 1
+  local first, leases_key = key_at + 1, nil
+  key_at = key_at + policies * step
+  local admitted, in_flight, lease, problem = true, 0, 0, nil
 
-  for i, policy in ipairs(shape) do
-    local cost = take()
-    local key = KEYS[key_at + 1]
-    key_at = key_at + 1
-    local log = look(key, now, policy.window)
-    local item = { key = key, log = log, cost = cost, wait = 0, denials = 0, till = 0 }
-    if kind > 0 then
-      key_at = key_at + 1
-      item.penalty_key = KEYS[key_at]
-      item.penalty = penalty_of(item.penalty_key, kind, policy.window, op)
-      if item.penalty.err then log = item.penalty end
+  for i = 1, policies do
+    local policy, key = shape[i], first + (i - 1) * step
+    problem = look(policy.log, KEYS[key], now, policy.window)
+    if not problem and kind > 0 then problem = look_at_penalty(policy, KEYS[key + 1], kind, op) end
+    if problem then break end
+    policy.wait = 0
+    if op < 2 then
+      local log, cost, limit = policy.log, costs[i], policy.limit
+      if log.total - log.base + cost > limit then policy.wait = wait(KEYS[key], log, cost, limit, policy.window) end
+      if kind > 0 and policy.till > now then policy.wait = math.max(policy.wait, policy.till - now) end
+      if policy.wait > 0 then admitted = false end
     end
-    if log.err then
-      if not string.find(log.err, 'WRONGTYPE', 1, true) then return log end
-      foreign = true
-    elseif op < 2 then
-      if log.total - log.base + cost > policy.limit then item.wait = wait(key, log, cost, policy.limit, policy.window) end
-      if kind > 0 then
-        item.denials = item.penalty.denials
-        if item.penalty.till > now then
-          item.till = item.penalty.till
-          item.wait = math.max(item.wait, item.till - now)
-        end
-      end
-      if item.wait > 0 then admitted = 0 end
-    end
-    found[i] = item
   end
 
-  local leases_key, in_flight, lease = nil, 0, 0
   if shape.leases >= 0 then
     key_at = key_at + 1
     leases_key = KEYS[key_at]
-    in_flight = redis.pcall('ZCOUNT', leases_key, '(' .. string.format('%.0f', now), '+inf')
-    if type(in_flight) == 'table' then
-      if not string.find(in_flight.err, 'WRONGTYPE', 1, true) then return in_flight end
-      foreign = true
-    elseif in_flight >= shape.leases and op < 2 then
-      admitted, lease = 0, -1
+    if not problem then
+      in_flight = redis.pcall('ZCOUNT', leases_key, '(' .. text(now), '+inf')
+      if type(in_flight) == 'table' then
+        problem = in_flight
+      elseif in_flight >= shape.leases and op < 2 then
+        admitted, lease = false, -1
+      end
     end
   end
+  if problem then
+    if not is_foreign(problem) then return problem end
+    say(-1)
+    return nil
+  end
 
-  if foreign then
-    reply[#reply + 1] = -1
-  else
-    reply[#reply + 1] = admitted
-    for i, policy in ipairs(shape) do
-      local item = found[i]
-      local log = item.log
-      if admitted == 1 and op > 0 and item.cost > 0 then
-        append(item.key, log, item.cost, policy.window, policy.keep, policy.slice,
+  for i = 1, policies do
+    local policy, key = shape[i], first + (i - 1) * step
+    local log = policy.log
+    if admitted and op > 0 then
+      if costs[i] > 0 then
+        append(KEYS[key], log, costs[i], policy.window, policy.keep, policy.slice,
           policy.shared or (op == 2 and policy.slice > 0))
-      elseif op == 1 and kind > 0 and item.wait > 0 then
-        item.denials, item.till = penalise(item.penalty_key, kind, policy.window, item.penalty)
-        item.wait = math.max(item.wait, item.till - now)
       end
-      local used, reset = log.total - log.base, 0
-      if log.oldest then reset = math.max(1, math.min(log.oldest + policy.window - log.now, policy.window)) end
-      if item.till > now then used, reset = math.max(used, policy.limit), item.till - now end
-      reply[#reply + 1] = used
-      reply[#reply + 1] = reset
-      reply[#reply + 1] = item.wait
-      if kind > 0 then reply[#reply + 1] = item.denials end
+    elseif kind > 0 and op == 1 and policy.wait > 0 then
+      penalise(policy, KEYS[key + 1], kind)
     end
-    if leases_key then
-      if admitted == 1 and op == 1 then
-        lease = now
-        while redis.call('ZADD', leases_key, 'NX', now + shape.life, lease) == 0 do lease = lease + 1 end
-        redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', now)
-        redis.call('PEXPIRE', leases_key, math.ceil(shape.life / 1000) + 1)
-        in_flight = in_flight + 1
-      end
-      reply[#reply + 1] = in_flight
-      reply[#reply + 1] = lease
+    local used, reset = log.total - log.base, 0
+    if log.oldest then reset = math.max(1, math.min(log.oldest + policy.window - log.now, policy.window)) end
+    if kind > 1 and policy.till > now then used, reset = math.max(used, policy.limit), policy.till - now end
+    say(used)
+    say(reset)
+    say(policy.wait)
+    if kind > 0 then say(policy.denials) end
+  end
+  if leases_key then
+    if admitted and op == 1 then
+      lease = now
+      while redis.call('ZADD', leases_key, 'NX', text(now + shape.life), text(lease)) == 0 do lease = lease + 1 end
+      redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', text(now))
+      redis.call('PEXPIRE', leases_key, text(shape.life / 1000 + 1))
+      in_flight = in_flight + 1
     end
+    say(in_flight)
+    say(lease)
+  end
+  return nil
+end
+
+local arguments, costs = #ARGV, {}
+while at < arguments do
+  local times, shape = take(), shapes[take()]
+  for i = 1, #shape do costs[i] = take() end
+  for _ = 1, times do
+    local problem = check(shape, costs)
+    if problem then return problem end
   end
 end
 return reply

@@ -2,6 +2,8 @@ import { type Policy, sharesSlices } from '../policy.js'
 import { SlidingLog } from '../window.js'
 import type { Answer, Check, Lease, Penalty, PolicyAnswer, Store } from './store.js'
 
+type Mutable<T> = { -readonly [name in keyof T]: T[name] }
+
 /** Denials of one policy and one key: what `ban`, `continueExceeding` and `exponentialBackoff` go by. */
 interface Denials {
   /** Denials in a row (`renew`, `backoff`). */
@@ -18,90 +20,62 @@ interface Row {
   denials: Denials | undefined
   /** Until when the key is being denied: it is not forgotten before. */
   deniedUntil: number
-  /** When the last entry leaves the window: from then on the row says nothing. */
-  emptyAt: number
 }
 
-/** Keys whose denial is still running may outnumber the keys kept by this factor before the oldest is given up. */
+/** Denied keys may outnumber the keys kept by this factor before the first of them is given up. */
 const DENIED_FACTOR = 10
 
 /**
- * The rows of one log, the least recently used forgotten first. A key that is being denied is moved out of the way
- * of the others, so that a crowd of new keys cannot buy it a fresh quota.
+ * The rows of one log. The `capacity` most recently used are always there, and at most as many again: rows live in
+ * two generations, and when the younger is full the older is forgotten. That is nearly the order of an LRU list and
+ * costs a hit no more than a look. A key that is being denied outlives its generation, so that a crowd of new keys
+ * cannot buy it a fresh quota.
  */
 class Table {
-  readonly #rows = new Map<string, Row>()
-  readonly #denied = new Map<string, Row>()
+  readonly #capacity: number
+  #young = new Map<string, Row>()
+  #old = new Map<string, Row>()
 
-  constructor(readonly capacity: number) {}
-
-  get(key: string): Row | undefined {
-    return this.#rows.get(key) ?? this.#denied.get(key)
+  constructor(capacity: number) {
+    this.#capacity = capacity
   }
 
-  /** The row to write to, now the most recently used. */
-  touch(key: string, now: number): Row {
-    const denied = this.#denied.get(key)
-    if (denied !== undefined) {
-      if (denied.deniedUntil > now) return denied
-      this.#denied.delete(key)
-      this.#rows.set(key, denied)
-      this.#evict(this.#rows, this.capacity)
-      return denied
-    }
-    let row = this.#rows.get(key)
-    if (row === undefined) {
-      row = { log: new SlidingLog(), denials: undefined, deniedUntil: 0, emptyAt: 0 }
-      this.#rows.set(key, row)
-      this.#evict(this.#rows, this.capacity)
-    } else if (this.#rows.size > 1) {
-      this.#rows.delete(key)
-      this.#rows.set(key, row)
-    }
+  get(key: string, now: number): Row | undefined {
+    const young = this.#young.get(key)
+    if (young !== undefined) return young
+    const old = this.#old.get(key)
+    if (old !== undefined) this.#put(key, old, now)
+    return old
+  }
+
+  add(key: string, now: number): Row {
+    const row = { log: new SlidingLog(), denials: undefined, deniedUntil: 0 }
+    this.#put(key, row, now)
     return row
   }
 
-  /** Keeps the row of a denied key until `until`. */
-  pin(key: string, row: Row, until: number, now: number): void {
-    row.deniedUntil = until
-    if (this.#denied.has(key)) return
-    this.#rows.delete(key)
-    if (this.#denied.size >= this.capacity) this.#unpin(now)
-    this.#denied.set(key, row)
-    this.#evict(this.#denied, this.capacity * DENIED_FACTOR)
-  }
-
   delete(key: string): void {
-    this.#rows.delete(key)
-    this.#denied.delete(key)
+    this.#young.delete(key)
+    this.#old.delete(key)
   }
 
   get size(): number {
-    return this.#rows.size + this.#denied.size
+    let size = this.#young.size
+    for (const key of this.#old.keys()) if (!this.#young.has(key)) size++
+    return size
   }
 
-  /** Lets go of rows that say nothing any more, from the oldest on, a few at each call. */
-  sweep(now: number): void {
-    let steps = 8
-    for (const [key, row] of this.#rows) {
-      if (steps-- === 0 || row.emptyAt > now) return
-      this.#rows.delete(key)
-    }
+  #put(key: string, row: Row, now: number): void {
+    if (this.#young.size >= this.#capacity) this.#age(now)
+    this.#young.set(key, row)
   }
 
-  #unpin(now: number): void {
-    for (const [key, row] of this.#denied) {
-      if (row.deniedUntil > now) continue
-      this.#denied.delete(key)
-      if (row.emptyAt > now) this.#rows.set(key, row)
-    }
-    this.#evict(this.#rows, this.capacity)
-  }
-
-  #evict(rows: Map<string, Row>, most: number): void {
-    for (const key of rows.keys()) {
-      if (rows.size <= most) return
-      rows.delete(key)
+  #age(now: number): void {
+    const forgotten = this.#old
+    this.#old = this.#young
+    this.#young = new Map()
+    for (const [key, row] of forgotten) {
+      if (row.deniedUntil > now && this.#old.size < this.#capacity * DENIED_FACTOR) this.#old.set(key, row)
     }
   }
 }
@@ -135,9 +109,11 @@ export class MemoryStore implements Store {
     for (let index = 0; index < policies.length; index++) {
       const policy = check.policies[index] as Policy
       if (policy.cost === 0) continue
-      const row = this.#charge(policy, check.key, now, sharesSlices(policy.limit, check.precision), check.precision)
-      const { used, resetMs } = row.log.read(now, policy.windowMs, policy.keepMs, policy.limit, 0)
-      policies[index] = { used, resetMs, retryMs: 0, denials: (policies[index] as PolicyAnswer).denials }
+      const answer = policies[index] as Mutable<PolicyAnswer>
+      const { log } = this.#row(policy.log, check.key, now)
+      log.append(now, policy.cost, sharesSlices(policy.limit, check.precision) ? policy.windowMs * check.precision : 0)
+      answer.used += policy.cost
+      answer.resetMs = log.resetMs(now, policy.windowMs, policy.keepMs)
     }
     if (concurrency === undefined) return { allowed, policies }
     return {
@@ -157,14 +133,15 @@ export class MemoryStore implements Store {
   charge(check: Check): void {
     const now = this.#tick()
     for (const policy of check.policies) {
-      if (policy.cost > 0) this.#charge(policy, check.key, now, true, check.precision)
+      const { log } = this.#row(policy.log, check.key, now)
+      log.append(now, policy.cost, policy.windowMs * check.precision)
     }
   }
 
   refund(check: Check): void {
     const now = this.#tick()
     for (const policy of check.policies) {
-      const row = this.#tables.get(policy.log)?.get(check.key)
+      const row = this.#tables.get(policy.log)?.get(check.key, now)
       row?.log.read(now, policy.windowMs, policy.keepMs, policy.limit, 0)
       row?.log.refund(policy.cost)
     }
@@ -203,20 +180,16 @@ export class MemoryStore implements Store {
     const policies: PolicyAnswer[] = []
     let allowed = true
     for (const policy of check.policies) {
-      const answer = answerOf(this.#tables.get(policy.log)?.get(check.key), policy, now, check.penalty, peek)
+      const answer = answerOf(this.#tables.get(policy.log)?.get(check.key, now), policy, now, check.penalty, peek)
       policies.push(answer)
       if (answer.retryMs > 0) allowed = false
     }
     return { policies, allowed }
   }
 
-  #charge(policy: Policy, key: string, now: number, shared: boolean, precision: number): Row {
-    const table = this.#table(policy.log)
-    const row = table.touch(key, now)
-    row.log.append(now, policy.cost, shared ? policy.windowMs * precision : 0)
-    row.emptyAt = Math.max(row.emptyAt, now + policy.keepMs)
-    table.sweep(now)
-    return row
+  #row(log: string, key: string, now: number): Row {
+    const table = this.#table(log)
+    return table.get(key, now) ?? table.add(key, now)
   }
 
   /** Writes the denial down with every policy that stood in the way, and keeps its row. */
@@ -224,12 +197,9 @@ export class MemoryStore implements Store {
     for (const [index, policy] of check.policies.entries()) {
       const answer = policies[index] as PolicyAnswer
       if (answer.retryMs === 0) continue
-      const table = this.#table(policy.log)
-      const row = table.touch(check.key, now)
+      const row = this.#row(policy.log, check.key, now)
       if (check.penalty !== 'none') policies[index] = deny(row, policy, answer, now, check.penalty)
-      const until = Math.max(now + answer.retryMs, row.denials?.blockedUntil ?? 0)
-      row.emptyAt = Math.max(row.emptyAt, until)
-      table.pin(check.key, row, until, now)
+      row.deniedUntil = Math.max(now + answer.retryMs, row.denials?.blockedUntil ?? 0)
     }
   }
 
@@ -263,7 +233,6 @@ function deny(row: Row, policy: Policy, answer: PolicyAnswer, now: number, penal
   if (penalty === 'count') {
     const { used } = denials.log.read(now, windowMs, windowMs, 0, 0)
     denials.log.append(now, 1, windowMs / 100)
-    row.emptyAt = Math.max(row.emptyAt, now + windowMs)
     return { ...answer, denials: used + 1 }
   }
   denials.count = denials.blockedUntil > now ? denials.count + 1 : 1

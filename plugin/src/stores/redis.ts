@@ -23,6 +23,15 @@ const MAX_CHECKS = 64
 
 const OPERATIONS = { peek: 0, check: 1, charge: 2 } as const
 const PENALTIES: Readonly<Record<Penalty, number>> = { none: 0, count: 1, renew: 2, backoff: 3 }
+/** What stands behind the name of a log for its penalties. */
+const PENALTY_LOGS: Readonly<Record<Penalty, string>> = {
+  none: '',
+  count: ':count',
+  renew: ':block',
+  backoff: ':block',
+}
+/** What the script says of a check whose key holds a value that is not ours. */
+const FOREIGN = -1
 
 interface Question {
   readonly operation: keyof typeof OPERATIONS
@@ -79,7 +88,7 @@ export class RedisStore implements Store {
 
   async reset(check: Check): Promise<void> {
     const key = storedKey(check.key)
-    const logs = check.policies.flatMap(({ log }) => [log, `${log}:count`, `${log}:block`])
+    const logs = check.policies.flatMap(({ log }) => [log, log + PENALTY_LOGS.count, log + PENALTY_LOGS.renew])
     if (check.concurrency !== undefined) logs.push(check.concurrency.log)
     await this.#within(() => this.#redis.del(...logs.map(log => this.#key(key, log))))
   }
@@ -196,7 +205,7 @@ export class RedisStore implements Store {
     try {
       const { keys, args } = this.#call(questions, this.#clock.latest(sent, this.#timeoutMs))
       const reply = (await this.#run(CHECK, keys, args)) as number[]
-      const late = reply.length === 1 && args.length > 2
+      const late = reply.length === 1
       this.#clock.observe(reply[0] as number, sent, performance.now(), late)
       if (late) {
         // It ran too late by what we knew of its clock and changed nothing; those still in time are asked again.
@@ -216,62 +225,71 @@ export class RedisStore implements Store {
   #call(questions: readonly Question[], latest: number): { keys: string[]; args: (string | number)[] } {
     const keys: string[] = []
     const known = new Map<string, number>()
-    const checks: (string | number)[] = []
-    for (const { operation, check, key } of questions) {
-      const shape = shapeOf(operation, check)
+    const runs: (string | number)[] = []
+    let last: Question | undefined
+    let run = 0
+    for (const question of questions) {
+      const { check, key } = question
+      for (const { log } of check.policies) {
+        keys.push(this.#key(key, log))
+        if (check.penalty !== 'none') keys.push(this.#key(key, log + PENALTY_LOGS[check.penalty]))
+      }
+      if (check.concurrency !== undefined) keys.push(this.#key(key, check.concurrency.log))
+      if (last !== undefined && alike(last, question)) {
+        ;(runs[run] as number)++
+        continue
+      }
+      last = question
+      const shape = shapeOf(question)
       let number = known.get(shape)
       if (number === undefined) {
         number = known.size + 1
         known.set(shape, number)
       }
-      checks.push(number)
-      for (const policy of check.policies) {
-        keys.push(this.#key(key, policy.log))
-        if (check.penalty !== 'none') {
-          keys.push(this.#key(key, `${policy.log}:${check.penalty === 'count' ? 'count' : 'block'}`))
-        }
-        checks.push(policy.cost)
-      }
-      if (check.concurrency !== undefined) keys.push(this.#key(key, check.concurrency.log))
+      run = runs.length
+      runs.push(1, number)
+      for (const { cost } of check.policies) runs.push(cost)
     }
     const args: (string | number)[] = [latest, known.size]
     for (const shape of known.keys()) args.push(...shape.split(' '))
-    for (const value of checks) args.push(value)
+    args.push(...runs)
     return { keys, args }
   }
 
   #answer(questions: readonly Question[], reply: readonly number[]): void {
     let at = 1
-    const take = () => reply[at++] as number
     for (const question of questions) {
       const { check } = question
-      const status = take()
-      if (status === -1) {
+      if (reply[at] === FOREIGN) {
+        at++
         settle(question, new StoreForeignKey())
         continue
       }
       const policies: PolicyAnswer[] = []
+      let allowed = true
       for (let index = 0; index < check.policies.length; index++) {
-        policies.push({
-          used: take(),
-          resetMs: take() / 1000,
-          retryMs: take() / 1000,
-          denials: check.penalty === 'none' ? 0 : take(),
-        })
+        const used = reply[at++] as number
+        const resetMs = (reply[at++] as number) / 1000
+        const retryMs = (reply[at++] as number) / 1000
+        if (retryMs > 0) allowed = false
+        policies.push({ used, resetMs, retryMs, denials: check.penalty === 'none' ? 0 : (reply[at++] as number) })
       }
-      let concurrency: Answer['concurrency']
-      if (check.concurrency !== undefined) {
-        const inFlight = take()
-        const number = take()
-        concurrency = { inFlight, violated: number === -1 }
-        if (number > 0) {
-          const log = this.#key(question.key, check.concurrency.log)
-          concurrency = { inFlight, violated: false, lease: this.#leases.hold(log, number, check.concurrency.ttlMs) }
-        }
+      if (check.concurrency === undefined) {
+        settle(question, undefined, { allowed, policies })
+        continue
       }
-      // Nobody waits for this answer any more; the place it took is given back at once.
-      if (question.settled) concurrency?.lease?.release()
-      else settle(question, undefined, { allowed: status === 1, policies, concurrency })
+      const inFlight = reply[at++] as number
+      const number = reply[at++] as number
+      const log = this.#key(question.key, check.concurrency.log)
+      const lease = number > 0 ? this.#leases.hold(log, number, check.concurrency.ttlMs) : undefined
+      // Where nobody waits for the answer any more, the place it took is given back at once.
+      if (question.settled) lease?.release()
+      const violated = number === -1
+      settle(question, undefined, {
+        allowed: allowed && !violated,
+        policies,
+        concurrency: { inFlight, violated, ...(lease && { lease }) },
+      })
     }
   }
 
@@ -307,8 +325,19 @@ function settle(question: Question, error: unknown, answer?: Answer): void {
   else question.resolve(answer)
 }
 
+/** Whether two questions differ in nothing but their key. */
+function alike(a: Question, b: Question): boolean {
+  return (
+    a.operation === b.operation &&
+    a.check.policies === b.check.policies &&
+    a.check.penalty === b.check.penalty &&
+    a.check.precision === b.check.precision &&
+    a.check.concurrency === b.check.concurrency
+  )
+}
+
 /** The fixed part of a check as the script reads it: numbers apart by blanks. */
-function shapeOf(operation: Question['operation'], check: Check): string {
+function shapeOf({ operation, check }: Question): string {
   const { concurrency, penalty, precision } = check
   let policies = shapes.get(check.policies)
   if (policies === undefined) {

@@ -1,0 +1,81 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
+
+const HEAD_END = Buffer.from('\r\n\r\n')
+const LENGTH = Buffer.from('content-length: ')
+
+/**
+ * A connection that is kept alive, with one request at a time on it. It reads no more of an answer than its status
+ * and its length, which is most of why it costs a fraction of a general client.
+ */
+export class Connection {
+  #socket
+  #answered = undefined
+  #partial = undefined
+  #status = 0
+
+  static async open(port, count) {
+    const connections = Array.from({ length: count }, () => new Connection(port))
+    await Promise.all(connections.map(({ ready }) => ready))
+    return connections
+  }
+
+  static async close(connections) {
+    await Promise.all(connections.map(connection => connection.#close()))
+  }
+
+  constructor(port) {
+    const buffer = Buffer.allocUnsafe(16_384)
+    this.#socket = connect({
+      port,
+      host: '127.0.0.1',
+      noDelay: true,
+      onread: {
+        buffer,
+        callback: size => {
+          this.#read(buffer.subarray(0, size))
+          return true
+        },
+      },
+    })
+    this.ready = once(this.#socket, 'connect')
+    this.#socket.on('error', error => {
+      throw error
+    })
+  }
+
+  /** @param {Buffer} bytes @param {(status: number) => void} answered */
+  request(bytes, answered) {
+    this.#answered = answered
+    this.#socket.write(bytes)
+  }
+
+  #read(chunk) {
+    const bytes = this.#partial === undefined ? chunk : Buffer.concat([this.#partial, chunk])
+    const head = bytes.indexOf(HEAD_END)
+    const length = head < 0 ? -1 : bytes.indexOf(LENGTH)
+    const end = length < 0 ? Number.POSITIVE_INFINITY : head + 4 + integerAt(bytes, length + LENGTH.length)
+    if (bytes.length < end) {
+      this.#partial = Buffer.from(bytes)
+      return
+    }
+    if (bytes.length > end) throw new Error('more than one answer to one request')
+    this.#partial = undefined
+    this.#status = integerAt(bytes, 9)
+    const answered = this.#answered
+    this.#answered = undefined
+    answered?.(this.#status)
+  }
+
+  async #close() {
+    const closed = once(this.#socket, 'close')
+    this.#socket.destroy()
+    await closed
+  }
+}
+
+function integerAt(bytes, at) {
+  let value = 0
+  for (let index = at; bytes[index] >= 48 && bytes[index] <= 57; index++) value = value * 10 + bytes[index] - 48
+  return value
+}

@@ -208,7 +208,7 @@ export class ExternalData {
 }
 
 export interface ModelOptions {
-  /** Version of each operator set; the default set is always there. */
+  /** Version of each operator set; the default set is there unless it is given as 0. */
   opsets?: Readonly<Record<string, number>>
   producer?: string
   metadata?: Readonly<Record<string, string>>
@@ -222,9 +222,9 @@ export function model(graph: Graph, options: ModelOptions = {}): Bytes {
     integer(1, 8),
     text(2, options.producer ?? 'onnx-builder'),
     bytes(7, graphProto(graph, options.external)),
-    ...Object.entries(opsets).map(([domain, version]) =>
-      bytes(8, concat([...(domain === '' ? [] : [text(1, domain)]), integer(2, version)])),
-    ),
+    ...Object.entries(opsets)
+      .filter(([, version]) => version > 0)
+      .map(([domain, version]) => bytes(8, concat([...(domain === '' ? [] : [text(1, domain)]), integer(2, version)]))),
     ...Object.entries(options.metadata ?? {}).map(([key, value]) => bytes(14, concat([text(1, key), text(2, value)]))),
   ])
 }

@@ -111,8 +111,6 @@ export const zipMap = (labels: readonly string[] | readonly number[] = ['ant', '
   const names = typeof labels[0] === 'string' ? (labels as readonly string[]) : undefined
   const numbers = names === undefined ? (labels as readonly number[]) : undefined
   const labelType = names === undefined ? INT64 : STRING
-  const keys = names === undefined ? 'keys_int64s' : 'keys_strings'
-  void keys
   return model(
     {
       nodes: [

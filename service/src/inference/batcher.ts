@@ -240,8 +240,11 @@ export class Batcher {
       if (signal !== undefined) watching = true
     }
     for (const batch of this.#running) for (const piece of batch.pieces) look(piece.request, true)
-    for (const piece of this.#retries) look(piece.request, true)
     let dead = 0
+    for (const { request } of this.#retries) {
+      look(request, true)
+      if (request.settled) dead++
+    }
     for (let i = this.#head; i < this.#queue.length; i++) {
       const request = this.#queue[i] as Request
       look(request, request.taken > 0)

@@ -142,10 +142,11 @@ function encodeInput(plan: InputPlan, value: unknown, path: string): Tensor {
   return encodeList(plan, value, i => `${path}[${i}]`, shape)
 }
 
-/** A list whose depth is that of one row is one, unless it is a list of flat rows: `[[…16…], […16…]]` for `[4, 4]`. */
+/** A list as deep as one row is one, unless it is a list of flat rows: `[[…16…], […16…]]` for `[4, 4]`. */
 function isOneRow({ row, elements }: InputPlan, value: readonly unknown[]): boolean {
   if (elements === undefined || row.length !== 2) return true
-  return value.length === row[0] || (value[0] as readonly unknown[]).length !== elements
+  const { length } = value[0] as readonly unknown[]
+  return length === row[1] && (length !== elements || value.length === 1)
 }
 
 function encodeScalars(plan: InputPlan, value: unknown, path: string): Tensor {

@@ -183,6 +183,7 @@ export function elementToJson(datatype: Datatype, data: TensorData, index: numbe
 function float16ToJson(bits: number): JsonValue {
   const value = fromFloat16Bits(bits)
   if (!Number.isFinite(value)) return String(value)
+  if (Number.isInteger(value)) return value
   for (let digits = 1; digits < 5; digits++) {
     const candidate = Number(value.toPrecision(digits))
     if (toFloat16Bits(candidate) === bits) return candidate

@@ -1,0 +1,169 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Redis } from 'ioredis'
+import type { Test } from 'tap'
+
+const BINARY = process.env.REDIS_SERVER_BIN ?? 'redis-server'
+
+/** One Redis process of a test's own. */
+export interface RedisProcess {
+  readonly port: number
+  /** Sends a signal: SIGKILL ends it, SIGSTOP freezes it, SIGCONT wakes it. */
+  signal(name: NodeJS.Signals): void
+  /** Ends it and waits until it has. */
+  kill(): Promise<void>
+  /** A client of the test's own, closed with the test. */
+  client(): Redis
+}
+
+/** A port that nobody listens on, and whose cluster bus port (+10000) exists. */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const server = createServer()
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const { port } = server.address() as { port: number }
+    server.close()
+    await once(server, 'close')
+    if (port < 55_000) return port
+  }
+}
+
+/** Asks again until it is so; for at most `ms` milliseconds. */
+export async function until(what: string, condition: () => Promise<boolean>, ms = 30_000): Promise<void> {
+  const end = Date.now() + ms
+  for (;;) {
+    if (await condition().catch(() => false)) return
+    if (Date.now() > end) throw new Error(`still not so after ${ms} ms: ${what}`)
+    await new Promise(resolve => setTimeout(resolve, 20))
+  }
+}
+
+/** Starts a Redis (or, with `sentinel`, a Sentinel) on a free port; it ends with the test. */
+export async function startRedis(
+  t: Test,
+  options: { port?: number; args?: readonly string[]; sentinel?: string } = {},
+): Promise<RedisProcess> {
+  const port = options.port ?? (await freePort())
+  const folder = mkdtempSync(join(tmpdir(), 'redis-fleet-'))
+  const base = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', folder, '--daemonize', 'no']
+  let args = [...base, '--save', '', '--appendonly', 'no', ...(options.args ?? [])]
+  if (options.sentinel !== undefined) {
+    const file = join(folder, 'sentinel.conf')
+    await writeFile(file, options.sentinel)
+    args = [file, '--sentinel', ...base]
+  }
+  const child = spawn(BINARY, args, { stdio: 'ignore' })
+  const ended = once(child, 'exit')
+  const clients: Redis[] = []
+  const redis: RedisProcess = {
+    port,
+    signal: name => {
+      child.kill(name)
+    },
+    kill: async () => {
+      child.kill('SIGKILL')
+      await ended
+    },
+    client: () => {
+      const client = new Redis(port, '127.0.0.1')
+      client.on('error', () => {})
+      clients.push(client)
+      return client
+    },
+  }
+  t.teardown(async () => {
+    for (const client of clients) client.disconnect()
+    await redis.kill()
+    rmSync(folder, { recursive: true, force: true })
+  })
+  const probe = redis.client()
+  await until(`redis on port ${port} answers`, async () => (await probe.ping()) === 'PONG')
+  return redis
+}
+
+export interface RedisCluster {
+  /** Masters first, then the replica of each, in the same order. */
+  readonly nodes: readonly RedisProcess[]
+}
+
+/** Three masters with a replica each, all slots served. */
+export async function startCluster(t: Test): Promise<RedisCluster> {
+  const args = ['--cluster-enabled', 'yes', '--cluster-node-timeout', '1000', '--cluster-replica-validity-factor', '0']
+  const nodes = await Promise.all(Array.from({ length: 6 }, () => startRedis(t, { args })))
+  const clients = nodes.map(node => node.client())
+  for (const [index, client] of clients.entries()) await client.call('CLUSTER', 'SET-CONFIG-EPOCH', index + 1)
+  for (const client of clients.slice(1)) {
+    await client.call('CLUSTER', 'MEET', '127.0.0.1', (nodes[0] as RedisProcess).port)
+  }
+  const edges = [0, 5461, 10_923, 16_384]
+  for (let index = 0; index < 3; index++) {
+    await (clients[index] as Redis).call(
+      'CLUSTER',
+      'ADDSLOTSRANGE',
+      edges[index] as number,
+      (edges[index + 1] as number) - 1,
+    )
+  }
+  for (let index = 0; index < 3; index++) {
+    const id = await (clients[index] as Redis).call('CLUSTER', 'MYID')
+    const replica = clients[index + 3] as Redis
+    await until('the nodes have met', async () => `${await replica.call('CLUSTER', 'NODES')}`.includes(`${id}`))
+    await until('the replica follows', async () => (await replica.call('CLUSTER', 'REPLICATE', id as string)) === 'OK')
+  }
+  await until('every node sees the whole cluster', async () => {
+    const views = await Promise.all(
+      clients.map(async client => [
+        `${await client.call('CLUSTER', 'INFO')}`,
+        `${await client.call('CLUSTER', 'NODES')}`,
+        await client.info('replication'),
+      ]),
+    )
+    return views.every(
+      ([info = '', list = '', replication = '']) =>
+        info.includes('cluster_state:ok') &&
+        list.match(/ connected/g)?.length === 6 &&
+        list.match(/slave/g)?.length === 3 &&
+        (replication.includes('role:master') || replication.includes('master_link_status:up')),
+    )
+  })
+  return { nodes }
+}
+
+export interface RedisSentinels {
+  readonly master: RedisProcess
+  readonly replica: RedisProcess
+  readonly sentinels: readonly RedisProcess[]
+  readonly name: string
+}
+
+/** A master, a replica and three Sentinels that promote it within about a second. */
+export async function startSentinels(t: Test): Promise<RedisSentinels> {
+  const name = 'limits'
+  const master = await startRedis(t)
+  const replica = await startRedis(t, { args: ['--replicaof', `127.0.0.1 ${master.port}`] })
+  const probe = replica.client()
+  await until('the replica follows', async () => (await probe.info('replication')).includes('master_link_status:up'))
+  const sentinel = [
+    `sentinel monitor ${name} 127.0.0.1 ${master.port} 2`,
+    `sentinel down-after-milliseconds ${name} 500`,
+    `sentinel failover-timeout ${name} 3000`,
+    `sentinel parallel-syncs ${name} 1`,
+    '',
+  ].join('\n')
+  const sentinels = await Promise.all([1, 2, 3].map(() => startRedis(t, { sentinel })))
+  const clients = sentinels.map(node => node.client())
+  await until('the Sentinels know each other and the replica', async () => {
+    const views = (await Promise.all(clients.map(client => client.call('SENTINEL', 'MASTER', name)))) as string[][]
+    return views.every(view => {
+      const field = (key: string) => view[view.indexOf(key) + 1]
+      return field('num-other-sentinels') === '2' && field('num-slaves') === '1'
+    })
+  })
+  return { master, replica, sentinels, name }
+}

@@ -1,0 +1,258 @@
+"""Trains the models of this folder on data sets that come with scikit-learn and exports them to ONNX.
+
+    /usr/bin/python3 train.py [digits] [iris] [digits-wide]
+
+Every model is selected on a validation part of the training rows; the held-out rows are looked at once, to measure.
+"""
+
+import json
+import pathlib
+import random
+import re
+import sys
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits, load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+MODELS = pathlib.Path(__file__).resolve().parent.parent
+SEED = 7
+OPSET = 17
+GOLDEN_ROWS = 60
+
+DIGITS_SOURCE = (
+    "scikit-learn load_digits: test part of Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, "
+    "UCI Machine Learning Repository, https://archive.ics.uci.edu/dataset/80"
+)
+IRIS_SOURCE = (
+    "scikit-learn load_iris: Iris, R. A. Fisher, UCI Machine Learning Repository, "
+    "https://archive.ics.uci.edu/dataset/53"
+)
+LICENSE = "CC BY 4.0"
+
+
+def main(names):
+    torch.set_num_threads(1)
+    recipes = {"digits": train_digits, "iris": train_iris, "digits-wide": train_digits_wide}
+    for name in names or recipes:
+        random.seed(SEED)
+        np.random.seed(SEED)
+        torch.manual_seed(SEED)
+        recipes[name]()
+
+
+# --- digits: images of 8 x 8, 64 numbers from 0 (white) to 16 (black), as the data set has them ---
+
+
+class Convolutional(nn.Module):
+    """A small convolutional network; the scaling to 0..1 is part of it, so that raw rows can be sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(24, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Dropout(0.25), nn.Flatten(),
+            nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Dropout(0.25),
+            nn.Linear(64, 10),
+        )
+
+    def forward(self, image):
+        return self.layers(torch.reshape(image / 16.0, (-1, 1, 8, 8)))
+
+
+class Wide(nn.Module):
+    """A perceptron whose weights, and not its arithmetic, are what a run has to move: rows in a batch share them."""
+
+    def __init__(self, width=1024):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(64, width), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(width, 10),
+        )
+
+    def forward(self, image):
+        return self.layers(image / 16.0)
+
+
+class WithProbabilities(nn.Module):
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, image):
+        return torch.softmax(self.classifier(image), dim=1)
+
+
+def train_digits():
+    train_on_digits(
+        "digits",
+        Convolutional(),
+        "A handwritten digit in an 8x8 grey image. Features: 64 numbers, row by row from the top left, each from 0 "
+        "(white) to 16 (black), just as scikit-learn's load_digits has them, so that a row of the data set can be "
+        "sent as it is; the scaling is part of the model.",
+        epochs=60,
+    )
+
+
+def train_digits_wide():
+    train_on_digits(
+        "digits-wide",
+        Wide(),
+        "The same digits read by a perceptron two layers of 1024 wide, for benchmarks: a run is bound by the memory "
+        "that the weights take, so batches pay. Features: 64 numbers from 0 (white) to 16 (black), row by row.",
+        epochs=40,
+    )
+
+
+def train_on_digits(name, network, description, epochs):
+    data = load_digits()
+    rows, truth = data.data.astype(np.float32), data.target
+    fit_rows, test_rows, fit_truth, test_truth = train_test_split(
+        rows, truth, test_size=0.2, stratify=truth, random_state=SEED)
+    fit_rows, check_rows, fit_truth, check_truth = train_test_split(
+        fit_rows, fit_truth, test_size=0.1, stratify=fit_truth, random_state=SEED)
+
+    fit(network, fit_rows, fit_truth, check_rows, check_truth, epochs)
+    model = WithProbabilities(network).eval()
+    with torch.no_grad():
+        probabilities = model(torch.from_numpy(test_rows)).numpy()
+
+    folder = folder_of(name)
+    file = folder / "1" / "model.onnx"
+    torch.onnx.export(
+        model, torch.from_numpy(test_rows[:2]), file, opset_version=OPSET, input_names=["image"],
+        output_names=["probabilities"], dynamic_axes={"image": {0: "batch"}, "probabilities": {0: "batch"}})
+    tidy(file)
+    describe(folder, description, [str(digit) for digit in range(10)], "image", test_rows, test_truth, probabilities,
+             DIGITS_SOURCE)
+
+
+def fit(network, rows, truth, check_rows, check_truth, epochs):
+    """Adam with a falling rate; keeps the weights that were best on the rows kept for checking."""
+    inputs, targets = torch.from_numpy(rows), torch.from_numpy(truth)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, weight_decay=1e-5)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        network.train()
+        for part in torch.randperm(len(inputs)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs[part]), targets[part]).backward()
+            optimizer.step()
+        schedule.step()
+        network.eval()
+        with torch.no_grad():
+            loss = nn.functional.cross_entropy(
+                network(torch.from_numpy(check_rows)), torch.from_numpy(check_truth)).item()
+        if loss < best_loss:
+            best, best_loss = {key: value.clone() for key, value in network.state_dict().items()}, loss
+    network.load_state_dict(best)
+
+
+# --- iris: four lengths in centimetres ---
+
+
+def train_iris():
+    data = load_iris()
+    fit_rows, test_rows, fit_truth, test_truth = train_test_split(
+        data.data, data.target, test_size=0.2, stratify=data.target, random_state=SEED)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=10.0, max_iter=1000))
+    pipeline.fit(fit_rows, fit_truth)
+    probabilities = pipeline.predict_proba(test_rows)
+
+    scaler, classifier = pipeline[0], pipeline[1]
+    weights = {
+        "mean": scaler.mean_, "scale": scaler.scale_,
+        "coefficients": classifier.coef_.T, "intercepts": classifier.intercept_,
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sub", ["measurements", "mean"], ["centred"]),
+            helper.make_node("Div", ["centred", "scale"], ["standardised"]),
+            helper.make_node("Gemm", ["standardised", "coefficients", "intercepts"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        ],
+        "iris",
+        [helper.make_tensor_value_info("measurements", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value.astype(np.float32), key) for key, value in weights.items()],
+    )
+    folder = folder_of("iris")
+    file = folder / "1" / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8), file)
+    tidy(file)
+    describe(
+        folder,
+        "The species of an iris from four measurements in centimetres: sepal length (4.3 to 7.9), sepal width (2.0 "
+        "to 4.4), petal length (1.0 to 6.9), petal width (0.1 to 2.5).",
+        [str(label) for label in data.target_names], "measurements", test_rows, test_truth, probabilities, IRIS_SOURCE)
+
+
+# --- what all have in common ---
+
+
+def folder_of(name):
+    folder = MODELS / name
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def tidy(file):
+    """Checks the file and takes out what only its maker needs, such as the places in the training code."""
+    model = onnx.load(file)
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, file)
+
+
+def describe(folder, description, labels, input_name, rows, truth, probabilities, source):
+    predicted = probabilities.argmax(axis=1)
+    accuracy = float((predicted == truth).mean())
+    write(folder / "model.json", {
+        "description": description,
+        "labels": labels,
+        "testAccuracy": round(accuracy, 4),
+        "testRows": len(rows),
+        "sample": plain(rows[0]),
+        "source": source,
+        "license": LICENSE,
+    })
+    chosen = slice(0, GOLDEN_ROWS)
+    write(folder / "1" / "golden.json", {
+        "description": "Held-out rows and what the framework that trained the model answers to them.",
+        "inputs": {input_name: [plain(row) for row in rows[chosen]]},
+        "outputs": {"probabilities": [exact(row) for row in probabilities[chosen]]},
+        "labels": [labels[index] for index in predicted[chosen]],
+        "truth": [labels[index] for index in truth[chosen]],
+    })
+    print(f"{folder.name}: {accuracy:.4f} of {len(rows)} held-out rows")
+
+
+def plain(row):
+    """Numbers as the data set prints them: 5.1 and not 5.099999904632568."""
+    return [int(value) if float(value).is_integer() else float(repr(round(float(value), 6))) for value in row]
+
+
+def exact(row):
+    return [float(f"{float(value):.9g}") for value in row]
+
+
+def write(path, value):
+    """A list of plain values stands on one line."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    joined = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\s*\n\s*", " ", found.group(1)) + "]", text)
+    path.write_text(joined + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

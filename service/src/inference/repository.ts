@@ -224,6 +224,7 @@ export class Repository implements Models {
     let host = await this.#pool.open()
     try {
       for (const files of changed) {
+        const loaded = host.keys.size
         try {
           const entry = await this.#load(files, host)
           entries.push(entry)
@@ -232,7 +233,8 @@ export class Repository implements Models {
           report.broken.push({ name: files.name, version: files.version, reason: reasonOf(error) })
           const serving = this.#catalog.get(files.name)?.find(each => sameVersion(each.files, files))
           if (serving !== undefined) entries.push(serving)
-          // It may have crashed its worker, along with the models loaded before it, or still lie in its memory.
+          // It has crashed its worker, along with the models loaded before it, or still lies in its memory.
+          if (!host.lost && host.keys.size === loaded) continue
           await host.close()
           host = await this.#pool.open()
         }

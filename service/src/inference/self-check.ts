@@ -112,13 +112,14 @@ async function provesIndependent(
     const alone: NamedTensors[] = []
     for (const row of rows) alone.push((await run(row)).outputs)
     const again = (await run(rows[0] as NamedTensors)).outputs
-    if (compare(alone[0] as NamedTensors, again, 0, 1) !== undefined) return 'the same row gives different answers'
+    const unlike = compare(alone[0] as NamedTensors, again, 0, 1)
+    if (unlike !== undefined) return unlike.values ? 'the same row gives different answers' : unlike.reason
     for (const order of [rows.map((_, i) => i), rows.map((_, i) => rows.length - 1 - i)]) {
       const parts = order.map(i => ({ inputs: rows[i] as NamedTensors, from: 0, rows: 1 }))
       const { outputs } = await run(stackInputs(parts, rows.length))
       for (const [place, i] of order.entries()) {
         const objection = compare(alone[i] as NamedTensors, outputs, place, rows.length)
-        if (objection !== undefined) return objection
+        if (objection !== undefined) return objection.reason
       }
     }
     return undefined
@@ -127,19 +128,26 @@ async function provesIndependent(
   }
 }
 
-function compare(alone: NamedTensors, together: NamedTensors, place: number, rows: number): string | undefined {
+/** Why a row is not the same alone and at its place in a batch; `values` when only its values differ. */
+interface Objection {
+  readonly reason: string
+  readonly values: boolean
+}
+
+function compare(alone: NamedTensors, together: NamedTensors, place: number, rows: number): Objection | undefined {
   for (const name in alone) {
     const one = alone[name] as Tensor
     const all = together[name]
-    if (one.shape[0] !== 1 || all?.shape[0] !== rows) return `output '${name}' has no batch dimension`
+    if (one.shape[0] !== 1 || all?.shape[0] !== rows) {
+      return { reason: `output '${name}' has no batch dimension`, values: false }
+    }
     if (one.shape.slice(1).join() !== all.shape.slice(1).join()) {
-      return `the shape of output '${name}' depends on the other rows of the batch`
+      return { reason: `the shape of output '${name}' depends on the other rows of the batch`, values: false }
     }
     const width = one.data.length
     for (let i = 0; i < width; i++) {
-      if (!alike(valueAt(one, i), valueAt(all, place * width + i))) {
-        return `output '${name}' of a row depends on the other rows of the batch`
-      }
+      if (alike(valueAt(one, i), valueAt(all, place * width + i))) continue
+      return { reason: `output '${name}' of a row depends on the other rows of the batch`, values: true }
     }
   }
   return undefined

@@ -95,12 +95,12 @@ export class Limiter {
     return then(keyGenerator(request), checkedKey)
   }
 
-  /** Counts a request, or only looks (`peek`). */
+  /** Counts a request, or only says what would become of it (`peek`). */
   decide(request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
     return then(this.key(request), key =>
       then(this.#listed(request, key), listed => {
         if (listed) return { listed, key }
-        return then(this.#check(request, key, peek), check =>
+        return then(this.#check(request, key, false), check =>
           then(this.#answer(check, peek), ({ answer, decision }) => ({
             listed: false,
             key,
@@ -163,10 +163,10 @@ export class Limiter {
     return then(allowList(request, key as string), Boolean)
   }
 
-  #check(request: FastifyRequest | undefined, key: Key, peek: boolean): Awaitable<Check> {
-    if (this.#fixed !== undefined && !peek) return this.#checkOf(key, this.#fixed)
+  #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {
+    if (this.#fixed !== undefined && !free) return this.#checkOf(key, this.#fixed)
     return then(this.#policies(request, key), policies =>
-      this.#checkOf(key, peek ? policies.map(policy => ({ ...policy, cost: 0 })) : policies),
+      this.#checkOf(key, free ? policies.map(policy => ({ ...policy, cost: 0 })) : policies),
     )
   }
 

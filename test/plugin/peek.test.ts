@@ -1,0 +1,49 @@
+import { randomUUID } from 'node:crypto'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
+import t, { type Test } from 'tap'
+
+const stores: Record<string, (t: Test) => RateLimitPluginOptions> = {
+  'in process': () => ({}),
+  'in Redis': t => {
+    const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
+    t.teardown(() => redis.quit())
+    return { redis, nameSpace: `peek:${randomUUID()}:` }
+  },
+}
+
+for (const [where, options] of Object.entries(stores)) {
+  t.test(`asked without counting, a limiter says what would become of the request, ${where}`, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(rateLimit, { global: false, ...options(t) })
+    const attempts = app.createRateLimit({ max: 2, timeWindow: '1 minute' })
+    app.post('/login', async (request, reply) => {
+      const { isExceeded } = (await attempts(request, { increment: false })) as { isExceeded: boolean }
+      if (isExceeded) return reply.code(429).send()
+      await attempts(request)
+      return reply.code(401).send()
+    })
+    const statuses: number[] = []
+    for (let attempt = 0; attempt < 4; attempt++) {
+      statuses.push((await app.inject({ method: 'POST', url: '/login' })).statusCode)
+    }
+    t.strictSame(statuses, [401, 401, 429, 429], 'two failed logins, and no third')
+  })
+
+  t.test(`asked without counting, a limiter goes by the cost of the request, ${where}`, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(rateLimit, { global: false, ...options(t) })
+    const quota = app.createRateLimit({ max: 5, timeWindow: '1 minute', cost: request => Number(request.headers.cost) })
+    app.get('/peek', async request => quota(request, { increment: false }))
+    app.get('/', async request => quota(request))
+    await app.inject({ url: '/', headers: { cost: '3' } })
+    const fits = (await app.inject({ url: '/peek', headers: { cost: '2' } })).json()
+    const doesNot = (await app.inject({ url: '/peek', headers: { cost: '3' } })).json()
+    t.match(fits, { isExceeded: false, remaining: 2 })
+    t.match(doesNot, { isExceeded: true })
+    t.match((await app.inject({ url: '/', headers: { cost: '2' } })).json(), { isExceeded: false, remaining: 0 })
+  })
+}

@@ -50,7 +50,7 @@ export class Host implements Runner {
   }
 
   get lost(): boolean {
-    return this.#lost !== undefined
+    return this.#lost !== undefined || !this.#port.connected
   }
 
   /** True once the worker was asked to end. */
@@ -92,7 +92,7 @@ export class Host implements Runner {
   async close(): Promise<void> {
     if (!this.#closing) {
       this.#closing = true
-      if (!this.lost) this.#port.post(['close'], [])
+      this.#port.post(['close'], [])
     }
     await this.ended
   }

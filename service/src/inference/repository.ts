@@ -170,8 +170,9 @@ export class Repository implements Models {
   }
 
   async #close(): Promise<void> {
+    const stopped = this.#scheduler.stop()
     await this.#reloads
-    await this.#scheduler.stop()
+    await stopped
     await this.#pool.close()
   }
 

@@ -14,6 +14,8 @@ export interface BatchResult {
 /** A worker as the scheduler sees it: what it has loaded, and one run at a time. */
 export interface Runner {
   readonly keys: ReadonlySet<string>
+  /** It has ended, or is about to: what were sent to it now would be lost. */
+  readonly lost: boolean
   run(key: string, inputs: NamedTensors, outputs: readonly string[] | undefined): Promise<BatchResult>
 }
 
@@ -195,7 +197,7 @@ export class Scheduler {
     let nextReady = Number.POSITIVE_INFINITY
     for (let level = 0; level < depth; level++) {
       for (const slot of this.#slots) {
-        if (slot.busy !== level) continue
+        if (slot.busy !== level || slot.runner.lost) continue
         for (;;) {
           const choice = this.#choose(slot, now)
           if (choice === undefined) break

@@ -15,6 +15,8 @@ export type Isolation = 'thread' | 'process'
 export interface WorkerPort {
   /** Process id, of a process. */
   readonly pid: number | undefined
+  /** False from when the way to the worker is cut, which can be a while before its end is told. */
+  readonly connected: boolean
   /** `moved` buffers are handed over where memory can be: the sender loses them. */
   post(message: ToWorker, moved: ArrayBuffer[]): void
   onMessage(listener: (message: FromWorker) => void): void
@@ -38,6 +40,7 @@ function threadPort(worker: Worker): WorkerPort {
   })
   return {
     pid: undefined,
+    connected: true,
     post: (message, moved) => worker.postMessage(message, moved),
     onMessage: listener => worker.on('message', listener),
     onExit: listener => worker.on('exit', code => listener(reason ?? `exit code ${code}`)),
@@ -58,6 +61,9 @@ function processPort(child: ChildProcess): WorkerPort {
   let told = false
   return {
     pid: child.pid,
+    get connected() {
+      return child.connected
+    },
     post: message => {
       // A channel that has just closed is told by `exit`; a throw here would be told to the wrong one.
       if (child.connected) child.send(message as never, () => {})

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { Batcher, type BatcherOptions } from '../../../service/src/inference/batcher.js'
-import { Overloaded, RunFailed, Stopping } from '../../../service/src/inference/errors.js'
+import { Overloaded, RunFailed, Stopping, WorkerLost } from '../../../service/src/inference/errors.js'
 import {
   type BatchEvent,
   type BatchResult,
@@ -55,6 +55,7 @@ class ManualClock {
 /** A worker that a test finishes by hand. */
 class ManualRunner implements Runner {
   readonly keys: Set<string>
+  lost = false
   readonly runs: { key: string; values: unknown[]; finish: () => void; fail: (error: Error) => void }[] = []
 
   constructor(...keys: string[]) {
@@ -194,6 +195,24 @@ t.test('a poisoned request fails alone', async t => {
     events.map(({ failed }) => failed),
     [true, false, true],
   )
+})
+
+t.test('nothing more is sent to a worker that is lost', async t => {
+  const { clock, scheduler, submit } = schedule()
+  const runner = new ManualRunner('m')
+  scheduler.addModel('m', batcher({ maxRows: 1 }))
+  scheduler.addRunner(runner)
+  const results = [submit('m', [1]), submit('m', [2])]
+  clock.turn()
+  runner.lost = true
+  runner.last.fail(new WorkerLost('SIGKILL'))
+  await t.rejects(results[0] as Promise<RunResult>, { code: 'INFERENCE_WORKER_LOST' })
+  t.equal(scheduler.queueRows, 1)
+  scheduler.removeRunner(runner)
+  const next = new ManualRunner('m')
+  scheduler.addRunner(next)
+  next.last.finish()
+  t.match(await results[1], { batchRows: 1 })
 })
 
 t.test('a full queue refuses with the time until there is room', async t => {

@@ -21,7 +21,7 @@ t.test('what the logs cost Redis', async t => {
 
   /** As if `ms` had passed: every entry but the base becomes that much older. */
   const pass = async (key: string, ms: number) => {
-    const entries = await redis.zrange(key, 1, -1, 'WITHSCORES')
+    const entries = await redis.zrange(key, '1', '-1', 'WITHSCORES')
     for (let at = 0; at < entries.length; at += 2) await redis.zincrby(key, `${-ms * 1000}`, entries[at] as string)
   }
 

@@ -1,0 +1,174 @@
+import fc from 'fast-check'
+import { Redis } from 'ioredis'
+import t from 'tap'
+import type { Answer } from '../../../plugin/src/stores/store.js'
+import { checkOf, memoryStore, type PolicySpec, redisStore, type TimedStore } from '../../support/stores.js'
+import { WindowOracle } from '../../support/window-oracle.js'
+
+const RUNS = Number(process.env.FC_RUNS ?? 0)
+const redis = new Redis(process.env.REDIS_URL as string)
+t.teardown(() => redis.disconnect())
+
+const KEYS = ['a', 'b', '{a}'] as const
+const LIMITS = [1, 2, 5, 12] as const
+const WINDOWS = [1000, 60_000, 3_600_000] as const
+
+type Step =
+  | { readonly do: 'check' | 'peek' | 'charge' | 'refund'; readonly key: string; readonly costs: readonly number[] }
+  | { readonly do: 'pass'; readonly share: number }
+
+const costs = fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 2, maxLength: 2 })
+const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('check' as const), key: fc.constantFrom(...KEYS), costs }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ do: fc.constantFrom('peek', 'charge', 'refund'), key: fc.constantFrom(...KEYS), costs }),
+  },
+  // In shares of the shorter window; never a whole number of them, so that no entry leaves within the test's own pace.
+  {
+    weight: 6,
+    arbitrary: fc.record({ do: fc.constant('pass' as const), share: fc.double({ min: 0.02, max: 1.3, noNaN: true }) }),
+  },
+)
+const history = fc.record({
+  policies: fc.array(fc.record({ limit: fc.constantFrom(...LIMITS), windowMs: fc.constantFrom(...WINDOWS) }), {
+    minLength: 1,
+    maxLength: 2,
+  }),
+  steps: fc.array(step, { minLength: 1, maxLength: 40 }),
+})
+
+/**
+ * Plays a history on a store and on the oracle, step by step. The oracle's clock stands still but for `pass`; a store
+ * with a clock of its own may be `toleranceMs` ahead of it, and where that decides, the step is not judged.
+ */
+async function play(
+  timed: TimedStore,
+  { policies, steps }: { policies: readonly { limit: number; windowMs: number }[]; steps: readonly Step[] },
+  toleranceMs: number,
+): Promise<void> {
+  const oracles = new Map<string, WindowOracle>()
+  const oracleOf = (key: string, index: number) => {
+    const id = `${key} ${index}`
+    const known = oracles.get(id) ?? new WindowOracle()
+    oracles.set(id, known)
+    return known
+  }
+  const shortest = Math.min(...policies.map(({ windowMs }) => windowMs))
+  let now = 1_000_000
+  for (const [index, action] of steps.entries()) {
+    if (action.do === 'pass') {
+      const ms = Math.round(action.share * shortest)
+      now += ms
+      await timed.pass(ms)
+      continue
+    }
+    const { key } = action
+    const specs: PolicySpec[] = policies.map((policy, at) => ({
+      ...policy,
+      name: `p${at}`,
+      cost: action.do === 'peek' ? 0 : (action.costs[at] as number),
+    }))
+    const check = checkOf(specs, { key })
+    if (action.do === 'charge' || action.do === 'refund') {
+      await timed.store[action.do](check)
+      for (const [at, { windowMs, cost = 1 }] of specs.entries()) {
+        if (action.do === 'charge') oracleOf(key, at).charge(now, cost)
+        else oracleOf(key, at).refund(now, windowMs, cost)
+      }
+      continue
+    }
+    const waits = specs.map(({ limit, windowMs, cost = 1 }, at) => oracleOf(key, at).wait(now, windowMs, limit, cost))
+    const before = action.do === 'peek' || waits.some(wait => wait > 0) ? await timed.print() : undefined
+    const answer: Answer = await timed.store[action.do](check)
+    const where = `step ${index}, ${JSON.stringify(action)}: ${JSON.stringify(answer)}, waits ${waits}`
+    const allowed = waits.every(wait => wait === 0)
+    if (answer.allowed !== allowed) throw new Error(`${allowed ? 'denied' : 'admitted'} against the rule at ${where}`)
+    if (before !== undefined && before !== (await timed.print())) throw new Error(`something was written at ${where}`)
+    for (const [at, { limit, windowMs, cost = 1 }] of specs.entries()) {
+      const oracle = oracleOf(key, at)
+      if (allowed && action.do === 'check') {
+        oracle.charge(now, cost)
+        if (oracle.fullest(windowMs) > Math.max(limit, 0) && !steps.some(({ do: what }) => what === 'charge')) {
+          throw new Error(`a window holds more than ${limit} at ${where}`)
+        }
+      }
+      const told = answer.policies[at] as Answer['policies'][number]
+      if (told.used !== oracle.used(now, windowMs))
+        throw new Error(`used should be ${oracle.used(now, windowMs)} at ${where}`)
+      if (Math.abs(told.retryMs - (waits[at] as number)) > toleranceMs) throw new Error(`wrong wait at ${where}`)
+    }
+  }
+}
+
+const memory = { open: () => memoryStore(), tolerance: 0.001, runs: RUNS || 1000 }
+const overRedis = { open: () => redisStore(redis), tolerance: 400, runs: RUNS || 300 }
+
+for (const { open, tolerance, runs } of [memory, overRedis]) {
+  t.test(`${open().name}: any history is answered as the rule says, and a denial writes nothing`, async t => {
+    await fc.assert(
+      fc.asyncProperty(history, async given => {
+        // What leaves its window within a second of real time cannot be told apart on a clock of Redis' own.
+        const policies = given.policies.map(policy =>
+          tolerance > 1 ? { ...policy, windowMs: Math.max(policy.windowMs, 60_000) } : policy,
+        )
+        const steps = given.steps.map(action =>
+          action.do === 'pass' && tolerance > 1
+            ? { ...action, share: Math.round(action.share * 20) / 20 + 0.025 }
+            : action,
+        )
+        const timed = open()
+        try {
+          await play(timed, { policies, steps }, tolerance)
+        } finally {
+          await timed.close()
+        }
+      }),
+      { numRuns: runs },
+    )
+    t.pass(`${runs} histories`)
+  })
+
+  t.test(
+    `${open().name}: with the default precision no window is ever above its quota, and none is 2% short`,
+    async t => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.integer({ min: 101, max: 5000 }),
+          fc.array(
+            fc.record({ cost: fc.integer({ min: 1, max: 400 }), share: fc.double({ min: 0, max: 0.3, noNaN: true }) }),
+            {
+              minLength: 5,
+              maxLength: 30,
+            },
+          ),
+          async (limit, steps) => {
+            const timed = open()
+            const windowMs = 600_000
+            const oracle = new WindowOracle()
+            let now = 1_000_000
+            try {
+              for (const { cost, share } of steps) {
+                const ms = Math.round(share * windowMs)
+                now += ms
+                await timed.pass(ms)
+                const check = checkOf([{ limit, windowMs, cost }], { precision: 0.01 })
+                const { allowed } = await timed.store.check(check)
+                if (allowed) {
+                  if (!oracle.fits(now, windowMs, limit, cost)) throw new Error('admitted above the quota')
+                  oracle.charge(now, cost)
+                } else if (oracle.fits(now, windowMs * 1.011 + tolerance, limit, cost)) {
+                  throw new Error('denied although even a window 1% longer has room')
+                }
+              }
+            } finally {
+              await timed.close()
+            }
+          },
+        ),
+        { numRuns: runs },
+      )
+      t.pass(`${runs} histories`)
+    },
+  )
+}

@@ -1,0 +1,107 @@
+import type { Redis } from 'ioredis'
+import type { Policy } from '../../plugin/src/policy.js'
+import { MemoryStore } from '../../plugin/src/stores/memory.js'
+import { RedisStore } from '../../plugin/src/stores/redis.js'
+import type { Check, Concurrency, Penalty, Store } from '../../plugin/src/stores/store.js'
+
+/** A store whose clock a test moves by hand. Milliseconds. */
+export interface TimedStore {
+  readonly name: string
+  readonly store: Store
+  /** Lets time pass for everything counted so far. */
+  pass(ms: number): Promise<void>
+  /** A print of everything kept: equal prints, nothing changed. */
+  print(): Promise<string>
+  close(): Promise<void>
+}
+
+export function memoryStore(capacity = 5000): TimedStore & { set(now: number): void } {
+  let now = 1_000_000
+  const store = new MemoryStore(capacity, () => now)
+  return {
+    name: 'in process',
+    store,
+    pass: async ms => {
+      now += ms
+    },
+    set: at => {
+      now = at
+    },
+    print: async () => '',
+    close: async () => store.close(),
+  }
+}
+
+let spaces = 0
+
+/**
+ * The clock of Redis cannot be set; instead everything it keeps is made older, which is the same. A whole
+ * microsecond stays between any two entries, so their order is kept.
+ */
+export function redisStore(redis: Redis, timeoutMs = 5000): TimedStore {
+  const nameSpace = `test${process.pid}.${spaces++}:`
+  const store = new RedisStore(redis, { nameSpace, timeoutMs })
+  const keys = async () => (await redis.keys(`${nameSpace}*`)).sort()
+  return {
+    name: 'Redis',
+    store,
+    pass: async ms => {
+      for (const key of await keys()) {
+        const ttl = await redis.pttl(key)
+        if ((await redis.type(key)) === 'string') {
+          const [count, till, last] = `${await redis.get(key)}`.split(':').map(Number) as [number, number, number]
+          await redis.set(key, `${count}:${till - ms * 1000}:${last - ms * 1000}`)
+        } else {
+          const entries = await redis.zrange(key, '0', '-1', 'WITHSCORES')
+          for (let at = 0; at < entries.length; at += 2) {
+            const [member, score] = [entries[at] as string, Number(entries[at + 1])]
+            if (score > 0) await redis.zadd(key, `${score - ms * 1000}`, member)
+          }
+        }
+        if (ttl > ms) await redis.pexpire(key, ttl - ms)
+        else if (ttl >= 0) await redis.del(key)
+      }
+    },
+    print: async () => {
+      const values = await Promise.all(
+        (await keys()).map(async key =>
+          (await redis.type(key)) === 'string' ? [await redis.get(key)] : redis.zrange(key, '0', '-1', 'WITHSCORES'),
+        ),
+      )
+      return JSON.stringify(values)
+    },
+    close: async () => {
+      store.close()
+      const left = await keys()
+      if (left.length > 0) await redis.del(...left)
+    },
+  }
+}
+
+export interface PolicySpec {
+  readonly name?: string
+  readonly limit: number
+  readonly windowMs: number
+  readonly cost?: number
+  readonly keepMs?: number
+}
+
+export interface CheckSpec {
+  readonly key?: string
+  readonly penalty?: Penalty
+  readonly precision?: number
+  readonly concurrency?: Partial<Concurrency>
+}
+
+/** A check with the parts that a test leaves out filled in. */
+export function checkOf(policies: readonly PolicySpec[], rest: CheckSpec = {}): Check {
+  return {
+    key: rest.key ?? 'client',
+    penalty: rest.penalty ?? 'none',
+    precision: rest.precision ?? 0,
+    concurrency: rest.concurrency && { name: 'concurrency', max: 1, ttlMs: 30_000, log: 'leases', ...rest.concurrency },
+    policies: policies.map(({ name = 'p', limit, windowMs, cost = 1, keepMs = windowMs }): Policy => {
+      return { name, limit, windowMs, cost, log: `log.${name}`, keepMs }
+    }),
+  }
+}

@@ -48,7 +48,7 @@ const TIME_WINDOW =
   "milliseconds ≥ 1, a duration such as '10 seconds' or '1 minute', or a function (request, key) that returns milliseconds"
 const COST = 'an integer ≥ 0, or a function (request, key) that returns one'
 
-const PolicySchema = Type.Object({
+export const PolicySchema = Type.Object({
   name: Type.String({ description: 'a name of printable ASCII characters, at most 64, different from the others' }),
   max: Type.Unsafe<PerRequest<number>>({ ...limit, description: MAX }),
   timeWindow: Type.Unsafe<PerRequest<number> | string>({ ...duration, description: TIME_WINDOW }),
@@ -59,7 +59,7 @@ const PolicySchema = Type.Object({
   ),
 })
 
-const ConcurrencySchema = Type.Object({
+export const ConcurrencySchema = Type.Object({
   max: Type.Integer({ minimum: 0, description: 'requests in flight allowed for one key: an integer ≥ 0' }),
   ttl: option<number | string>(
     Type.Union([Type.Number(), Type.String()]),
@@ -71,7 +71,7 @@ type Flags = Readonly<Record<string, boolean>>
 const flags = Type.Record(Type.String(), Type.Boolean())
 
 /** Options of `createRateLimit` and `rateLimit`, of routes, and of the registration. */
-const limiterOptions = {
+export const limiterOptions = {
   max: option<PerRequest<number>>(limit, MAX),
   timeWindow: option<PerRequest<number> | string>(duration, TIME_WINDOW),
   policies: option<readonly Static<typeof PolicySchema>[]>(
@@ -125,7 +125,7 @@ const limiterOptions = {
 }
 
 /** Options of the registration alone. */
-const registrationOptions = {
+export const registrationOptions = {
   global: option<boolean>(Type.Boolean(), 'true or false'),
   redis: option<RedisClient | null>(Type.Unknown(), 'a client of ioredis, single or cluster'),
   store: option<CustomStoreConstructor>(fn, 'a class with incr(key, callback, timeWindow, max) and child(options)'),

@@ -1,0 +1,140 @@
+/** The service put together: settings and models in, an app that can listen out. */
+import { randomUUID } from 'node:crypto'
+import type { Socket } from 'node:net'
+import helmet from '@fastify/helmet'
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import type { Config } from './config.js'
+import type { Models } from './inference/types.js'
+import { acceptJsonOnly } from './json-body.js'
+import { Refusal, rawProblem, sendError } from './problem.js'
+import { registerLimits } from './protection/limits.js'
+import { redisAnswers, registerRedis } from './redis.js'
+import { adminRoutes } from './routes/admin.js'
+import { healthRoutes } from './routes/health.js'
+import { limitRoutes } from './routes/limits.js'
+import { modelRoutes } from './routes/models.js'
+import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/other-methods.js'
+import { predictRoutes } from './routes/predict.js'
+
+export interface Dependencies {
+  /** Called once; the models are closed with the app. */
+  openModels(log: FastifyBaseLogger): Promise<Models>
+}
+
+export interface Service {
+  readonly app: FastifyInstance
+  readonly models: Models
+  /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
+  announceStop(): void
+}
+
+/** Resolves when everything is ready to listen. Rejects, with nothing left open, when something cannot be had. */
+export async function buildApp(config: Config, dependencies: Dependencies): Promise<Service> {
+  const app = createServer(config)
+  try {
+    return await furnish(app, config, dependencies)
+  } catch (error) {
+    await app.close()
+    throw error
+  }
+}
+
+async function furnish(app: FastifyInstance, config: Config, dependencies: Dependencies): Promise<Service> {
+  let stopping = false
+  const models = await dependencies.openModels(app.log)
+  // Runs once the last request has been answered.
+  app.addHook('onClose', () => models.close())
+
+  app.setErrorHandler(sendError)
+  acceptJsonOnly(app)
+  requireHost(app)
+  await app.register(helmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
+    },
+    // What speaks TLS to the world says this, if it wants to.
+    hsts: false,
+  })
+  if (config.redisUrls.length > 0) await registerRedis(app, config)
+  else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
+  await registerLimits(app, config)
+
+  rememberRoutes(app)
+  const { requestTimeoutMs, bodyLimit, adminToken } = config
+  await app.register(predictRoutes, { models, requestTimeoutMs, bodyLimit })
+  await app.register(modelRoutes, { models })
+  await app.register(limitRoutes)
+  await app.register(healthRoutes, {
+    models,
+    storeAnswers: config.redisUrls.length > 0 ? () => redisAnswers(app.redis) : undefined,
+    isStopping: () => stopping,
+  })
+  if (adminToken !== undefined) await app.register(adminRoutes, { models, token: adminToken })
+  answerUnknownUrls(app)
+  answerOtherMethods(app)
+  await app.ready()
+  return {
+    app,
+    models,
+    announceStop: () => {
+      stopping = true
+    },
+  }
+}
+
+/** A server that gives up on slow, large and malformed requests before they cost anything. */
+function createServer(config: Config): FastifyInstance {
+  return Fastify({
+    logger: { level: config.logLevel },
+    // Two lines a request are most of the cost of a cheap one.
+    logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
+    genReqId: () => randomUUID(),
+    trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
+    bodyLimit: config.bodyLimit,
+    // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.
+    requestTimeout: 5000,
+    http: {
+      headersTimeout: 3000,
+      connectionsCheckingInterval: 500,
+      maxHeaderSize: 8192,
+      // Refused by a hook instead, which can say why.
+      requireHostHeader: false,
+    },
+    // What comes on an open connection while the app closes is still answered; Fastify asks the client to close it.
+    return503OnClosing: false,
+    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false, allErrors: false } },
+    routerOptions: {
+      // One route whatever the spelling of its URL.
+      ignoreTrailingSlash: true,
+      ignoreDuplicateSlashes: true,
+    },
+    frameworkErrors: (error, request, reply) => {
+      sendError(error, request, reply)
+    },
+    clientErrorHandler: (error, socket) => answerMalformed(error as NodeJS.ErrnoException, socket as Socket),
+  })
+}
+
+/** RFC 9112, section 3.2. */
+function requireHost(app: FastifyInstance): void {
+  app.addHook('onRequest', (request, _reply, done) => {
+    if (request.raw.headers.host !== undefined || request.raw.httpVersion === '1.0') return done()
+    done(new Refusal({ status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' }))
+  })
+}
+
+/** What the parser refuses never becomes a request. */
+function answerMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const [status, code, detail] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? ([431, 'HEADERS_TOO_LARGE', 'the headers are too long'] as const)
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? ([408, 'REQUEST_TIMEOUT', 'the request did not arrive in time'] as const)
+        : ([400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request'] as const)
+  socket.end(rawProblem(status, code, detail, randomUUID()), () => socket.destroy())
+}

@@ -1,0 +1,281 @@
+/** The settings of the service: what there is, what each takes, and the one value that the rest of the service reads. */
+import { isIP } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { parse as parseDuration } from '@lukeed/ms'
+import { envSchema } from 'env-schema'
+import { type Static, type TSchema, Type } from 'typebox'
+
+/** Beside what JSON Schema knows of a setting: what the README and an error message say of it. */
+interface Words {
+  /** What it is for. */
+  readonly description: string
+  /** What it may be. */
+  readonly takes: string
+  /** What holds when it is left out, where there is no plain default. */
+  readonly otherwise?: string
+  /** Never shown in a message. */
+  readonly secret?: boolean
+}
+
+const milliseconds = (minimum: number, byDefault: number, description: string) =>
+  Type.Integer({ minimum, default: byDefault, description, takes: `milliseconds, ${minimum} or more` })
+
+const oneOf = <const T extends string>(values: readonly T[], byDefault: NoInfer<T>, description: string) =>
+  Type.Unsafe<T>({ type: 'string', enum: values, default: byDefault, description, takes: values.join(', ') })
+
+const optionalCount = (description: string, otherwise: string) =>
+  Type.Optional(Type.Integer({ minimum: 1, description, otherwise, takes: 'an integer, 1 or more' }))
+
+const optionalText = (words: Words, format?: string) =>
+  Type.Optional(Type.String({ ...words, ...(format === undefined ? {} : { format }) }))
+
+/** Every setting, by the name of its environment variable. An empty one counts as left out. */
+export const settings = {
+  HOST: Type.String({
+    default: '0.0.0.0',
+    description: 'Address to listen on.',
+    takes: 'an address or host name; :: for IPv6 as well',
+  }),
+  PORT: Type.Integer({
+    minimum: 0,
+    maximum: 65535,
+    default: 3000,
+    description: 'Port to listen on.',
+    takes: 'an integer, 0 (any free port) to 65535',
+  }),
+  LOG_LEVEL: oneOf(
+    ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+    'info',
+    'Least level that is logged. From `debug` on, every request is.',
+  ),
+  REDIS_URL: optionalText(
+    {
+      description: 'Where the limits are counted for all replicas; several nodes: a Redis Cluster.',
+      takes: 'redis://[user:password@]host[:port][/database], rediss://… for TLS, or several nodes, comma-separated',
+      otherwise: 'counted in this process',
+      secret: true,
+    },
+    'redis-nodes',
+  ),
+  RATE_LIMIT_MAX: Type.Integer({
+    minimum: 0,
+    default: 100,
+    description: 'Predictions that one client may ask for in any one window.',
+    takes: 'an integer, 0 (nothing is allowed) or more',
+  }),
+  RATE_LIMIT_WINDOW: Type.String({
+    format: 'duration-text',
+    default: '1 minute',
+    description: 'Length of the sliding window.',
+    takes: 'a duration such as 10s, 1 minute or 2h, or milliseconds',
+  }),
+  ON_STORE_ERROR: oneOf(
+    ['local', 'allow', 'deny'],
+    'local',
+    'What happens while Redis cannot be asked: each replica counts for itself, all requests pass, or all get 503.',
+  ),
+  STORE_TIMEOUT_MS: milliseconds(1, 100, 'How long Redis may take to answer before `ON_STORE_ERROR` applies.'),
+  TRUST_PROXY: optionalText(
+    {
+      description: 'Proxies whose `X-Forwarded-For` is believed.',
+      takes:
+        'addresses and CIDR ranges, comma-separated, such as 10.0.0.0/8,::1; not `true`, a number of hops or a range ' +
+        'of everything, with which a client could forge its address',
+      otherwise: 'none: the peer of the connection is the client',
+    },
+    'proxies',
+  ),
+  MODELS_DIR: optionalText({
+    description: 'Folder with `<name>/<version>/model.onnx`.',
+    takes: 'a folder',
+    otherwise: 'the folder `models` of this repository',
+  }),
+  DEFAULT_MODEL: optionalText({
+    description: 'The model meant by requests that name none.',
+    takes: 'the name of a model',
+    otherwise: 'none; needless with a single model',
+  }),
+  INFERENCE_THREADS: optionalCount('Workers that run models.', 'one a core'),
+  INFERENCE_ISOLATION: oneOf(
+    ['thread', 'process'],
+    'thread',
+    'What a worker is. A model that crashes natively ends its process, not the service.',
+  ),
+  BATCH_MAX_SIZE: optionalCount('Rows of one run at most.', 'found for each model by timing'),
+  BATCH_MAX_DELAY_MS: Type.Number({
+    minimum: 0,
+    default: 0,
+    description: 'How long a request may wait for company while a worker is free.',
+    takes: 'milliseconds, 0 or more',
+  }),
+  QUEUE_MAX: Type.Integer({
+    minimum: 1,
+    default: 10_000,
+    description: 'Rows that may wait for one model; beyond, requests get 503.',
+    takes: 'an integer, 1 or more',
+  }),
+  REQUEST_TIMEOUT_MS: milliseconds(
+    1,
+    5000,
+    'Longest time to an answer. A caller asks for less with the header `x-request-timeout-ms`.',
+  ),
+  BODY_LIMIT: Type.Integer({
+    minimum: 1024,
+    maximum: 268_435_456,
+    default: 1_048_576,
+    description: 'Longest request body.',
+    takes: 'bytes, 1024 to 268435456',
+  }),
+  ADMIN_TOKEN: optionalText({
+    description: 'Bearer token of `/v1/admin`.',
+    takes: 'a long random text',
+    otherwise: 'there are no admin routes',
+    secret: true,
+  }),
+  STOP_DELAY_MS: milliseconds(
+    0,
+    500,
+    'How long requests are still taken once a stop was asked for and `/health/ready` says 503: balancers need to see it.',
+  ),
+  STOP_TIMEOUT_MS: milliseconds(1, 10_000, 'Time for the requests in flight at a stop; what is not done then is lost.'),
+}
+
+const SettingsSchema = Type.Object(settings)
+type Settings = Static<typeof SettingsSchema>
+
+/** The settings as the service reads them: complete, checked, durations in milliseconds. */
+export interface Config {
+  readonly host: string
+  readonly port: number
+  readonly logLevel: Settings['LOG_LEVEL']
+  /** Nodes of the store; more than one is a cluster, none is a store in this process. */
+  readonly redisUrls: readonly string[]
+  readonly rateLimit: { readonly max: number; readonly windowMs: number }
+  readonly onStoreError: Settings['ON_STORE_ERROR']
+  readonly storeTimeoutMs: number
+  readonly trustProxy: readonly string[]
+  readonly models: {
+    readonly dir: string
+    readonly defaultModel: string | undefined
+    readonly workers: number | undefined
+    readonly isolation: Settings['INFERENCE_ISOLATION']
+    readonly batchMaxRows: number | undefined
+    readonly batchMaxDelayMs: number
+    readonly queueMaxRows: number
+  }
+  readonly requestTimeoutMs: number
+  readonly bodyLimit: number
+  readonly adminToken: string | undefined
+  readonly stopDelayMs: number
+  readonly stopTimeoutMs: number
+}
+
+/** Settings that cannot be met: one line for each, with its value and what it takes. */
+export class ConfigError extends Error {
+  constructor(readonly problems: readonly string[]) {
+    super(
+      `${problems.length === 1 ? 'a setting is' : `${problems.length} settings are`} wrong\n  ${problems.join('\n  ')}`,
+    )
+    this.name = 'ConfigError'
+  }
+}
+
+const commaSeparated = (text: string): string[] => text.split(',').map(part => part.trim())
+
+/** A duration in words, or a plain number of milliseconds; undefined where it is neither or not above 0. */
+function durationMs(text: string): number | undefined {
+  const ms = parseDuration(text.trim())
+  return ms !== undefined && ms >= 1 && Number.isFinite(ms) ? Math.trunc(ms) : undefined
+}
+
+function isProxy(text: string): boolean {
+  const [address = '', prefix, ...more] = text.split('/')
+  const family = isIP(address)
+  if (family === 0 || more.length > 0) return false
+  // A prefix of 0 is everybody, which is what `true` would be.
+  return (
+    prefix === undefined ||
+    (/^\d{1,3}$/.test(prefix) && Number(prefix) >= 1 && Number(prefix) <= (family === 4 ? 32 : 128))
+  )
+}
+
+function areRedisNodes(text: string): boolean {
+  const urls = commaSeparated(text).map(node => (URL.canParse(node) ? new URL(node) : undefined))
+  return urls.every(
+    url =>
+      url !== undefined && /^rediss?:$/.test(url.protocol) && url.hostname !== '' && url.protocol === urls[0]?.protocol,
+  )
+}
+
+const formats: Readonly<Record<string, (text: string) => boolean>> = {
+  'duration-text': text => durationMs(text) !== undefined,
+  proxies: text => commaSeparated(text).every(isProxy),
+  'redis-nodes': areRedisNodes,
+}
+
+/** Reads the settings. Throws ConfigError, which names every wrong one. */
+export function readConfig(environment: Readonly<Record<string, string | undefined>>): Config {
+  const given: Record<string, string> = {}
+  for (const name of Object.keys(settings)) {
+    const value = environment[name]
+    if (value !== undefined && value.trim() !== '') given[name] = value
+  }
+  let read: Settings
+  try {
+    read = envSchema<Settings>({
+      schema: structuredClone(SettingsSchema),
+      data: given,
+      env: false,
+      ajv: {
+        customOptions: ajv => {
+          for (const word of ['takes', 'otherwise', 'secret']) ajv.addKeyword(word)
+          for (const [name, check] of Object.entries(formats)) ajv.addFormat(name, check)
+          return ajv
+        },
+      },
+    })
+  } catch (error) {
+    throw new ConfigError(problemsOf(error, given))
+  }
+  return toConfig(read)
+}
+
+function problemsOf(error: unknown, given: Readonly<Record<string, string>>): string[] {
+  const found = (error as { errors?: readonly { instancePath: string }[] }).errors
+  if (found === undefined) throw error
+  const names = new Set(found.map(({ instancePath }) => instancePath.slice(1)))
+  return [...names].map(name => {
+    const { takes, secret } = (settings as Readonly<Record<string, TSchema>>)[name] as unknown as Words
+    return `${name} is ${secret ? 'not usable' : `'${clip(given[name] ?? '')}'`}; it takes ${takes}`
+  })
+}
+
+const clip = (text: string): string => (text.length > 80 ? `${text.slice(0, 80)}…` : text)
+
+function toConfig(read: Settings): Config {
+  return {
+    host: read.HOST,
+    port: read.PORT,
+    logLevel: read.LOG_LEVEL,
+    redisUrls: read.REDIS_URL === undefined ? [] : commaSeparated(read.REDIS_URL),
+    rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
+    onStoreError: read.ON_STORE_ERROR,
+    storeTimeoutMs: read.STORE_TIMEOUT_MS,
+    trustProxy: read.TRUST_PROXY === undefined ? [] : commaSeparated(read.TRUST_PROXY),
+    models: {
+      // From where this file is, so that the service starts from any folder.
+      dir: read.MODELS_DIR ?? fileURLToPath(new URL('../../models', import.meta.url)),
+      defaultModel: read.DEFAULT_MODEL,
+      workers: read.INFERENCE_THREADS,
+      isolation: read.INFERENCE_ISOLATION,
+      batchMaxRows: read.BATCH_MAX_SIZE,
+      batchMaxDelayMs: read.BATCH_MAX_DELAY_MS,
+      queueMaxRows: read.QUEUE_MAX,
+    },
+    requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
+    bodyLimit: read.BODY_LIMIT,
+    adminToken: read.ADMIN_TOKEN,
+    stopDelayMs: read.STOP_DELAY_MS,
+    stopTimeoutMs: read.STOP_TIMEOUT_MS,
+  }
+}

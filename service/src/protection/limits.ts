@@ -1,0 +1,20 @@
+/** The quotas in front of everything that costs: one limiter, which every route has unless it says otherwise. */
+import type { FastifyInstance } from 'fastify'
+import rateLimit from 'ml-api-rate-limiter'
+import { callerOf } from '../auth.js'
+import type { Config } from '../config.js'
+
+/** Stands in front of every key in Redis, whatever program or folder the replicas were started from. */
+const NAME_SPACE = 'ml-api:'
+
+export async function registerLimits(app: FastifyInstance, config: Config): Promise<void> {
+  const { max, windowMs } = config.rateLimit
+  await app.register(rateLimit, {
+    policies: [{ name: 'requests', max, timeWindow: windowMs }],
+    keyGenerator: request => callerOf(request).key,
+    ...(app.hasDecorator('redis') ? { redis: app.redis } : {}),
+    nameSpace: NAME_SPACE,
+    onStoreError: config.onStoreError,
+    storeTimeout: config.storeTimeoutMs,
+  })
+}

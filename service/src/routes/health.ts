@@ -1,0 +1,35 @@
+/** Probes. They are never limited, and tell nothing that a stranger may not know. */
+import type { FastifyPluginAsync } from 'fastify'
+import type { Models } from '../inference/types.js'
+import { Refusal, unavailable } from '../problem.js'
+
+interface HealthOptions {
+  readonly models: Models
+  /** Undefined where limits are counted in this process. */
+  readonly storeAnswers: (() => Promise<boolean>) | undefined
+  /** True from the moment that a stop was asked for. */
+  readonly isStopping: () => boolean
+}
+
+const config = { rateLimit: false } as const
+
+export const healthRoutes: FastifyPluginAsync<HealthOptions> = async (app, options) => {
+  const { models, storeAnswers, isStopping } = options
+  app.addHook('onRequest', async (_request, reply) => {
+    reply.header('cache-control', 'no-store')
+  })
+  app.get('/health/live', { config }, async () => ({ status: 'live' }))
+  app.get('/health/ready', { config }, async () => {
+    if (isStopping()) throw new Refusal(unavailable('STOPPING', 'the service is stopping', 1000))
+    if (!models.ready) throw new Refusal(unavailable('NOT_READY', 'models or their workers are not up', 1000))
+    const reasons = models.broken.map(({ name }) => `model '${name}' could not be loaded as it is in the folder`)
+    const store = storeAnswers === undefined ? 'in-process' : (await storeAnswers()) ? 'up' : 'down'
+    if (store === 'down') reasons.unshift('the store of the limits does not answer')
+    return {
+      status: reasons.length === 0 ? 'ready' : 'degraded',
+      ...(reasons.length === 0 ? {} : { reasons }),
+      store,
+      models: models.list().map(({ info }) => info.name),
+    }
+  })
+}

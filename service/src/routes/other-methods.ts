@@ -1,0 +1,70 @@
+/** What a known URL answers to a method it does not have, and an unknown URL to all: what there is instead. */
+import type { FastifyInstance, HTTPMethods } from 'fastify'
+import { Refusal } from '../problem.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Methods of each URL that routes were made for so far. */
+    methodsByUrl: ReadonlyMap<string, ReadonlySet<string>>
+  }
+}
+
+/** Remembers the routes that are made from here on. */
+export function rememberRoutes(app: FastifyInstance): void {
+  const methodsByUrl = new Map<string, Set<string>>()
+  app.decorate('methodsByUrl', methodsByUrl)
+  app.addHook('onRoute', ({ url, method }) => {
+    const methods = methodsByUrl.get(url) ?? new Set()
+    methodsByUrl.set(url, methods)
+    for (const each of [method].flat()) methods.add(each)
+  })
+}
+
+/** Adds to each URL the methods that it lacks: OPTIONS tells which it has, the others are refused with 405. */
+export function answerOtherMethods(app: FastifyInstance): void {
+  for (const [url, methods] of [...app.methodsByUrl]) {
+    const allow = [...methods, 'OPTIONS'].sort().join(', ')
+    const others = app.supportedMethods.filter(method => !methods.has(method) && method !== 'OPTIONS')
+    const refusal = {
+      status: 405,
+      code: 'METHOD_NOT_ALLOWED',
+      detail: `this URL takes ${allow}`,
+      headers: { allow },
+      members: { allow: allow.split(', ') },
+    }
+    app.route({
+      method: others as HTTPMethods[],
+      url,
+      config: { rateLimit: false },
+      // Before a body is read.
+      onRequest: async () => {
+        throw new Refusal(refusal)
+      },
+      handler: () => {},
+    })
+    if (methods.has('OPTIONS')) continue
+    app.route({
+      method: 'OPTIONS',
+      url,
+      config: { rateLimit: false },
+      onRequest: async (_request, reply) => reply.code(204).header('allow', allow).send(),
+      handler: () => {},
+    })
+  }
+}
+
+/** 404 with the routes there are. */
+export function answerUnknownUrls(app: FastifyInstance): void {
+  const routes = [...app.methodsByUrl].flatMap(([url, methods]) =>
+    [...methods].filter(method => method !== 'HEAD' && method !== 'OPTIONS').map(method => `${method} ${url}`),
+  )
+  const fault = {
+    status: 404,
+    code: 'NOT_FOUND',
+    detail: 'there is no such URL; `routes` says which there are',
+    members: { routes: routes.filter(route => !route.includes('/v1/admin')) },
+  }
+  app.setNotFoundHandler(() => {
+    throw new Refusal(fault)
+  })
+}

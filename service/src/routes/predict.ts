@@ -1,0 +1,113 @@
+/** Predictions: a body that fits the model's own signature in, one prediction a row out. */
+import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import { type Static, Type } from 'typebox'
+import { decodePredictions } from '../inference/predictions.js'
+import { encodeRows } from '../inference/rows.js'
+import type { Model, ModelInfo, Models } from '../inference/types.js'
+import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** `performance.now()` at which a prediction was asked for. */
+    askedAt: number
+  }
+}
+
+const Body = Type.Object(
+  {
+    model: Type.Optional(Type.String({ description: 'Needless with a single or a default model.' })),
+    version: Type.Optional(Type.String({ description: 'The newest when left out.' })),
+    features: Type.Optional(Type.Unknown({ description: 'One row or a list of rows, for a model of one input.' })),
+    inputs: Type.Optional(
+      Type.Record(Type.String(), Type.Unknown(), { description: 'Rows by input, for a model of several inputs.' }),
+    ),
+  },
+  { additionalProperties: false },
+)
+type Body = Static<typeof Body>
+
+const Params = Type.Object({ name: Type.String() })
+
+interface PredictOptions {
+  readonly models: Models
+  readonly requestTimeoutMs: number
+  readonly bodyLimit: number
+}
+
+type PredictRequest = FastifyRequest<{ Body: Body; Params: { name?: string } }>
+
+export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, options) => {
+  const { models } = options
+  app.decorateRequest('askedAt', 0)
+  app.addHook('onRequest', (request, _reply, done) => {
+    request.askedAt = performance.now()
+    done()
+  })
+  app.setErrorHandler((error, request, reply) => {
+    const fault = faultOf(error)
+    if (![400, 413, 415].includes(fault.status)) return sendError(error, request, reply)
+    return sendFault(withHelp(fault, modelMeant(models, request as PredictRequest), options.bodyLimit), request, reply)
+  })
+
+  const predict = async (request: PredictRequest, reply: FastifyReply) => {
+    const { body } = request
+    const model = models.get(request.params.name ?? body.model, body.version)
+    checkName(request.params.name, body.model)
+    const deadline = request.askedAt + timeoutOf(request, options.requestTimeoutMs)
+    const { inputs, rows } = encodeRows(model.info, body)
+    const { outputs, queueMs, computeMs } = await model.run(inputs, { rows, signal: goneSignal(reply), deadline })
+    reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
+    const { name, version } = model.info
+    return { model: name, version, predictions: decodePredictions(model.info, outputs, rows) }
+  }
+  app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: { body: Body } }, predict)
+  app.post<{ Body: Body; Params: { name?: string } }>(
+    '/v1/models/:name/predict',
+    { schema: { body: Body, params: Params } },
+    predict,
+  )
+}
+
+function checkName(inUrl: string | undefined, inBody: string | undefined): void {
+  if (inUrl === undefined || inBody === undefined || inUrl === inBody) return
+  throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'model', message: 'is another one than in the URL' }]))
+}
+
+/** Aborted when the caller goes before it was answered. (`request.signal` aborts as soon as the body was read.) */
+function goneSignal({ raw }: FastifyReply): AbortSignal {
+  const gone = new AbortController()
+  raw.once('close', () => {
+    if (!raw.writableFinished) gone.abort()
+  })
+  return gone.signal
+}
+
+/** A caller may ask for less time than the service gives, never for more. */
+function timeoutOf({ headers }: FastifyRequest, mostMs: number): number {
+  const given = headers['x-request-timeout-ms']
+  if (given === undefined) return mostMs
+  const ms = typeof given === 'string' && /^\d{1,9}$/.test(given) ? Number(given) : 0
+  if (ms >= 1) return Math.min(ms, mostMs)
+  const message = 'takes milliseconds, 1 or more'
+  throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'headers.x-request-timeout-ms', message }]))
+}
+
+/** The model that a request is about, as far as it can be told of one that failed. */
+function modelMeant(models: Models, { params, body }: PredictRequest): Model | undefined {
+  const name = params?.name ?? (typeof body?.model === 'string' ? body.model : undefined)
+  try {
+    return models.get(name)
+  } catch {
+    return undefined
+  }
+}
+
+/** Says what would have been taken, since nobody should need a second page to put a request right. */
+function withHelp(fault: Fault, model: Model | undefined, bodyLimit: number): Fault {
+  const detail = fault.status === 413 ? `${fault.detail}; at most ${bodyLimit} bytes are taken` : fault.detail
+  const takes =
+    model === undefined ? { body: '{ "model", "features" }; GET /v1/models says more' } : takenBy(model.info)
+  return { ...fault, detail, members: { ...fault.members, takes } }
+}
+
+const takenBy = ({ name, version, inputs, sample }: ModelInfo) => ({ model: name, version, inputs, sample })

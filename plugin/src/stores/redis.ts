@@ -58,7 +58,8 @@ export class RedisStore implements Store {
   readonly #leases: Leases
   #waiting: Question[] = []
   #scheduled = false
-  #listening = false
+  /** Runs while there is no connection and somebody waits for one. */
+  #patience: NodeJS.Timeout | undefined
 
   constructor(redis: RedisClient, options: RedisStoreOptions) {
     this.#redis = redis
@@ -95,7 +96,8 @@ export class RedisStore implements Store {
 
   close(): void {
     this.#leases.close()
-    this.#redis.off('ready', this.#onReady)
+    this.#stopWaiting()
+    this.#dismiss()
   }
 
   /** All keys of one partition key share a slot of a cluster. */
@@ -127,11 +129,13 @@ export class RedisStore implements Store {
 
   readonly #flush = (): void => {
     this.#scheduled = false
+    if (this.#waiting.length === 0) return
     const { status } = this.#redis
     if (status !== 'ready') {
       this.#wait(status)
       return
     }
+    if (this.#patience !== undefined) this.#stopWaiting()
     const waiting = this.#waiting
     this.#waiting = []
     if (this.#redis.isCluster === true) {
@@ -160,35 +164,40 @@ export class RedisStore implements Store {
    */
   #wait(status: string): void {
     if (status === 'end') {
-      const waiting = this.#waiting
-      this.#waiting = []
-      for (const question of waiting) settle(question, new Error('Connection is closed.'))
+      this.#dismiss()
       return
     }
     if (status === 'wait') this.#redis.connect().catch(() => {})
-    if (!this.#listening) {
-      this.#listening = true
-      this.#redis.once('ready', this.#onReady)
-    }
-    const oldest = this.#waiting[0]
-    if (oldest === undefined) return
-    setTimeout(
-      () => {
-        const late = performance.now() - this.#timeoutMs
-        const waiting = this.#waiting
-        this.#waiting = waiting.filter(question => question.since > late + 1)
-        for (const question of waiting) {
-          if (question.since <= late + 1) settle(question, new StoreTimeout(this.#timeoutMs))
-        }
-        if (this.#waiting.length > 0) this.#schedule()
-      },
-      Math.max(0, oldest.since + this.#timeoutMs - performance.now()),
-    )
+    if (this.#patience !== undefined) return
+    const oldest = this.#waiting[0] as Question
+    this.#redis.once('ready', this.#onReady)
+    this.#patience = setTimeout(this.#giveUp, Math.max(0, oldest.since + this.#timeoutMs - performance.now()))
+  }
+
+  #dismiss(): void {
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const question of waiting) settle(question, new Error('Connection is closed.'))
   }
 
   readonly #onReady = (): void => {
-    this.#listening = false
+    this.#stopWaiting()
     this.#schedule()
+  }
+
+  readonly #giveUp = (): void => {
+    this.#stopWaiting()
+    const late = performance.now() - this.#timeoutMs
+    const waiting = this.#waiting
+    this.#waiting = waiting.filter(question => question.since > late)
+    for (const question of waiting) if (question.since <= late) settle(question, new StoreTimeout(this.#timeoutMs))
+    if (this.#waiting.length > 0) this.#schedule()
+  }
+
+  #stopWaiting(): void {
+    clearTimeout(this.#patience)
+    this.#patience = undefined
+    this.#redis.off('ready', this.#onReady)
   }
 
   async #send(questions: readonly Question[]): Promise<void> {

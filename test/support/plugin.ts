@@ -1,0 +1,63 @@
+import { randomUUID } from 'node:crypto'
+import Fastify, {
+  type FastifyInstance,
+  type FastifyServerOptions,
+  type InjectOptions,
+  type LightMyRequestResponse,
+} from 'fastify'
+import { Redis } from 'ioredis'
+import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
+import type { Test } from 'tap'
+
+/** A client of the tests' Redis, closed with the test. */
+export function redisClient(t: Test): Redis {
+  const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
+  redis.on('error', () => {})
+  t.teardown(() => redis.disconnect())
+  return redis
+}
+
+/** Options for counting in Redis, in a name space that no other test has. */
+export function inRedis(t: Test): RateLimitPluginOptions {
+  return { redis: redisClient(t), nameSpace: `test:${randomUUID()}:`, storeTimeout: 5000 }
+}
+
+export type App = FastifyInstance
+
+/**
+ * An app with the plugin and a route at `/` that answers `ok`, unless `routes` adds others. The client is the header
+ * `x-key`, or `lone`.
+ */
+export async function limited(
+  t: Test,
+  options: RateLimitPluginOptions,
+  routes: (app: App) => void = app => app.get('/', async () => 'ok'),
+  server: FastifyServerOptions = {},
+): Promise<App> {
+  const app = Fastify(server) as unknown as App
+  t.teardown(() => app.close())
+  await app.register(rateLimit, {
+    keyGenerator: request => (request.headers['x-key'] as string | undefined) ?? 'lone',
+    ...options,
+  })
+  routes(app)
+  await app.ready()
+  return app
+}
+
+export function ask(app: App, request: InjectOptions | string = '/'): Promise<LightMyRequestResponse> {
+  return app.inject(request)
+}
+
+/** Asks one after the other. */
+export async function statuses(app: App, times: number, request: InjectOptions | string = '/'): Promise<number[]> {
+  const list: number[] = []
+  for (let index = 0; index < times; index++) list.push((await app.inject(request)).statusCode)
+  return list
+}
+
+/** Both ways of counting, for tests that must hold for either. */
+export const STORES: readonly { name: string; options: (t: Test) => RateLimitPluginOptions }[] = [
+  { name: 'in process', options: () => ({}) },
+  { name: 'in Redis', options: inRedis },
+]

@@ -10,96 +10,99 @@ const microseconds = () => performance.now() * 1000
 const requestsOf = keys =>
   keys.map(key => Buffer.from(`GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n${KEY_HEADER}: ${key}\r\n\r\n`))
 
-/** What came back, counted from `begin` on. */
+/** Kept open from task to task, by port. */
+const pools = new Map()
+
+async function connectionsTo(port, count) {
+  let pool = pools.get(port)
+  if (pool === undefined) {
+    pool = await Connection.open(port, count)
+    pools.set(port, pool)
+  }
+  return pool
+}
+
+/** What came back: everything, and with its latency what came while counting. */
 class Tally {
   latencies = new Histogram()
   statuses = {}
+  sent = 0
+  received = 0
   counting = false
+  #whenAll = () => {}
 
   answered(status, since) {
-    if (!this.counting) return
-    this.latencies.add(microseconds() - since)
+    this.received++
     this.statuses[status] = (this.statuses[status] ?? 0) + 1
+    if (this.counting) this.latencies.add(microseconds() - since)
+    if (this.received === this.sent) this.#whenAll()
+  }
+
+  /** Counts for so many milliseconds, and gives how many they were in truth. */
+  async count(ms) {
+    const from = performance.now()
+    this.counting = true
+    await wait(ms)
+    this.counting = false
+    return performance.now() - from
+  }
+
+  /** All that was sent is answered. */
+  async all() {
+    if (this.received < this.sent) {
+      await new Promise(resolve => {
+        this.#whenAll = resolve
+      })
+    }
   }
 
   result(ms) {
-    const { latencies, statuses } = this
+    const { latencies, received, statuses } = this
     return {
-      answers: latencies.total,
+      received,
       statuses,
       perSecond: (latencies.total / ms) * 1000,
       p50: latencies.quantile(0.5),
       p99: latencies.quantile(0.99),
-      p999: latencies.quantile(0.999),
     }
   }
 }
 
-/** Each connection asks again as soon as it is answered. */
-async function closedLoop({ port, keys, connections, warmUpMs, ms }) {
+/** Each connection asks again as soon as it is answered, for a time or for a number of `requests`. */
+async function closedLoop({ port, keys, connections, warmUpMs, ms, requests: most }) {
   const requests = requestsOf(keys)
   const tally = new Tally()
-  let next = 0
   let over = false
   const ask = connection => {
     const since = microseconds()
-    connection.request(requests[next++ % requests.length], status => {
+    connection.request(requests[tally.sent++ % requests.length], status => {
+      if (!over && tally.sent !== most) ask(connection)
       tally.answered(status, since)
-      if (!over) ask(connection)
     })
   }
-  const open = await Connection.open(port, connections)
-  for (const connection of open) ask(connection)
-  await wait(warmUpMs)
-  const from = performance.now()
-  tally.counting = true
-  await wait(ms)
-  tally.counting = false
-  const took = performance.now() - from
-  over = true
-  await wait(20) // for what is still on its way
-  await Connection.close(open)
+  for (const connection of await connectionsTo(port, connections)) ask(connection)
+  let took = 0
+  if (most === undefined) {
+    await wait(warmUpMs)
+    took = await tally.count(ms)
+    over = true
+  }
+  await tally.all()
   return tally.result(took)
 }
 
-/** So many requests and no more, as fast as they are answered. */
-async function exactly({ port, keys, connections, requests: count }) {
-  const requests = requestsOf(keys)
-  const tally = new Tally()
-  tally.counting = true
-  let next = 0
-  const from = performance.now()
-  const open = await Connection.open(port, connections)
-  const asked = open.map(async connection => {
-    while (next < count) {
-      const request = requests[next++ % requests.length]
-      const since = microseconds()
-      await new Promise(resolve =>
-        connection.request(request, status => {
-          tally.answered(status, since)
-          resolve()
-        }),
-      )
-    }
-  })
-  await Promise.all(asked)
-  await Connection.close(open)
-  return tally.result(performance.now() - from)
-}
-
 /**
- * Requests come at random (Poisson) at a fixed mean rate, whether or not earlier ones are answered. Latency counts
- * from the moment a request was due, so that a server that stalls is charged for all that it kept waiting.
+ * Requests come at random (Poisson) at a fixed mean rate, whether or not earlier ones are answered. One that finds
+ * no free connection waits for one, and its latency counts from when it was due, so that a server that stalls is
+ * charged for all that it kept waiting.
  */
 async function openLoop({ port, keys, connections, rate, warmUpMs, ms, seed }) {
   const requests = requestsOf(keys)
   const tally = new Tally()
   const random = randomOf(seed)
-  const free = await Connection.open(port, connections)
-  const open = [...free]
+  const free = [...(await connectionsTo(port, connections))]
   const waiting = []
   let next = 0
-  let latest = 0
   let over = false
   const send = (connection, since) => {
     connection.request(requests[next++ % requests.length], status => {
@@ -109,12 +112,11 @@ async function openLoop({ port, keys, connections, rate, warmUpMs, ms, seed }) {
       else send(connection, due)
     })
   }
-  const start = microseconds()
-  let due = start
+  let due = microseconds()
   const tick = () => {
     const now = microseconds()
-    latest = Math.max(latest, now - due)
     for (; due <= now; due += (-Math.log(random()) / rate) * 1e6) {
+      tally.sent++
       const connection = free.pop()
       if (connection === undefined) waiting.push(now)
       else send(connection, now)
@@ -123,16 +125,10 @@ async function openLoop({ port, keys, connections, rate, warmUpMs, ms, seed }) {
   }
   tick()
   await wait(warmUpMs)
-  const from = performance.now()
-  latest = 0
-  tally.counting = true
-  await wait(ms)
-  tally.counting = false
-  const took = performance.now() - from
+  const took = await tally.count(ms)
   over = true
-  await wait(50)
-  await Connection.close(open)
-  return { ...tally.result(took), unanswered: waiting.length, generatorLateMs: latest / 1000 }
+  await tally.all()
+  return tally.result(took)
 }
 
 /** mulberry32: the same arrivals for every contender of a round. */
@@ -146,7 +142,14 @@ function randomOf(seed) {
   }
 }
 
-const kinds = { closedLoop, openLoop, exactly }
+/** The servers of a scenario are about to stop. */
+async function hangUp() {
+  await Promise.all([...pools.values()].map(pool => Connection.close(pool)))
+  pools.clear()
+  return {}
+}
+
+const kinds = { closedLoop, openLoop, hangUp }
 
 answerParent({}, async task => {
   const before = process.cpuUsage()

@@ -16,6 +16,9 @@ const USAGE = `npm run bench -- [options]
   --contenders <names> apart by commas: ${Object.keys(contenders).join(', ')}
   --rounds <n>         rounds of each scenario
   --ms <n>             length of a slice: one contender in one round
+  --calm <share>       retake a slice during which other programs took more of the machine than this (default 0.1)
+  --retakes <n>        how often at most
+  --profile <folder>   write a CPU profile of each server
   --json <file>        write everything that was measured`
 
 const { values: given } = parseArgs({
@@ -25,6 +28,9 @@ const { values: given } = parseArgs({
     contenders: { type: 'string' },
     rounds: { type: 'string' },
     ms: { type: 'string' },
+    calm: { type: 'string', default: '0.1' },
+    retakes: { type: 'string' },
+    profile: { type: 'string' },
     json: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
@@ -34,18 +40,21 @@ if (given.help) {
   process.exit(0)
 }
 
+const FULL = { rounds: 60, ms: 100, pacedRounds: 20, pacedMs: 1000, warmUpFirstMs: 1500, retakes: 3 }
 const QUICK = {
   only: 'allowed,denied,policies,paced',
   contenders: 'bare,ours-redis,fastify-redis,flexible-redis,ours-memory,fastify-memory,flexible-memory',
-  rounds: 8,
-  ms: 200,
+  rounds: 20,
+  ms: 80,
+  pacedRounds: 3,
+  pacedMs: 400,
+  warmUpFirstMs: 500,
+  retakes: 0,
 }
-/** A quick run begins nothing after this. */
+/** A quick run begins no round after this. */
 const QUICK_MS = 50_000
 
-const standard = given.quick ? QUICK : { rounds: 15, ms: 1000 }
-const rounds = Number(given.rounds ?? standard.rounds)
-const ms = Number(given.ms ?? standard.ms)
+const standard = given.quick ? QUICK : FULL
 const chosen = listOf(given.only ?? standard.only, scenarios)
 const entrants = listOf(given.contenders ?? standard.contenders, contenders).filter(
   name => !name.startsWith('async-') || versionOf('async-ratelimiter') !== undefined,
@@ -59,18 +68,23 @@ console.log(`${describe(conditions)}\n`)
 const results = {}
 const problems = []
 for (const [index, scenarioName] of chosen.entries()) {
+  const paced = scenarios[scenarioName].rate !== undefined
   const plan = {
     scenarioName,
     names: entrants.filter(name => contenders[name].only?.includes(scenarioName) ?? true),
-    rounds,
-    ms,
+    rounds: Number(given.rounds ?? (paced ? standard.pacedRounds : standard.rounds)),
+    ms: Number(given.ms ?? (paced ? standard.pacedMs : standard.ms)),
+    warmUpMs: paced ? 100 : 20,
+    warmUpFirstMs: standard.warmUpFirstMs,
     until: given.quick ? (QUICK_MS / chosen.length) * (index + 1) : Number.POSITIVE_INFINITY,
-    warmUpMs: Math.min(200, ms / 4),
+    calm: Number(given.calm),
+    retakes: Number(given.retakes ?? standard.retakes),
+    ...(given.profile && { profile: given.profile }),
   }
   const { slices, problems: found } = await measure(plan, { redis, load, progress })
   progress('')
   const rows = summarise(slices)
-  results[scenarioName] = { rounds, ms, rows, slices }
+  results[scenarioName] = { plan, rows, slices }
   problems.push(...found.map(problem => `${scenarioName}: ${problem}`))
   console.log(`${tableOf(scenarioName, rows)}\n`)
 }

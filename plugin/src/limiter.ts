@@ -51,6 +51,7 @@ function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awai
 /** One set of policies over one set of logs: from a request to a decision. Knows nothing of replies. */
 export class Limiter {
   readonly config: LimiterConfig
+  readonly #id: string
   readonly #store: Store
   readonly #local: Store
   readonly #units: Units
@@ -63,6 +64,7 @@ export class Limiter {
   constructor(parts: LimiterParts) {
     const { config, id } = parts
     this.config = config
+    this.#id = id
     this.#store = parts.store
     this.#local = parts.local
     this.#sharedWindows = parts.sharedWindows
@@ -172,7 +174,7 @@ export class Limiter {
 
   #checkOf(key: Key, policies: readonly Policy[]): Check {
     const { penalty, precision } = this.config
-    return { key: String(key), policies, penalty, precision, concurrency: this.#concurrency }
+    return { key: String(key), limiter: this.#id, policies, penalty, precision, concurrency: this.#concurrency }
   }
 
   #policies(request: FastifyRequest | undefined, key: Key): Awaitable<Policy[]> {

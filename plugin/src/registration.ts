@@ -79,12 +79,12 @@ export class Registration {
 
   /** The limiter of a route with options of its own. GET and HEAD of a URL are one route, a group is one limiter's logs. */
   ofRoute(route: RouteOptions, given: RateLimitOptions): Limiter {
-    const config = this.#configOf(given, true)
     const methods = [route.method].flat().map(method => (method === 'HEAD' ? 'GET' : method))
     const constraints = route.constraints === undefined ? '' : JSON.stringify(route.constraints)
     const url = `${[...new Set(methods)].sort().join(',')} ${route.url} ${constraints}`
     const twin = this.#routes.get(url)
     if (twin?.given === given) return twin.limiter
+    const config = this.#configOf(given, true)
     const id = config.groupId === undefined ? ['route', url] : ['group', config.groupId]
     const limiter = this.#newLimiter(config, id, this.#childStore(config, given, route))
     this.#routes.set(url, { given, limiter })

@@ -10,7 +10,7 @@ const DAY = 86_400_000
 
 function check(limit: number, windowMs: number, cost = 1, key = 'key'): Check {
   const policy: Policy = { name: 'p', limit, windowMs, cost, log: `${limit}`, keepMs: windowMs }
-  return { key, policies: [policy], penalty: 'none', precision: 0.01 }
+  return { key, limiter: 'l', policies: [policy], penalty: 'none', precision: 0.01 }
 }
 
 t.test('what the logs cost Redis', async t => {

@@ -97,6 +97,7 @@ export interface CheckSpec {
 export function checkOf(policies: readonly PolicySpec[], rest: CheckSpec = {}): Check {
   return {
     key: rest.key ?? 'client',
+    limiter: 'limiter',
     penalty: rest.penalty ?? 'none',
     precision: rest.precision ?? 0,
     concurrency: rest.concurrency && { name: 'concurrency', max: 1, ttlMs: 30_000, log: 'leases', ...rest.concurrency },

@@ -98,7 +98,7 @@ export class DenyMemory implements Store {
 }
 
 function idOf(check: Check): string {
-  return `${check.policies[0]?.log}\n${check.key}`
+  return `${check.limiter}\n${check.key}`
 }
 
 /** The same denial `elapsed` milliseconds later: less to wait. */

@@ -20,6 +20,8 @@ export interface Concurrency {
 export interface Check {
   /** Partition key: whose quota. Any string. */
   readonly key: string
+  /** Names the limiter that asks, whichever of its policies the check is about. */
+  readonly limiter: string
   readonly policies: readonly Policy[]
   readonly penalty: Penalty
   /** A fraction of the window; see `sliceLength`. */

@@ -147,7 +147,7 @@ export class Limiter {
         case 'allow':
           return { answer: undefined, decision: pass(check, this.#units) }
         case 'deny':
-          throw new StoreUnavailable({ cause: error })
+          throw unavailable(error)
         case 'local':
           return then(peek ? this.#local.peek(check) : this.#local.check(check), decided)
         default:
@@ -216,4 +216,10 @@ function withCost(policies: readonly Policy[], cost: Cost): Policy[] {
     if (units !== undefined) charged.push({ ...policy, cost: checkedCost(units) })
   }
   return charged
+}
+
+/** Fastify answers with the headers that an error carries. A second to five, so that not everybody is back at once. */
+function unavailable(cause: unknown): Error {
+  const retryAfter = 1 + Math.floor(Math.random() * 5)
+  return Object.assign(new StoreUnavailable({ cause }), { headers: { 'retry-after': `${retryAfter}` } })
 }

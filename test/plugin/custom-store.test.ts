@@ -1,0 +1,82 @@
+import type { CustomStore, CustomStoreCallback } from 'ml-api-rate-limiter'
+import t from 'tap'
+import { ask, limited, statuses } from '../support/plugin.js'
+
+const made: Record<string, unknown>[] = []
+
+class Counting implements CustomStore {
+  readonly counts = new Map<string, number>()
+  constructor(readonly options: Record<string, unknown>) {
+    made.push(options)
+  }
+  incr(key: string, callback: CustomStoreCallback, timeWindow: number): void {
+    const current = (this.counts.get(key) ?? 0) + 1
+    this.counts.set(key, current)
+    callback(null, { current, ttl: timeWindow })
+  }
+  read(key: string, callback: CustomStoreCallback, timeWindow: number): void {
+    callback(null, { current: this.counts.get(key) ?? 0, ttl: timeWindow })
+  }
+  child(options: Record<string, unknown>): CustomStore {
+    return new Counting(options)
+  }
+}
+
+t.test('a custom store counts, bans and is read as in @fastify/rate-limit', async t => {
+  made.length = 0
+  const app = await limited(t, { store: Counting, max: 1, ban: 1, timeWindow: '5 seconds' }, app => {
+    app.get('/', async () => 'ok')
+    app.get('/own', { config: { rateLimit: { max: 2 } } }, async () => 'ok')
+    const own = { rateLimit: { max: 1, groupId: 'g' } }
+    app.get('/grouped', { config: own }, async () => 'ok')
+    const check = app.createRateLimit({ max: 1 })
+    app.get('/peek', { config: { rateLimit: false } }, async request => check(request, { increment: false }))
+  })
+  t.strictSame(await statuses(app, 3), [200, 429, 403])
+  t.strictSame(await statuses(app, 3, '/own'), [200, 200, 429])
+  t.strictSame(await statuses(app, 2, '/grouped'), [200, 429])
+  t.match((await ask(app, '/peek')).json(), { isExceeded: false, remaining: 1, max: 1, ttl: 5000 })
+  t.match(made[0], { max: 1, timeWindow: 5000, ban: 1, continueExceeding: false })
+  t.match(made[1], { max: 2, timeWindow: 5000, routeInfo: { url: '/own' } })
+})
+
+t.test('what a custom store cannot do is said', async t => {
+  class Blind {
+    incr(_key: string, callback: CustomStoreCallback): void {
+      callback(null, { current: 1, ttl: 5 })
+    }
+    child(): CustomStore {
+      return this
+    }
+  }
+  const app = await limited(t, { store: Blind, max: 1 }, app => {
+    const check = app.createRateLimit()
+    app.get('/peek', { config: { rateLimit: false } }, async request => check(request, { increment: false }))
+    app.get('/', async request => request.rateLimit?.charge(1))
+  })
+  t.match((await ask(app, '/peek')).json(), { statusCode: 500, code: 'ML_RATE_STORE_CANNOT_READ', message: /`read`/ })
+  t.match((await ask(app)).json(), { statusCode: 500, code: 'ML_RATE_STORE_CANNOT', message: /cannot charge a cost/ })
+  t.rejects(app.rateLimiter.refund('lone', 1), { message: /cannot refund a cost/ })
+  t.rejects(app.rateLimiter.reset('lone'), { message: /cannot reset a key/ })
+})
+
+t.test('errors of a custom store are met as the options say', async t => {
+  class Failing {
+    incr(_key: string, callback: CustomStoreCallback): void {
+      callback(new Error('out of order'))
+    }
+    child(): CustomStore {
+      return this
+    }
+  }
+  const thrown = await limited(t, { store: Failing })
+  t.match((await ask(thrown)).json(), { statusCode: 500, message: 'out of order' })
+  const skipped = await limited(t, { store: Failing, skipOnError: true })
+  t.equal((await ask(skipped)).statusCode, 200)
+  class Silent extends Failing {
+    override incr(_key: string, callback: CustomStoreCallback): void {
+      callback(null)
+    }
+  }
+  t.match((await ask(await limited(t, { store: Silent }))).json(), { message: /cannot leave out its result/ })
+})

@@ -1,0 +1,203 @@
+import { Redis } from 'ioredis'
+import { StoreTimeout, StoreUnavailable } from 'ml-api-rate-limiter'
+import t, { type Test } from 'tap'
+import { type App, ask, inRedis, limited, redisClient, statuses } from '../support/plugin.js'
+import { type RedisProcess, startRedis, until } from '../support/redis-fleet.js'
+
+/** Somewhere nobody answers. */
+function nowhere(t: Test): Redis {
+  const redis = new Redis({ port: 1, host: '127.0.0.1', lazyConnect: true, retryStrategy: () => 100 })
+  redis.on('error', () => {})
+  t.teardown(() => redis.disconnect())
+  return redis
+}
+
+function clientOf(t: Test, server: RedisProcess): Redis {
+  const redis = new Redis(server.port, '127.0.0.1', {
+    enableOfflineQueue: false,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: () => 50,
+  })
+  redis.on('error', () => {})
+  t.teardown(() => redis.disconnect())
+  return redis
+}
+
+const quick = { max: 2, timeWindow: '1 minute', storeTimeout: 60 } as const
+
+t.test('with no store from the start, each mode answers as it says', async t => {
+  const thrown = await limited(t, { ...quick, redis: nowhere(t) })
+  const failure = await ask(thrown)
+  t.match(failure.json(), { statusCode: 500, code: 'ML_RATE_STORE_TIMEOUT', message: /did not answer within 60 ms/ })
+
+  const allowed = await limited(t, { ...quick, redis: nowhere(t), onStoreError: 'allow' })
+  const passed = await ask(allowed)
+  t.match(passed, { statusCode: 200, headers: { 'ratelimit-policy': '"default";q=2;w=60' } })
+  t.equal(passed.headers.ratelimit, undefined, 'nothing is said of what nobody knows')
+  t.strictSame(await statuses(allowed, 4), [200, 200, 200, 200])
+
+  const skipped = await limited(t, { ...quick, redis: nowhere(t), skipOnError: true })
+  t.strictSame(await statuses(skipped, 3), [200, 200, 200])
+
+  const several = await limited(t, {
+    storeTimeout: 60,
+    redis: nowhere(t),
+    onStoreError: 'allow',
+    policies: [
+      { name: 'wide', max: 9, timeWindow: 1000 },
+      { name: 'narrow', max: 3, timeWindow: 1000 },
+    ],
+  })
+  t.match((await ask(several)).headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '3' })
+
+  const denied = await limited(t, { ...quick, redis: nowhere(t), onStoreError: 'deny' })
+  const refusal = await ask(denied)
+  t.match(refusal.json(), { statusCode: 503, code: 'ML_RATE_STORE_UNAVAILABLE' })
+  const wait = Number(refusal.headers['retry-after'])
+  t.ok(wait >= 1 && wait <= 5)
+
+  const local = await limited(t, { ...quick, redis: nowhere(t), onStoreError: 'local' })
+  t.strictSame(await statuses(local, 3), [200, 200, 429])
+  t.match((await local.rateLimiter.status('lone')).policies[0], { remaining: 0 })
+})
+
+t.test('a lost store is left alone after some failures, tried once a second, and counted with again', async t => {
+  const server = await startRedis(t)
+  const redis = clientOf(t, server)
+  await until('the client is ready', async () => redis.status === 'ready')
+  const lines: string[] = []
+  const logger = {
+    level: 'info',
+    stream: { write: (line: string) => void lines.push((JSON.parse(line) as { msg: string }).msg) },
+  }
+  const app = await limited(
+    t,
+    {
+      redis,
+      nameSpace: 'lost:',
+      max: 3,
+      timeWindow: '1 hour',
+      storeTimeout: 100,
+      onStoreError: 'local',
+      denyMemory: false,
+    },
+    app => app.get('/', async () => 'ok'),
+    { logger, disableRequestLogging: true },
+  )
+  t.strictSame(await statuses(app, 2), [200, 200])
+  server.signal('SIGSTOP')
+  t.strictSame(await statuses(app, 8), [200, 200, 200, 429, 429, 429, 429, 429], 'in process the count begins anew')
+  server.signal('SIGCONT')
+  await until('Redis is asked again', async () => {
+    const { policies } = await app.rateLimiter.status('lone')
+    return policies[0]?.remaining === 1
+  })
+  t.strictSame(await statuses(app, 2), [200, 429], 'what Redis knew still counts, and nothing was charged late')
+  t.strictSame(
+    lines.filter(line => line.includes('store')),
+    ['the rate limit store is lost', 'the rate limit store answers again'],
+    'one line each way',
+  )
+})
+
+t.test('a check that was given up on charges nothing when Redis wakes up', async t => {
+  const server = await startRedis(t)
+  const redis = clientOf(t, server)
+  const app = await limited(t, { redis, nameSpace: 'late:', max: 10, timeWindow: '1 hour', storeTimeout: 80 })
+  await until('Redis answers', async () => (await ask(app)).statusCode === 200)
+  const { remaining } = (await app.rateLimiter.status('lone')).policies[0] as { remaining: number }
+  server.signal('SIGSTOP')
+  t.strictSame(await statuses(app, 3), [500, 500, 500])
+  server.signal('SIGCONT')
+  await until('Redis answers', async () => (await app.rateLimiter.status('lone')).policies.length > 0)
+  t.equal((await app.rateLimiter.status('lone')).policies[0]?.remaining, remaining)
+})
+
+t.test('the clock of Redis may jump: the next check learns it, and is answered', async t => {
+  const { RedisClock } = await import('../../plugin/src/stores/redis-clock.js')
+  const clock = new RedisClock()
+  t.equal(clock.latest(0, 100), 0, 'nothing is known at first')
+  clock.observe(5_000_000, 10, 12, false)
+  const latest = clock.latest(12, 100)
+  t.ok(latest >= 5_100_000 && latest <= 5_103_000, `${latest}`)
+  clock.observe(5_900_000, 13, 23, false)
+  t.equal(clock.latest(12, 100), latest, 'a slower answer tells less')
+  clock.observe(35_000_000, 20, 25, true)
+  t.ok(clock.latest(25, 100) > 35_000_000, 'unless the last estimate was wrong')
+  clock.observe(36_000_000, 1100, 1130, false)
+  t.ok(clock.latest(1130, 100) < 36_200_000, 'or the sample is old')
+})
+
+t.test('a check that runs too late by what was known of the clock is asked again, once for each jump', async t => {
+  const server = await startRedis(t)
+  const redis = clientOf(t, server)
+  await until('the client is ready', async () => redis.status === 'ready')
+  const app = await limited(t, { redis, nameSpace: 'jump:', max: 3, timeWindow: '1 hour', storeTimeout: 5000 })
+  t.equal((await ask(app)).statusCode, 200)
+  // As if the server's clock had jumped ahead: what is sent says an earlier latest time.
+  const send = redis.evalsha.bind(redis) as (...args: unknown[]) => Promise<unknown>
+  let calls = 0
+  redis.evalsha = (async (sha: string, keys: number, ...args: (string | number)[]) => {
+    if (++calls === 1) args[keys] = 1
+    return send(sha, keys, ...args)
+  }) as never
+  t.equal((await ask(app)).statusCode, 200)
+  t.equal(calls, 2)
+  t.equal((await app.rateLimiter.status('lone')).policies[0]?.remaining, 1, 'it was charged once')
+})
+
+t.test('a script that Redis has lost is sent again, and no request fails', async t => {
+  const shared = inRedis(t)
+  const app = await limited(t, { ...shared, max: 100 })
+  const redis = redisClient(t)
+  for (let round = 0; round < 3; round++) {
+    await redis.script('FLUSH')
+    t.strictSame(await statuses(app, 2), [200, 200])
+    await redis.script('FLUSH')
+    await app.rateLimiter.refund('lone', 1)
+  }
+  t.equal((await app.rateLimiter.status('lone')).policies[0]?.remaining, 97)
+})
+
+t.test('a client that was closed fails at once, with its own message', async t => {
+  const redis = redisClient(t)
+  await redis.ping()
+  const app = await limited(t, { redis, nameSpace: 'closed:', max: 2 })
+  await redis.quit()
+  const { statusCode, json } = await ask(app)
+  t.strictSame([statusCode, json().message], [500, 'Connection is closed.'])
+  await t.rejects(app.rateLimiter.refund('lone', 1), { message: 'Connection is closed.' })
+})
+
+t.test('a client that connects late is waited for, and one that connects lazily is woken', async t => {
+  const server = await startRedis(t)
+  const lazy = new Redis({ port: server.port, host: '127.0.0.1', lazyConnect: true })
+  t.teardown(() => lazy.disconnect())
+  const app = await limited(t, { redis: lazy, nameSpace: 'lazy:', max: 1, storeTimeout: 5000 })
+  t.strictSame(await statuses(app, 2), [200, 429])
+})
+
+t.test('closing the app answers whoever still waits for a connection', async t => {
+  const app: App = await limited(t, { redis: nowhere(t), max: 1, storeTimeout: 60_000 })
+  const waiting = app.rateLimiter.status('lone')
+  await new Promise(resolve => setImmediate(resolve))
+  await app.close()
+  await t.rejects(waiting, { message: 'Connection is closed.' })
+})
+
+t.test('the errors of the store can be told apart', async t => {
+  t.match(new StoreTimeout(5), { code: 'ML_RATE_STORE_TIMEOUT', statusCode: 500 })
+  t.match(new StoreUnavailable(), { code: 'ML_RATE_STORE_UNAVAILABLE', statusCode: 503 })
+})
+
+t.test('a refund that Redis does not answer is given up', async t => {
+  const server = await startRedis(t)
+  const redis = clientOf(t, server)
+  await until('the client is ready', async () => redis.status === 'ready')
+  const app = await limited(t, { redis, nameSpace: 'slow:', max: 1, storeTimeout: 50 })
+  server.signal('SIGSTOP')
+  await t.rejects(app.rateLimiter.refund('lone', 1), { code: 'ML_RATE_STORE_TIMEOUT' })
+  await t.rejects(app.rateLimiter.reset('lone'), { code: 'ML_RATE_STORE_TIMEOUT' })
+  server.signal('SIGCONT')
+})

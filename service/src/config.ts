@@ -57,6 +57,11 @@ export const settings = {
     },
     'redis-nodes',
   ),
+  REDIS_NAMESPACE: Type.String({
+    default: 'ml-api:',
+    description: 'Stands in front of every key in Redis. Services that share a Redis but no limits need one each.',
+    takes: 'a text',
+  }),
   RATE_LIMIT_MAX: Type.Integer({
     minimum: 0,
     default: 100,
@@ -150,6 +155,7 @@ export interface Config {
   readonly logLevel: Settings['LOG_LEVEL']
   /** Nodes of the store; more than one is a cluster, none is a store in this process. */
   readonly redisUrls: readonly string[]
+  readonly redisNameSpace: string
   readonly rateLimit: { readonly max: number; readonly windowMs: number }
   readonly onStoreError: Settings['ON_STORE_ERROR']
   readonly storeTimeoutMs: number
@@ -258,6 +264,7 @@ function toConfig(read: Settings): Config {
     port: read.PORT,
     logLevel: read.LOG_LEVEL,
     redisUrls: read.REDIS_URL === undefined ? [] : commaSeparated(read.REDIS_URL),
+    redisNameSpace: read.REDIS_NAMESPACE,
     rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
     onStoreError: read.ON_STORE_ERROR,
     storeTimeoutMs: read.STORE_TIMEOUT_MS,

@@ -4,16 +4,13 @@ import rateLimit from 'ml-api-rate-limiter'
 import { callerOf } from '../auth.js'
 import type { Config } from '../config.js'
 
-/** Stands in front of every key in Redis, whatever program or folder the replicas were started from. */
-const NAME_SPACE = 'ml-api:'
-
 export async function registerLimits(app: FastifyInstance, config: Config): Promise<void> {
   const { max, windowMs } = config.rateLimit
   await app.register(rateLimit, {
     policies: [{ name: 'requests', max, timeWindow: windowMs }],
     keyGenerator: request => callerOf(request).key,
     ...(app.hasDecorator('redis') ? { redis: app.redis } : {}),
-    nameSpace: NAME_SPACE,
+    nameSpace: config.redisNameSpace,
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
   })

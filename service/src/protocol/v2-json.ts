@@ -1,0 +1,148 @@
+/**
+ * JSON as the Open Inference Protocol puts tensors into it: no digit of a 64-bit integer is lost, in either direction.
+ * (RFC 8259, section 6: readers may keep numbers as doubles, and JSON.parse does.)
+ */
+import { isUtf8 } from 'node:buffer'
+import { allocate } from '../inference/datatype.js'
+import { InvalidInput } from '../inference/errors.js'
+import { refusal, valuesToJson, writeValues } from '../inference/tensor.js'
+import type { Datatype, Tensor, TensorData } from '../inference/types.js'
+import { nestsDeeper } from '../json-body.js'
+
+/** Deeper than any tensor; JSON.parse needs 50 ms for 100,000 levels. */
+const maxDepth = 64
+
+export interface JsonDocument {
+  readonly value: unknown
+  /** The same, with integers of 16 digits and more as strings of their digits. Costs a second parse. */
+  exact(): unknown
+}
+
+/** Parses the JSON of a message. Throws InvalidInput. */
+export function readJson(bytes: Buffer): JsonDocument {
+  if (bytes.length === 0) throw invalid('', 'the body is empty where a JSON object is needed')
+  if (!isUtf8(bytes)) throw invalid('', 'the body is not UTF-8')
+  if (nestsDeeper(bytes, maxDepth)) throw invalid('', `the body nests deeper than ${maxDepth} levels`)
+  const marked = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf
+  const text = bytes.toString('utf8', marked ? 3 : 0)
+  let exact: unknown
+  return {
+    value: parse(text),
+    exact: () => {
+      exact ??= JSON.parse(quoteLongIntegers(text))
+      return exact
+    },
+  }
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    const [, place] = /at position (\d+)/.exec((error as Error).message) ?? []
+    throw invalid('', `the body is not valid JSON${place === undefined ? '' : ` from character ${place} on`}`)
+  }
+}
+
+/**
+ * Strings, which stay as they are, or whole integers of 16 digits and more. Linear: no two ways lead through a string,
+ * and a run of digits is tried from its first one only.
+ */
+const stringOrLongInteger = /"[^"\\]*(?:\\.[^"\\]*)*"|(?<![\d.eE+-])-?\d{16,}(?![\d.eE])/g
+
+/** `[12345678901234567890]` into `["12345678901234567890"]`. Takes valid JSON only. */
+export const quoteLongIntegers = (json: string): string =>
+  json.replace(stringOrLongInteger, token => (token.startsWith('"') ? token : `"${token}"`))
+
+/** What `data` of a message is to become. */
+export interface ElementsWanted {
+  readonly datatype: Datatype
+  readonly shape: readonly number[]
+  /** Elements of the shape; the caller has made sure that there may be as many. */
+  readonly elements: number
+}
+
+/** A value that does not fit, by its path within `data`. */
+interface Misfit {
+  readonly path: string
+  readonly message: string
+  readonly value?: unknown
+}
+
+/**
+ * The elements of `data`, which is flat, or nested as the shape is. `exactly` gives the same list from `exact()` of the
+ * document: it is asked for only where an integer has more digits than a double keeps. `path` is where the list is in
+ * the message. Throws InvalidInput.
+ */
+export function elementsFromJson(
+  data: readonly unknown[],
+  wanted: ElementsWanted,
+  path: string,
+  exactly: () => readonly unknown[],
+): TensorData {
+  const target = allocate(wanted.datatype, wanted.elements)
+  const misfit = fill(data, wanted, target)
+  if (misfit === undefined) return target
+  const wide = wanted.datatype === 'INT64' || wanted.datatype === 'UINT64'
+  const still = wide && Number.isInteger(misfit.value) ? fill(exactly(), wanted, target) : misfit
+  if (still === undefined) return target
+  throw invalid(path + still.path, still.message)
+}
+
+function fill(data: readonly unknown[], { datatype, shape, elements }: ElementsWanted, target: TensorData) {
+  if (shape.length > 1 && Array.isArray(data[0])) return fillNested(data, datatype, shape, 0, target, 0)
+  if (data.length === elements) return fillRow(data, datatype, target, 0)
+  return { path: '', message: `has ${data.length} values; the shape [${shape.join(', ')}] has ${elements}` }
+}
+
+function fillNested(
+  data: readonly unknown[],
+  datatype: Datatype,
+  shape: readonly number[],
+  depth: number,
+  target: TensorData,
+  offset: number,
+): Misfit | undefined {
+  const size = shape[depth] as number
+  if (data.length !== size) {
+    return { path: '', message: `has ${data.length} values; the shape [${shape.join(', ')}] has ${size} here` }
+  }
+  if (depth === shape.length - 1) return fillRow(data, datatype, target, offset)
+  let step = 1
+  for (let i = depth + 1; i < shape.length; i++) step *= shape[i] as number
+  for (let i = 0; i < size; i++) {
+    const inner = data[i]
+    const misfit = Array.isArray(inner)
+      ? fillNested(inner, datatype, shape, depth + 1, target, offset + i * step)
+      : { path: '', message: 'is no list where those before it are; data is flat, or nested as the shape' }
+    if (misfit !== undefined) return { ...misfit, path: `[${i}]${misfit.path}` }
+  }
+  return undefined
+}
+
+function fillRow(data: readonly unknown[], datatype: Datatype, target: TensorData, offset: number): Misfit | undefined {
+  const bad = writeValues(datatype, data, target, offset)
+  return bad === -1 ? undefined : { path: `[${bad}]`, message: refusal(datatype, data[bad]), value: data[bad] }
+}
+
+/**
+ * The elements of a tensor as JSON, without the brackets. Integers of 64 bits are numbers with all their digits;
+ * floating-point values are as everywhere in this service: the shortest number that reads back as the same value, and
+ * the strings "NaN", "Infinity" and "-Infinity" for what JSON has no number for.
+ */
+export function elementsToJson(tensor: Tensor): string {
+  const { datatype, data } = tensor
+  if (datatype === 'BOOL' || datatype === 'BYTES') return withoutBrackets(valuesToJson(tensor))
+  if (datatype !== 'FP32' && datatype !== 'FP64' && datatype !== 'FP16') return data.join()
+  const values = valuesToJson(tensor)
+  // JSON.stringify drops the sign of a negative zero.
+  return values.some(isNegativeZero)
+    ? values.map(value => (isNegativeZero(value) ? '-0' : JSON.stringify(value))).join()
+    : withoutBrackets(values)
+}
+
+const isNegativeZero = (value: unknown): boolean => Object.is(value, -0)
+
+const withoutBrackets = (values: readonly unknown[]): string => JSON.stringify(values).slice(1, -1)
+
+const invalid = (path: string, message: string): InvalidInput => new InvalidInput([{ path, message }])

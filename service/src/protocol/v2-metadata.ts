@@ -1,0 +1,81 @@
+/** What the Open Inference Protocol tells about a server and its models. Pure. */
+import { show } from '../inference/tensor.js'
+import type { Dimension, ModelInfo, Models, TensorSpec } from '../inference/types.js'
+import { readJson } from './v2-json.js'
+import { invalid, objectAt } from './v2-tensors.js'
+
+/** Those that are implemented in full: `model_repository` would promise that models can be loaded and unloaded. */
+export const extensions = ['binary_tensor_data'] as const
+
+export interface TensorMetadata {
+  readonly name: string
+  readonly datatype: string
+  /** -1 for a dimension that varies, the batch dimension included. */
+  readonly shape: readonly number[]
+}
+
+export interface ModelMetadata {
+  readonly name: string
+  /** Those that may stand in a URL, the newest first. */
+  readonly versions: readonly string[]
+  readonly platform: 'onnx_onnxv1'
+  readonly inputs: readonly TensorMetadata[]
+  readonly outputs: readonly TensorMetadata[]
+}
+
+export function modelMetadata({ name, inputs, outputs }: ModelInfo, versions: readonly string[]): ModelMetadata {
+  return {
+    name,
+    versions,
+    platform: 'onnx_onnxv1',
+    inputs: inputs.map(tensorMetadata),
+    outputs: outputs.map(tensorMetadata),
+  }
+}
+
+/** The protocol has no way to say that the rank is free as well; one variable dimension comes nearest. */
+const tensorMetadata = ({ name, datatype, shape, anyShape }: TensorSpec): TensorMetadata => ({
+  name,
+  datatype,
+  shape: anyShape ? [-1] : shape.map(size),
+})
+
+const size = (dimension: Dimension): number => (typeof dimension === 'number' ? dimension : -1)
+
+/** One line of the repository's index. */
+export interface IndexEntry {
+  readonly name: string
+  readonly version?: string
+  readonly state: 'READY' | 'UNAVAILABLE'
+  readonly reason: string
+}
+
+/** Every version that is loaded, and every one that could not be. Why it could not is for the log: it names paths. */
+export function repositoryIndex(models: Models): readonly IndexEntry[] {
+  const loaded = models
+    .list()
+    .flatMap(({ info: { name } }) =>
+      models.versions(name).map(({ info: { version } }): IndexEntry => ({ name, version, state: 'READY', reason: '' })),
+    )
+  const reason = 'it could not be loaded as it is in the folder; the log says why'
+  const broken = models.broken.map(
+    ({ name, version }): IndexEntry => ({
+      name,
+      ...(version === undefined ? {} : { version }),
+      state: 'UNAVAILABLE',
+      reason,
+    }),
+  )
+  // A version that broke when it was changed is still served as it was before.
+  const isServed = (entry: IndexEntry) =>
+    loaded.some(({ name, version }) => name === entry.name && version === entry.version)
+  return [...loaded, ...broken.filter(entry => !isServed(entry))]
+}
+
+/** The body of an index request: none, or `{ "ready": true }` for what can be called only. Throws InvalidInput. */
+export function readIndexRequest(body: Buffer): { readonly readyOnly: boolean } {
+  if (body.length === 0) return { readyOnly: false }
+  const { ready } = objectAt(readJson(body).value, '')
+  if (ready === undefined || typeof ready === 'boolean') return { readyOnly: ready === true }
+  throw invalid('ready', `is ${show(ready)}; it takes true or false`)
+}

@@ -1,0 +1,122 @@
+/** The protocol's messages for the OpenAPI document. Bodies are checked by the codec, whose errors say more. */
+import { Type } from 'typebox'
+import { datatypes } from '../inference/datatype.js'
+
+const Parameters = Type.Record(Type.String(), Type.Union([Type.String(), Type.Number(), Type.Boolean()]), {
+  description: 'Those that are not known are ignored.',
+})
+const Datatype = Type.Unsafe<string>({ type: 'string', enum: datatypes })
+const Shape = Type.Array(Type.Integer({ minimum: 0 }), { description: 'Every dimension, the batch included.' })
+const Data = Type.Array(Type.Unknown(), {
+  description:
+    'Numbers, booleans or strings in row-major order: flat, or nested as the shape. Absent with binary data.',
+})
+
+const ErrorBody = Type.Object({ error: Type.String() })
+
+const TensorMetadata = Type.Object({
+  name: Type.String(),
+  datatype: Datatype,
+  shape: Type.Array(Type.Integer({ minimum: -1 }), { description: '-1 for a dimension that varies.' }),
+})
+
+const ModelMetadata = Type.Object({
+  name: Type.String(),
+  versions: Type.Array(Type.String()),
+  platform: Type.String(),
+  inputs: Type.Array(TensorMetadata),
+  outputs: Type.Array(TensorMetadata),
+})
+
+const Tensor = (parameters: string) =>
+  Type.Object({
+    name: Type.String(),
+    shape: Shape,
+    datatype: Datatype,
+    parameters: Type.Optional({ ...Parameters, description: parameters }),
+    data: Type.Optional(Data),
+  })
+
+const InferRequest = Type.Object({
+  id: Type.Optional(Type.String({ description: 'Comes back in the response.' })),
+  parameters: Type.Optional({
+    ...Parameters,
+    description: '`timeout`: microseconds; `binary_data_output`: outputs come as binary data.',
+  }),
+  inputs: Type.Array(Tensor('`binary_data_size`: bytes of this tensor after the JSON, in place of `data`.')),
+  outputs: Type.Optional(
+    Type.Array(
+      Type.Object({
+        name: Type.String(),
+        parameters: Type.Optional({ ...Parameters, description: '`binary_data`: it comes after the JSON.' }),
+      }),
+      { description: 'Those wanted, in this order; all when left out.' },
+    ),
+  ),
+})
+
+const InferResponse = Type.Object({
+  id: Type.Optional(Type.String()),
+  model_name: Type.String(),
+  model_version: Type.String(),
+  outputs: Type.Array(Tensor('`binary_data_size`: bytes of this tensor after the JSON, in place of `data`.')),
+})
+
+const IndexRequest = Type.Object({ ready: Type.Optional(Type.Boolean({ description: 'Only what can be called.' })) })
+
+const Index = Type.Array(
+  Type.Object({
+    name: Type.String(),
+    version: Type.Optional(Type.String()),
+    state: Type.String(),
+    reason: Type.String(),
+  }),
+)
+
+const tags = ['Open Inference Protocol v2']
+const json = <T>(schema: T) => ({ content: { 'application/json': { schema } } })
+const bytes = { schema: { type: 'string', format: 'binary' } }
+
+const told = (summary: string, success: object, otherwise: readonly number[] = []) => ({
+  tags,
+  summary,
+  response: Object.fromEntries([
+    [200, { description: 'OK', ...json(success) }],
+    ...otherwise.map(status => [status, { description: 'Why not.', ...json(ErrorBody) }]),
+  ]),
+})
+
+/** Of each route. */
+export const schemas = {
+  server: told(
+    'Server metadata',
+    Type.Object({ name: Type.String(), version: Type.String(), extensions: Type.Array(Type.String()) }),
+  ),
+  live: told('Server live', Type.Object({ live: Type.Boolean() })),
+  ready: told('Server ready', Type.Object({ live: Type.Boolean(), ready: Type.Boolean() }), [503]),
+  models: told('Names of the models', Type.Object({ models: Type.Array(Type.String()) })),
+  index: { ...told('Versions of all models, also of those that do not load', Index, [400]), body: json(IndexRequest) },
+  model: told('Model metadata', ModelMetadata, [404]),
+  modelReady: told('Model ready', Type.Object({ name: Type.String(), ready: Type.Boolean() }), [404, 503]),
+  infer: {
+    tags,
+    summary: 'Inference',
+    description:
+      'Binary tensors follow the JSON, whose length is in the header `Inference-Header-Content-Length`, in the request ' +
+      'as in the response.',
+    headers: Type.Object({
+      'inference-header-content-length': Type.Optional(
+        Type.String({ description: 'Bytes of the body that are JSON; 0: the body is the only input, for one row.' }),
+      ),
+      'x-request-timeout-ms': Type.Optional(Type.String({ description: 'Milliseconds that the caller will wait.' })),
+    }),
+    body: { content: { 'application/json': { schema: InferRequest }, 'application/octet-stream': bytes } },
+    response: {
+      ...told('', InferResponse, [400, 404, 413, 415, 429, 503, 504]).response,
+      200: {
+        description: 'OK',
+        content: { 'application/json': { schema: InferResponse }, 'application/octet-stream': bytes },
+      },
+    },
+  },
+} as const

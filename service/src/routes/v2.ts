@@ -1,0 +1,234 @@
+/**
+ * The Open Inference Protocol, version 2, over HTTP. Every answer under /v2 that is no success is `{ "error": text }`.
+ * https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+ */
+import { readFileSync } from 'node:fs'
+import type {
+  FastifyContextConfig,
+  FastifyInstance,
+  FastifyPluginAsync,
+  FastifyReply,
+  FastifyRequest,
+  FastifySchema,
+  HTTPMethods,
+  RouteHandlerMethod,
+} from 'fastify'
+import { UnknownModel } from '../inference/errors.js'
+import type { Model, Models } from '../inference/types.js'
+import { faultOf, Refusal } from '../problem.js'
+import { headerLengthField } from '../protocol/v2-binary.js'
+import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
+import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
+import { schemas } from '../protocol/v2-schema.js'
+
+export interface V2Options {
+  readonly models: Models
+  /** Longest time to an answer; a caller may ask for less. */
+  readonly requestTimeoutMs: number
+  /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
+  readonly limited?: FastifyContextConfig
+  /** True from the moment that a stop was asked for. */
+  readonly isStopping?: () => boolean
+}
+
+interface ModelParams {
+  readonly model: string
+  readonly version?: string
+}
+
+type ModelRequest = FastifyRequest<{ Params: ModelParams }>
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+
+const unlimited = { rateLimit: false } as const
+
+/** Whether this URL is to be answered in the protocol's form, also where no route was found. */
+export const isV2 = (url: string): boolean => /^\/+v2(?:[/?#]|$)/.test(url)
+
+/** Adds everything under /v2, with its own content types, errors and 404. */
+export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
+  await app.register(protocol, { ...options, prefix: '/v2' })
+}
+
+const protocol: FastifyPluginAsync<V2Options> = async (app, { models, requestTimeoutMs, limited, isStopping }) => {
+  app.setErrorHandler(sendV2Error)
+  app.setNotFoundHandler(() => {
+    throw new Refusal({ status: 404, code: 'NOT_FOUND', detail: 'there is no such URL under /v2' })
+  })
+  // The codec checks bodies and writes answers; the schemas are for the OpenAPI document.
+  app.setValidatorCompiler(() => () => true)
+  app.setSerializerCompiler(() => data => JSON.stringify(data))
+  takeBodies(app)
+  const ready = () => models.ready && isStopping?.() !== true
+
+  const modelOf = ({ params }: ModelRequest): Model => models.get(params.model, params.version)
+  const versionsOf = (name: string): string[] => models.versions(name).map(({ info }) => info.version)
+
+  const get = routes(app, 'GET', unlimited)
+  get('/', schemas.server, async () => ({ name: 'ml-api-rate-limiter', version, extensions }))
+  get('/health/live', schemas.live, async () => ({ live: true }))
+  get('/health/ready', schemas.ready, async (_request, reply) =>
+    readiness(reply, { live: true }, ready(), 'models or their workers are not up, or the service is stopping'),
+  )
+  get('/models', schemas.models, async () => ({ models: models.list().map(({ info }) => info.name) }))
+  routes(app, 'POST', unlimited)('/repository/index', schemas.index, async request => {
+    const { readyOnly } = readIndexRequest(bodyOf(request))
+    return repositoryIndex(models).filter(({ state }) => !readyOnly || state === 'READY')
+  })
+
+  for (const url of ['/models/:model', '/models/:model/versions/:version']) {
+    get(url, schemas.model, async request => {
+      const { info } = modelOf(request as ModelRequest)
+      return modelMetadata(info, versionsOf(info.name))
+    })
+    get(`${url}/ready`, schemas.modelReady, async (request, reply) => {
+      const { params } = request as ModelRequest
+      const loaded = isLoaded(models, params)
+      const why = loaded ? 'its workers are not up, or the service is stopping' : 'it could not be loaded'
+      return readiness(reply, { name: params.model }, loaded && ready(), `model '${params.model}' is not ready: ${why}`)
+    })
+    routes(app, 'POST', limited ?? {})(`${url}/infer`, schemas.infer, async (request, reply) => {
+      const model = modelOf(request as ModelRequest)
+      const asked = readInferRequest(
+        bodyOf(request),
+        request.headers[headerLengthField] as string | undefined,
+        model.info,
+      )
+      const { outputs, queueMs, computeMs } = await model.run(asked.inputs, {
+        rows: asked.rows,
+        ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
+        signal: goneSignal(reply),
+        deadline: request.arrivedAt + Math.min(requestTimeoutMs, timeoutOf(request), asked.timeoutMs ?? Infinity),
+      })
+      reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
+      const answer = writeInferResponse(model.info, asked, outputs)
+      if (answer.headerLength === undefined) return reply.type('application/json').send(answer.body)
+      return reply.type('application/octet-stream').header(headerLengthField, answer.headerLength).send(answer.body)
+    })
+  }
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** `performance.now()` when the headers of the request had come. Under /v2 only. */
+    arrivedAt: number
+  }
+}
+
+/** Adds routes of one method; what their URLs answer to the others comes with them. */
+function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyContextConfig) {
+  const allow = method === 'GET' ? 'GET, HEAD, OPTIONS' : 'OPTIONS, POST'
+  const others = app.supportedMethods.filter(each => !allow.split(', ').includes(each)) as HTTPMethods[]
+  const refuse = async () => {
+    throw new Refusal({
+      status: 405,
+      code: 'METHOD_NOT_ALLOWED',
+      detail: `this URL takes ${allow}`,
+      headers: { allow },
+    })
+  }
+  const tell = async (_request: FastifyRequest, reply: FastifyReply) => reply.code(204).header('allow', allow).send()
+  return (url: string, schema: FastifySchema, handler: RouteHandlerMethod): void => {
+    app.route({ method, url, config, schema, handler })
+    // Before a body is read.
+    app.route({ method: others, url, config: unlimited, onRequest: refuse, handler: refuse })
+    app.route({ method: 'OPTIONS', url, config: unlimited, onRequest: tell, handler: refuse })
+  }
+}
+
+/** A request without a body has no parsed one either. */
+const bodyOf = ({ body }: FastifyRequest): Buffer => (body as Buffer | undefined) ?? Buffer.alloc(0)
+
+/** Bodies stay bytes: what is JSON in them, and what is not, the codec finds out. */
+function takeBodies(app: FastifyInstance): void {
+  app.decorateRequest('arrivedAt', 0)
+  app.addHook('onRequest', (request, _reply, done) => {
+    request.arrivedAt = performance.now()
+    done()
+  })
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, (request, body, done) => {
+    const fault = unsupported(request, body)
+    if (fault === undefined) done(null, body)
+    else done(new Refusal({ status: 415, ...fault }))
+  })
+}
+
+/**
+ * Why a body cannot be taken for what its headers say it is. No content type at all is what Triton's client sends, and
+ * the form's is what curl makes of `-d '{…}'`.
+ */
+function unsupported({ headers }: FastifyRequest, body: Buffer) {
+  const [type = '', ...parameters] = (headers['content-type'] ?? '').toLowerCase().split(';')
+  const media = type.trim()
+  const form = media === 'application/x-www-form-urlencoded'
+  const known = media === '' || media === 'application/json' || media === 'application/octet-stream'
+  if (!known && !(form && /^\s*\{/.test(body.toString('latin1', 0, 64)))) {
+    const detail = 'the body must be application/json, or application/octet-stream where binary tensors follow the JSON'
+    return { code: 'UNSUPPORTED_MEDIA_TYPE', detail }
+  }
+  const charset = parameters.map(each => /^\s*charset\s*=\s*"?([^\s"]*)/.exec(each)?.[1])
+  if (charset.some(each => each !== undefined && each !== 'utf-8' && each !== 'utf8')) {
+    return { code: 'UNSUPPORTED_CHARSET', detail: 'the JSON must be in UTF-8' }
+  }
+  if ((headers['content-encoding'] ?? 'identity').toLowerCase() === 'identity') return undefined
+  const detail = 'the body must not be compressed'
+  return { code: 'UNSUPPORTED_CONTENT_ENCODING', detail, headers: { 'accept-encoding': 'identity' } }
+}
+
+/** One body for all clients: some look at the status, some at the member, some show the error. */
+function readiness(reply: FastifyReply, body: object, ready: boolean, error: string) {
+  reply.header('cache-control', 'no-store')
+  if (ready) return { ...body, ready }
+  reply.code(503).header('retry-after', 1)
+  return { ...body, ready, error }
+}
+
+/** False for a model of the folder that could not be loaded. Throws UnknownModel for what is not there at all. */
+function isLoaded(models: Models, params: ModelParams): boolean {
+  try {
+    models.get(params.model, params.version)
+    return true
+  } catch (error) {
+    const isBroken = models.broken.some(
+      ({ name, version }) => name === params.model && (params.version ?? version) === version,
+    )
+    if (error instanceof UnknownModel && isBroken) return false
+    throw error
+  }
+}
+
+/** Aborted when the caller goes before it was answered. (`request.signal` aborts as soon as the body was read.) */
+function goneSignal({ raw }: FastifyReply): AbortSignal {
+  const gone = new AbortController()
+  raw.once('close', () => {
+    if (!raw.writableFinished) gone.abort()
+  })
+  return gone.signal
+}
+
+/** What the caller asks for beside the protocol's own `parameters.timeout`, as under /v1. */
+function timeoutOf({ headers }: FastifyRequest): number {
+  const given = headers['x-request-timeout-ms']
+  if (given === undefined) return Infinity
+  if (typeof given === 'string' && /^0*[1-9]\d{0,8}$/.test(given)) return Number(given)
+  const detail = 'headers.x-request-timeout-ms takes milliseconds, 1 or more'
+  throw new Refusal({ status: 400, code: 'INVALID_REQUEST', detail })
+}
+
+/** The error handler of /v2, for whoever meets one of its URLs outside of its routes (`isV2`) as well. */
+export function sendV2Error(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const { status, detail, headers } = faultOf(error)
+  if (status === 500) request.log.error({ err: error }, 'request failed')
+  for (const [name, value] of Object.entries(headers ?? {})) reply.header(name, value)
+  if ((status === 429 || status === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', 1)
+  const limit = request.server.initialConfig.bodyLimit
+  const message = status === 413 ? `${detail}; at most ${limit} bytes are taken` : detail
+  return reply
+    .code(status)
+    .type('application/json')
+    .header('cache-control', 'no-store')
+    .send(JSON.stringify({ error: message }))
+}

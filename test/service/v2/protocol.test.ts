@@ -3,7 +3,7 @@
  * https://github.com/kserve/open-inference-protocol/tree/main/specification/protocol
  */
 import t from 'tap'
-import { ask, type FakeModel, echo, fakeModels, infer, input, spec, v2App } from './v2-app.js'
+import { ask, echo, type FakeModel, fakeModels, infer, input, spec, v2App } from './v2-app.js'
 
 const { data: _, ...withoutData } = input('FP32', [1, 3], []).inputs[0] as { data: unknown }
 
@@ -17,19 +17,22 @@ const constant = (name: string, version: string, value: number): FakeModel => ({
   }),
 })
 
-t.test('the server tells its name, version and the extensions that it has, with and without a slash at the end', async t => {
-  const app = await v2App(t, fakeModels([]))
-  for (const url of ['/v2', '/v2/']) {
-    const { status, body, headers } = await ask(app, 'GET', url)
-    t.equal(status, 200, url)
-    t.match(headers['content-type'], /^application\/json/)
-    t.strictSame(Object.keys(body), ['name', 'version', 'extensions'])
-    t.equal(body.name, 'ml-api-rate-limiter')
-    t.match(body.version, /^\d+\.\d+\.\d+/)
-    t.strictSame(body.extensions, ['binary_tensor_data'])
-  }
-  t.equal((await ask(app, 'HEAD', '/v2')).status, 200)
-})
+t.test(
+  'the server tells its name, version and the extensions that it has, with and without a slash at the end',
+  async t => {
+    const app = await v2App(t, fakeModels([]))
+    for (const url of ['/v2', '/v2/']) {
+      const { status, body, headers } = await ask(app, 'GET', url)
+      t.equal(status, 200, url)
+      t.match(headers['content-type'], /^application\/json/)
+      t.strictSame(Object.keys(body), ['name', 'version', 'extensions'])
+      t.equal(body.name, 'ml-api-rate-limiter')
+      t.match(body.version, /^\d+\.\d+\.\d+/)
+      t.strictSame(body.extensions, ['binary_tensor_data'])
+    }
+    t.equal((await ask(app, 'HEAD', '/v2')).status, 200)
+  },
+)
 
 t.test('health answers suit clients that read the status and clients that read the body', async t => {
   const models = fakeModels([echo('FP32')])
@@ -94,7 +97,10 @@ t.test('model metadata has names, datatypes, and shapes with -1 where a dimensio
   }
   t.strictSame((await ask(app, 'GET', '/v2/models/shapes')).body, expected)
   t.strictSame((await ask(app, 'GET', '/v2/models/shapes/versions/1')).body, expected)
-  t.match(await ask(app, 'GET', '/v2/models/other'), { status: 404, body: { error: "no model 'other'; there is: shapes" } })
+  t.match(await ask(app, 'GET', '/v2/models/other'), {
+    status: 404,
+    body: { error: "no model 'other'; there is: shapes" },
+  })
 })
 
 t.test('the version in the URL is the one that answers, and without it the newest does', async t => {
@@ -205,7 +211,11 @@ t.test('models are listed by name, and by version with their state', async t => 
     { name: 'm', version: '1', state: 'READY', reason: '' },
     { name: 'FP32', version: '1', state: 'READY', reason: '' },
   ]
-  const torn = { name: 'torn', state: 'UNAVAILABLE', reason: 'it could not be loaded as it is in the folder; the log says why' }
+  const torn = {
+    name: 'torn',
+    state: 'UNAVAILABLE',
+    reason: 'it could not be loaded as it is in the folder; the log says why',
+  }
   t.strictSame((await ask(app, 'POST', '/v2/repository/index')).body, [...ready, torn])
   t.strictSame((await ask(app, 'POST', '/v2/repository/index', {})).body, [...ready, torn])
   t.strictSame((await ask(app, 'POST', '/v2/repository/index', { ready: true })).body, ready)

@@ -37,7 +37,11 @@ const made = ({ name, version = '1', inputs, outputs, run }: FakeModel): Model =
 })
 
 /** y = x. */
-export const echo = (datatype: Datatype, shape: readonly Dimension[] = ['batch', 3], name = datatype): FakeModel => ({
+export const echo = (
+  datatype: Datatype,
+  shape: readonly Dimension[] = ['batch', 3],
+  name: string = datatype,
+): FakeModel => ({
   name,
   inputs: [spec('x', datatype, shape)],
   outputs: [spec('y', datatype, shape)],

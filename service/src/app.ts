@@ -2,7 +2,13 @@
 import { randomUUID } from 'node:crypto'
 import type { Socket } from 'node:net'
 import helmet from '@fastify/helmet'
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
 import type { Config } from './config.js'
 import type { Models } from './inference/types.js'
 import { acceptJsonOnly } from './json-body.js'
@@ -15,6 +21,7 @@ import { limitRoutes } from './routes/limits.js'
 import { modelRoutes } from './routes/models.js'
 import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/other-methods.js'
 import { predictRoutes } from './routes/predict.js'
+import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
 
 export interface Dependencies {
   /** Called once; the models are closed with the app. */
@@ -41,11 +48,17 @@ export async function buildApp(config: Config, dependencies: Dependencies): Prom
 
 async function furnish(app: FastifyInstance, config: Config, dependencies: Dependencies): Promise<Service> {
   let stopping = false
+  const isStopping = () => stopping
   const models = await dependencies.openModels(app.log)
   // Runs once the last request has been answered.
   app.addHook('onClose', () => models.close())
 
-  app.setErrorHandler(sendError)
+  // Without this a connection that is busy when the server closes stays open, idle, until its client goes.
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    if (stopping) reply.header('connection', 'close')
+    done()
+  })
+  app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
   requireHost(app)
   await app.register(helmet, {
@@ -68,8 +81,9 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   await app.register(healthRoutes, {
     models,
     storeAnswers: config.redisUrls.length > 0 ? () => redisAnswers(app.redis) : undefined,
-    isStopping: () => stopping,
+    isStopping,
   })
+  await app.register(v2Routes, { models, requestTimeoutMs, isStopping })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, token: adminToken })
   answerUnknownUrls(app)
   answerOtherMethods(app)
@@ -110,10 +124,15 @@ function createServer(config: Config): FastifyInstance {
       ignoreDuplicateSlashes: true,
     },
     frameworkErrors: (error, request, reply) => {
-      sendError(error, request, reply)
+      sendErrorInForm(error, request, reply)
     },
     clientErrorHandler: (error, socket) => answerMalformed(error as NodeJS.ErrnoException, socket as Socket),
   })
+}
+
+/** Each protocol has its own form of errors, also for what no route was found for. */
+function sendErrorInForm(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  return isV2(request.url) ? sendV2Error(error, request, reply) : sendError(error, request, reply)
 }
 
 /** RFC 9112, section 3.2. */

@@ -4,16 +4,22 @@ import { Refusal } from '../problem.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Methods of each URL that routes were made for so far. */
+    /** Methods of each URL that routes were made for so far, those that are refused included. */
     methodsByUrl: ReadonlyMap<string, ReadonlySet<string>>
+    /** What people may ask for, as `POST /v1/predict`. */
+    knownRoutes: readonly string[]
   }
 }
 
 /** Remembers the routes that are made from here on. */
 export function rememberRoutes(app: FastifyInstance): void {
   const methodsByUrl = new Map<string, Set<string>>()
+  const knownRoutes: string[] = []
   app.decorate('methodsByUrl', methodsByUrl)
+  app.decorate('knownRoutes', knownRoutes)
   app.addHook('onRoute', ({ url, method }) => {
+    // A list of methods is a route that refuses them.
+    if (method === 'GET' || method === 'POST') knownRoutes.push(`${method} ${url}`)
     const methods = methodsByUrl.get(url) ?? new Set()
     methodsByUrl.set(url, methods)
     for (const each of [method].flat()) methods.add(each)
@@ -55,14 +61,11 @@ export function answerOtherMethods(app: FastifyInstance): void {
 
 /** 404 with the routes there are. */
 export function answerUnknownUrls(app: FastifyInstance): void {
-  const routes = [...app.methodsByUrl].flatMap(([url, methods]) =>
-    [...methods].filter(method => method !== 'HEAD' && method !== 'OPTIONS').map(method => `${method} ${url}`),
-  )
   const fault = {
     status: 404,
     code: 'NOT_FOUND',
     detail: 'there is no such URL; `routes` says which there are',
-    members: { routes: routes.filter(route => !route.includes('/v1/admin')) },
+    members: { routes: app.knownRoutes.filter(route => !route.includes('/v1/admin')) },
   }
   app.setNotFoundHandler(() => {
     throw new Refusal(fault)

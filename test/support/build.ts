@@ -1,13 +1,15 @@
 /** Builds the service for tests, in this process or as one of its own, and ends it with the test. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { InjectOptions } from 'fastify'
 import { t as root, type Test } from 'tap'
 import { buildApp } from '../../service/src/app.js'
-import { type Config, settings as knownSettings, readConfig } from '../../service/src/config.js'
+import { type Config, readConfig } from '../../service/src/config.js'
 import { openModels, type Repository } from '../../service/src/inference/repository.js'
 import type { Models } from '../../service/src/inference/types.js'
+import { childEnv } from './child-env.js'
 
 type Settings = Readonly<Record<string, string | number | undefined>>
 
@@ -84,13 +86,13 @@ export interface Ended {
   readonly stderr: string
 }
 
-/** A program of the service as its own process, from its source. */
+/** A program of the service as its own process: as it was built, since a loader for its source takes seconds to start. */
 export function runProgram(t: Test, file: 'server' | 'client', args: readonly string[], settings: Settings = {}) {
-  const program = fileURLToPath(new URL(`../../service/src/${file}.ts`, import.meta.url))
-  // Settings of whoever runs the tests must not reach it.
-  const others = Object.entries(process.env).filter(([name]) => !(name in knownSettings))
-  const child = spawn(process.execPath, [...process.execArgv, program, ...args], {
-    env: { ...Object.fromEntries(others), ...asText(settings) },
+  const program = fileURLToPath(new URL(`../../service/dist/${file}.js`, import.meta.url))
+  if (!existsSync(program)) throw new Error('there is no build to test; npm run build makes one')
+  const { REDIS_URL: _, ...env } = childEnv()
+  const child = spawn(process.execPath, [program, ...args], {
+    env: { ...env, ...asText(settings) },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let stdout = ''

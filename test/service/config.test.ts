@@ -1,0 +1,101 @@
+import { readFileSync } from 'node:fs'
+import t from 'tap'
+import { ConfigError, readConfig, settings } from '../../service/src/config.js'
+
+const problemsOf = (environment: Record<string, string>): readonly string[] => {
+  try {
+    readConfig(environment)
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems
+    throw error
+  }
+  return []
+}
+
+t.test('without any setting the service has all it needs', async t => {
+  t.match(readConfig({}), {
+    host: '0.0.0.0',
+    port: 3000,
+    logLevel: 'info',
+    redisUrls: [],
+    rateLimit: { max: 100, windowMs: 60_000 },
+    onStoreError: 'local',
+    storeTimeoutMs: 100,
+    trustProxy: [],
+    models: { dir: /models$/, defaultModel: undefined, workers: undefined, isolation: 'thread', batchMaxDelayMs: 0 },
+    requestTimeoutMs: 5000,
+    adminToken: undefined,
+  })
+})
+
+t.test('every wrong setting is named at once, with its value and what it takes', async t => {
+  const problems = problemsOf({
+    PORT: '70000',
+    LOG_LEVEL: 'loud',
+    REDIS_URL: 'http://user:geheim@host',
+    RATE_LIMIT_MAX: '-1',
+    RATE_LIMIT_WINDOW: 'soon',
+    ON_STORE_ERROR: 'throw',
+    TRUST_PROXY: 'true',
+    INFERENCE_THREADS: 'many',
+    QUEUE_MAX: '1.5',
+    HOST: '127.0.0.1',
+  })
+  t.equal(problems.length, 9)
+  for (const name of ['PORT', 'LOG_LEVEL', 'REDIS_URL', 'RATE_LIMIT_MAX', 'RATE_LIMIT_WINDOW', 'QUEUE_MAX']) {
+    t.ok(
+      problems.some(problem => problem.startsWith(`${name} is `) && problem.includes('; it takes ')),
+      name,
+    )
+  }
+  t.match(problems.join(), /PORT is '70000'; it takes an integer, 0 \(any free port\) to 65535/)
+  t.match(problems.join(), /TRUST_PROXY is 'true'; it takes addresses and CIDR ranges.*could forge its address/)
+  t.notMatch(problems.join(), /geheim/, 'no secret in a message')
+})
+
+t.test('a window is a duration in words or in milliseconds', async t => {
+  for (const [text, ms] of [
+    ['10s', 10_000],
+    ['1 minute', 60_000],
+    ['2h', 7_200_000],
+    ['250', 250],
+    ['1500ms', 1500],
+  ] as const) {
+    t.equal(readConfig({ RATE_LIMIT_WINDOW: text }).rateLimit.windowMs, ms, text)
+  }
+  for (const text of ['0', '-1', '0s', '10 parsecs', 'Infinity', '1e3x']) {
+    t.equal(problemsOf({ RATE_LIMIT_WINDOW: text }).length, 1, text)
+  }
+})
+
+t.test('trusted proxies are addresses and ranges, never everybody', async t => {
+  t.strictSame(readConfig({ TRUST_PROXY: '10.0.0.0/8, ::1' }).trustProxy, ['10.0.0.0/8', '::1'])
+  for (const text of ['1', 'true', 'proxy.local', '10.0.0.0/33', '0.0.0.0/0', '::/0', '10.0.0.1/8/8', '::1/129', ',']) {
+    t.equal(problemsOf({ TRUST_PROXY: text }).length, 1, text)
+  }
+})
+
+t.test('one Redis or the nodes of a cluster', async t => {
+  t.strictSame(readConfig({ REDIS_URL: 'rediss://u:p@host:6380/2' }).redisUrls, ['rediss://u:p@host:6380/2'])
+  t.strictSame(readConfig({ REDIS_URL: 'redis://a:1, redis://b:2' }).redisUrls, ['redis://a:1', 'redis://b:2'])
+  for (const text of ['localhost:6379', 'redis://', 'redis://a,rediss://b', 'redis://a,']) {
+    t.equal(problemsOf({ REDIS_URL: text }).length, 1, text)
+  }
+})
+
+t.test('an empty setting counts as left out', async t => {
+  const config = readConfig({ REDIS_URL: '', PORT: ' ', ADMIN_TOKEN: '' })
+  t.match(config, { redisUrls: [], port: 3000, adminToken: undefined })
+})
+
+t.test('the table of settings in the README is true', async t => {
+  const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+  for (const [name, schema] of Object.entries(settings)) {
+    const words = schema as unknown as { default?: unknown; otherwise?: string; description: string; takes: string }
+    const byDefault = words.default === undefined ? words.otherwise : `\`${words.default}\``
+    const row = `| \`${name}\` | ${byDefault} | ${words.description} | ${words.takes} |`
+    t.ok(readme.includes(row), `README.md has the row\n${row}`)
+  }
+  const rows = [...readme.matchAll(/^\| `([A-Z][A-Z_]+)` \|/gm)].map(([, name]) => name)
+  t.strictSame(rows.sort(), Object.keys(settings).sort(), 'and no row more')
+})

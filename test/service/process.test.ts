@@ -1,0 +1,156 @@
+import { spawn } from 'node:child_process'
+import { createServer } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { runProgram, startService } from '../support/build.js'
+import { modelsFolder, writeModels } from '../support/onnx-folder.js'
+import { identity, slow } from '../support/onnx-models.js'
+
+/** A model of some 50 ms a row, so that a stop finds requests in flight. */
+const slowModels = (t: Test) =>
+  modelsFolder(t, { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(512, 8) })
+
+t.test('a stop answers every request that was taken, and exits with 0', async t => {
+  const service = await startService(t, {
+    MODELS_DIR: slowModels(t),
+    RATE_LIMIT_MAX: 1000,
+    INFERENCE_THREADS: 2,
+    REQUEST_TIMEOUT_MS: 60_000,
+    STOP_TIMEOUT_MS: 60_000,
+    STOP_DELAY_MS: 300,
+  })
+  const statuses = Array.from({ length: 20 }, (_, i) =>
+    service.predict({ features: [i] }).then(async response => ({
+      status: response.status,
+      body: (await response.json()) as { predictions: unknown },
+    })),
+  )
+  await Promise.race(statuses)
+  service.child.kill('SIGTERM')
+  await delay(100)
+  const ready = await fetch(`${service.url}/health/ready`)
+  t.equal(ready.status, 503, 'readiness goes off first')
+  t.match(await ready.json(), { code: 'STOPPING' })
+  t.equal((await fetch(`${service.url}/health/live`)).status, 200, 'while it still answers')
+  for (const [i, { status, body }] of (await Promise.all(statuses)).entries()) {
+    t.equal(status, 200)
+    t.strictSame(body.predictions, [{ outputs: { y: [i] } }], 'to its own caller')
+  }
+  const { code, signal, stderr } = await service.ended
+  t.strictSame({ code, signal, stderr }, { code: 0, signal: null, stderr: '' })
+})
+
+t.test('a second signal ends the service at once, with 1', async t => {
+  const service = await startService(t, {
+    MODELS_DIR: slowModels(t),
+    RATE_LIMIT_MAX: 1000,
+    REQUEST_TIMEOUT_MS: 60_000,
+    STOP_TIMEOUT_MS: 60_000,
+  })
+  const lost = Promise.allSettled(Array.from({ length: 100 }, () => service.predict({ features: [1] })))
+  await delay(500)
+  service.child.kill('SIGINT')
+  await delay(500)
+  const since = performance.now()
+  service.child.kill('SIGINT')
+  t.match(await service.ended, { code: 1, signal: null })
+  t.ok(performance.now() - since < 2000)
+  await lost
+})
+
+t.test('SIGHUP reads the models again', async t => {
+  const dir = modelsFolder(t, { 'copy/1/model.onnx': identity() })
+  const service = await startService(t, { MODELS_DIR: dir })
+  writeModels(dir, { 'other/1/model.onnx': identity() })
+  service.child.kill('SIGHUP')
+  for (const until = Date.now() + 20_000; Date.now() < until; await delay(50)) {
+    if ((await fetch(`${service.url}/v1/models/other`)).status === 200) break
+  }
+  t.equal((await fetch(`${service.url}/v1/models/other`)).status, 200)
+})
+
+const refused = async (t: Test, settings: Record<string, string | number>) => {
+  const { code, stderr } = await runProgram(t, 'server', [], settings).ended
+  t.equal(code, 1)
+  t.notMatch(stderr, /^\s+at /m, 'no stack trace')
+  return stderr
+}
+
+t.test('wrong settings are all named at start, and nothing else is said', async t => {
+  const message = await refused(t, { PORT: 'http', RATE_LIMIT_MAX: 'lots', TRUST_PROXY: '2' })
+  t.match(message, /3 settings are wrong\n {2}PORT is 'http'.*\n {2}RATE_LIMIT_MAX is 'lots'.*\n {2}TRUST_PROXY is '2'/)
+  t.equal(message.trim().split('\n').length, 4)
+})
+
+t.test('a start without models, without the default model or without its port says so in a line', async t => {
+  t.match(await refused(t, { MODELS_DIR: '/nowhere', LOG_LEVEL: 'silent' }), /nowhere/)
+  const MODELS_DIR = modelsFolder(t, { 'copy/1/model.onnx': identity() })
+  t.match(
+    await refused(t, { MODELS_DIR, DEFAULT_MODEL: 'rose', LOG_LEVEL: 'silent' }),
+    /no model 'rose'; there is: copy/,
+  )
+  const other = createServer().listen(0, '127.0.0.1')
+  t.teardown(() => other.close())
+  await new Promise(resolve => other.once('listening', resolve))
+  const { port: PORT } = other.address() as { port: number }
+  const HOST = '127.0.0.1'
+  t.match(await refused(t, { MODELS_DIR, HOST, PORT, LOG_LEVEL: 'silent' }), /EADDRINUSE.*set PORT to another one/)
+})
+
+t.test('without REDIS_URL one line of the log says that limits are counted in this process', async t => {
+  const service = await startService(t, { MODELS_DIR: modelsFolder(t, { 'copy/1/model.onnx': identity() }) })
+  t.equal(service.output().match(/REDIS_URL is not set/g)?.length, 1)
+})
+
+const binary = process.env.REDIS_SERVER_BIN
+const skip = binary === undefined ? 'there is no Redis program here to start and stop' : false
+t.test(
+  'a service whose Redis is down starts, limits by itself, says so, and counts in Redis once that is up',
+  { skip },
+  async t => {
+    const port = await new Promise<number>(resolve => {
+      const server = createServer().listen(0, '127.0.0.1', () => {
+        const { port } = server.address() as { port: number }
+        server.close(() => resolve(port))
+      })
+    })
+    const since = performance.now()
+    const service = await startService(t, {
+      MODELS_DIR: modelsFolder(t, { 'copy/1/model.onnx': identity() }),
+      REDIS_URL: `redis://127.0.0.1:${port}`,
+      RATE_LIMIT_MAX: 2,
+      RATE_LIMIT_WINDOW: '1h',
+    })
+    t.comment(`up after ${Math.round(performance.now() - since)} ms`)
+    const statuses = async () => {
+      const list: number[] = []
+      for (let i = 0; i < 3; i++) list.push((await service.predict({ features: [1, 2, 3] })).status)
+      return list
+    }
+    const ready = async () => (await (await fetch(`${service.url}/health/ready`)).json()) as { store: string }
+    t.match(await ready(), { status: 'degraded', store: 'down', reasons: [/store/] })
+    t.strictSame(await statuses(), [200, 200, 429], 'the outage is no free-for-all')
+
+    const redis = spawn(
+      binary as string,
+      ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'],
+      {
+        cwd: modelsFolder(t, {}),
+        stdio: 'ignore',
+      },
+    )
+    t.teardown(() => redis.kill('SIGKILL'))
+    for (const until = Date.now() + 15_000; Date.now() < until; await delay(50)) {
+      if ((await ready()).store === 'up') break
+    }
+    t.match(await ready(), { status: 'ready', store: 'up' })
+    t.strictSame(await statuses(), [200, 200, 429], 'counted in Redis from the first request')
+
+    redis.kill('SIGKILL')
+    await delay(200)
+    t.match(await ready(), { status: 'degraded', store: 'down' })
+    t.equal((await service.predict({ features: [1, 2, 3] })).status, 429, 'and the local count still stands')
+    service.child.kill('SIGTERM')
+    t.equal((await service.ended).code, 0, 'it stops well without its store')
+  },
+)

@@ -32,6 +32,7 @@ app.addHook('onRequest', async (request, reply) => {
 const redis = process.env.REDIS_URL ? new Redis(process.env.REDIS_URL) : undefined
 await app.register(rateLimit, {
   redis,
+  storeTimeout: 1000,
   keyGenerator: request => request.customer.name,
   max: request => request.customer.plan.max,
   timeWindow: request => request.customer.plan.timeWindow,

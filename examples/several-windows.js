@@ -19,6 +19,7 @@ const app = Fastify({ logger: true })
 const redis = process.env.REDIS_URL ? new Redis(process.env.REDIS_URL) : undefined
 await app.register(rateLimit, {
   redis,
+  storeTimeout: 1000,
   policies: [
     { name: 'burst', max: 3, timeWindow: '10 seconds' },
     { name: 'daily', max: 5, timeWindow: '1 day' },

@@ -15,15 +15,7 @@ import t from 'tap'
 import ts from 'typescript'
 import { builtPackage, toJavaScript } from './built-package.js'
 import { type CodeBlock, codeBlocks, readPage, root } from './markdown.js'
-
-/** Pages that are run. A new page joins by being listed. */
-const PAGES = [
-  'docs/options.md',
-  'docs/migration.md',
-  'docs/headers-and-errors.md',
-  'docs/how-it-works.md',
-  'plugin/README.md',
-]
+import { PAGES } from './pages.js'
 
 const RUNNER = fileURLToPath(new URL('run-blocks.mjs', import.meta.url))
 const LANGUAGES: Readonly<Record<string, 'js' | 'ts'>> = { js: 'js', javascript: 'js', ts: 'ts', typescript: 'ts' }

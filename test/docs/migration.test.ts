@@ -96,7 +96,7 @@ t.test('createRateLimit', async t => {
   t.teardown(() => redis.quit())
   const left = await both(
     t,
-    { ...minute, global: false, redis, nameSpace: `migration:${randomUUID()}:` },
+    { ...minute, global: false, redis, storeTimeout: 5000, nameSpace: `migration:${randomUUID()}:` },
     async app => {
       const first = app.createRateLimit({ max: 5 })
       const second = app.createRateLimit({ max: 5 })

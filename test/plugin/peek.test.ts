@@ -9,7 +9,7 @@ const stores: Record<string, (t: Test) => RateLimitPluginOptions> = {
   'in Redis': t => {
     const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
     t.teardown(() => redis.quit())
-    return { redis, nameSpace: `peek:${randomUUID()}:` }
+    return { redis, storeTimeout: 5000, nameSpace: `peek:${randomUUID()}:` }
   },
 }
 

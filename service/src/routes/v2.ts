@@ -54,8 +54,14 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (app, { models, requestTimeoutMs, limited, isStopping }) => {
   app.setErrorHandler(sendV2Error)
+  const known: string[] = []
   app.setNotFoundHandler(() => {
-    throw new Refusal({ status: 404, code: 'NOT_FOUND', detail: 'there is no such URL under /v2' })
+    const detail = `there is no such URL under /v2; there is: ${known.join(', ')}`
+    throw new Refusal({ status: 404, code: 'NOT_FOUND', detail })
+  })
+  app.addHook('onRoute', ({ method, url }) => {
+    // A list of methods is a route that refuses them.
+    if (method === 'GET' || method === 'POST') known.push(`${method} ${url}`)
   })
   // The codec checks bodies and writes answers; the schemas are for the OpenAPI document.
   app.setValidatorCompiler(() => () => true)
@@ -117,6 +123,9 @@ declare module 'fastify' {
   }
 }
 
+/** Not a thing to document. */
+const hidden = { hide: true } as FastifySchema
+
 /** Adds routes of one method; what their URLs answer to the others comes with them. */
 function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyContextConfig) {
   const allow = method === 'GET' ? 'GET, HEAD, OPTIONS' : 'OPTIONS, POST'
@@ -133,8 +142,8 @@ function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyCon
   return (url: string, schema: FastifySchema, handler: RouteHandlerMethod): void => {
     app.route({ method, url, config, schema, handler })
     // Before a body is read.
-    app.route({ method: others, url, config: unlimited, onRequest: refuse, handler: refuse })
-    app.route({ method: 'OPTIONS', url, config: unlimited, onRequest: tell, handler: refuse })
+    app.route({ method: others, url, schema: hidden, config: unlimited, onRequest: refuse, handler: refuse })
+    app.route({ method: 'OPTIONS', url, schema: hidden, config: unlimited, onRequest: tell, handler: refuse })
   }
 }
 
@@ -220,15 +229,19 @@ function timeoutOf({ headers }: FastifyRequest): number {
 
 /** The error handler of /v2, for whoever meets one of its URLs outside of its routes (`isV2`) as well. */
 export function sendV2Error(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const { status, detail, headers } = faultOf(error)
+  const { status, code, detail, headers } = faultOf(error)
   if (status === 500) request.log.error({ err: error }, 'request failed')
   for (const [name, value] of Object.entries(headers ?? {})) reply.header(name, value)
   if ((status === 429 || status === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', 1)
-  const limit = request.server.initialConfig.bodyLimit
-  const message = status === 413 ? `${detail}; at most ${limit} bytes are taken` : detail
   return reply
     .code(status)
     .type('application/json')
     .header('cache-control', 'no-store')
-    .send(JSON.stringify({ error: message }))
+    .send(JSON.stringify({ error: detail + more(status, code, request) }))
+}
+
+/** What the protocol's errors, which are one text, have no member for. */
+function more(status: number, code: string, { id, server }: FastifyRequest): string {
+  if (status === 413) return `; at most ${server.initialConfig.bodyLimit} bytes are taken`
+  return code === 'INTERNAL_ERROR' ? `: ${id}` : ''
 }

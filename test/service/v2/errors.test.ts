@@ -51,7 +51,7 @@ t.test('what the engine refuses has its status, and says when to come back', asy
     ['lost', 503, /send it again$/, '1'],
     ['late', 504, /deadline passed while the request waited/, undefined],
     ['failed', 500, /the model failed while it ran/, undefined],
-    ['bug', 500, /^the service failed/, undefined],
+    ['bug', 500, /^the service failed; its log tells more under this instance: \S+$/, undefined],
     ['gone', 499, /gone/, undefined],
   ]
   for (const [name, status, error, retryAfter] of cases) {

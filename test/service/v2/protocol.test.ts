@@ -3,6 +3,9 @@
  * https://github.com/kserve/open-inference-protocol/tree/main/specification/protocol
  */
 import t from 'tap'
+import type { TSchema } from 'typebox'
+import { Value } from 'typebox/value'
+import { schemas } from '../../../service/src/protocol/v2-schema.js'
 import { ask, echo, type FakeModel, fakeModels, infer, input, spec, v2App } from './v2-app.js'
 
 const { data: _, ...withoutData } = input('FP32', [1, 3], []).inputs[0] as { data: unknown }
@@ -240,4 +243,27 @@ t.test('an input without data is refused, and so is a message without inputs', a
     status: 400,
     body: { error: 'inputs.x is missing; the model takes x FP32 [batch, 3]' },
   })
+})
+
+t.test('the schemas of the OpenAPI document fit what is sent', async t => {
+  const models = fakeModels([echo('FP32')], [{ name: 'torn', reason: 'it is' }])
+  const app = await v2App(t, models)
+  const fits = (schema: keyof typeof schemas, status: 200 | 404 | 503, body: unknown) => {
+    const response = (schemas[schema].response as Record<number, unknown>)[status]
+    const { content } = response as { content: { 'application/json': { schema: TSchema } } }
+    t.ok(Value.Check(content['application/json'].schema, body), `${schema} ${status}: ${JSON.stringify(body)}`)
+  }
+  fits('server', 200, (await ask(app, 'GET', '/v2')).body)
+  fits('live', 200, (await ask(app, 'GET', '/v2/health/live')).body)
+  fits('ready', 200, (await ask(app, 'GET', '/v2/health/ready')).body)
+  fits('models', 200, (await ask(app, 'GET', '/v2/models')).body)
+  fits('index', 200, (await ask(app, 'POST', '/v2/repository/index')).body)
+  fits('model', 200, (await ask(app, 'GET', '/v2/models/FP32')).body)
+  fits('model', 404, (await ask(app, 'GET', '/v2/models/none')).body)
+  fits('modelReady', 200, (await ask(app, 'GET', '/v2/models/FP32/ready')).body)
+  fits('modelReady', 503, (await ask(app, 'GET', '/v2/models/torn/ready')).body)
+  const request = { id: '1', ...input('FP32', [1, 3], [1, 2, 3]), outputs: [{ name: 'y' }] }
+  t.ok(Value.Check(schemas.infer.body.content['application/json'].schema, request))
+  fits('infer', 200, (await infer(app, 'FP32', request)).body)
+  fits('infer', 404, (await infer(app, 'none', request)).body)
 })

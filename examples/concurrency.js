@@ -4,8 +4,8 @@
  *
  *   node examples/concurrency.js
  *
- *   curl -i -Z 'localhost:3000/slow?[1-4]'    # 200 200 429 429
- *   curl -i localhost:3000/slow               # 200
+ *   curl -i -Z --parallel-immediate 'localhost:3000/slow?[1-4]'    # 200 200 429 429
+ *   curl -i localhost:3000/slow                                    # 200
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import Fastify from 'fastify'

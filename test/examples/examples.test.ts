@@ -108,7 +108,7 @@ function trialOf(line: string, claims: string): Trial {
   let body: string | undefined
   let parallel = false
   for (let word = words.shift(); word !== undefined; word = words.shift()) {
-    if (word === '-i') continue
+    if (word === '-i' || word === '--parallel-immediate') continue
     if (word === '-Z') parallel = true
     else if (word === '-H') {
       const [name = '', value = ''] = (words.shift() ?? '').split(': ')

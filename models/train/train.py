@@ -2,7 +2,7 @@
 
     /usr/bin/python3 train.py [digits] [iris] [digits-wide]
 
-Every model is selected on a validation part of the training rows; the held-out rows are looked at once, to measure.
+The epoch to keep is chosen on a part of the training rows; the held-out rows only measure the result.
 """
 
 import json
@@ -32,8 +32,8 @@ DIGITS_SOURCE = (
     "UCI Machine Learning Repository, https://archive.ics.uci.edu/dataset/80"
 )
 IRIS_SOURCE = (
-    "scikit-learn load_iris: Iris, R. A. Fisher, UCI Machine Learning Repository, "
-    "https://archive.ics.uci.edu/dataset/53"
+    "scikit-learn load_iris: Iris, R. A. Fisher (1936), as in the paper; UCI Machine Learning Repository, "
+    "https://archive.ics.uci.edu/dataset/53, whose iris.data differs from it in two rows"
 )
 LICENSE = "CC BY 4.0"
 
@@ -165,6 +165,8 @@ def train_iris():
     data = load_iris()
     fit_rows, test_rows, fit_truth, test_truth = train_test_split(
         data.data, data.target, test_size=0.2, stratify=data.target, random_state=SEED)
+    # Log loss in cross-validation of the training rows (5 folds, 10 times, 3 seeds): 0.17 with C 1, 0.09 with 10 and
+    # with 100, 0.16 with 1000. Of the two that tie, the smaller keeps the weights smaller.
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=10.0, max_iter=1000))
     pipeline.fit(fit_rows, fit_truth)
     probabilities = pipeline.predict_proba(test_rows)

@@ -42,11 +42,10 @@ export function programName(script: string | undefined, cwd: string): string {
   return `${name}/${own === undefined ? '' : relative(root ?? dirname(own), own)}`
 }
 
-function packageRoot(from: string): string | undefined {
-  for (let folder = from; ; folder = dirname(folder)) {
-    if (existsSync(join(folder, 'package.json'))) return folder
-    if (folder === dirname(folder)) return undefined
-  }
+function packageRoot(folder: string): string | undefined {
+  if (existsSync(join(folder, 'package.json'))) return folder
+  const parent = dirname(folder)
+  return parent === folder ? undefined : packageRoot(parent)
 }
 
 function packageName(root: string): string {

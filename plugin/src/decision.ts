@@ -56,7 +56,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
     const { used, resetMs, retryMs, denials } = answer.policies[index] as PolicyAnswer
     const state = {
       name,
-      unit: units[name] ?? ('requests' as const),
+      unit: units[name] as QuotaUnit,
       limit,
       windowMs,
       remaining: Math.max(0, limit - used),
@@ -106,7 +106,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
 export function pass(check: Check, units: Units): Decision {
   const policies = check.policies.map(({ name, limit, windowMs }) => ({
     name,
-    unit: units[name] ?? ('requests' as const),
+    unit: units[name] as QuotaUnit,
     limit,
     windowMs,
     remaining: limit,

@@ -367,7 +367,7 @@ function parsePolicies(given: RateLimitOptions): PolicyConfig[] {
       {
         name: 'default',
         unit: 'requests',
-        max: staticMax('max', given.max ?? DEFAULT_MAX),
+        max: whole(given.max ?? DEFAULT_MAX),
         timeWindow: staticWindow('timeWindow', given.timeWindow ?? DEFAULT_WINDOW_MS),
         cost: given.cost ?? 1,
       },
@@ -399,7 +399,7 @@ function parsePolicies(given: RateLimitOptions): PolicyConfig[] {
     return {
       name,
       unit: policy.unit ?? 'requests',
-      max: staticMax(`${at}.max`, policy.max),
+      max: whole(policy.max),
       timeWindow: staticWindow(`${at}.timeWindow`, policy.timeWindow),
       cost: policy.cost ?? given.cost ?? 1,
     }
@@ -423,16 +423,14 @@ function penaltyOf(given: RateLimitOptions): Penalty {
   return (given.ban ?? -1) >= 0 ? 'count' : 'none'
 }
 
-function staticMax(name: string, value: PerRequest<number>): PerRequest<number> {
-  if (typeof value === 'function') return value
-  if (!(value >= 0)) throw invalid(name, value, limiterOptions.max)
-  return Math.trunc(value)
+function whole(value: PerRequest<number>): PerRequest<number> {
+  return typeof value === 'function' ? value : Math.trunc(value)
 }
 
 function staticWindow(name: string, value: PerRequest<number> | string): PerRequest<number> {
   if (typeof value === 'function') return value
   const ms = typeof value === 'string' ? parseDuration(value) : value
-  if (ms === undefined || !(ms >= 1) || ms === Infinity) throw invalid(name, value, limiterOptions.timeWindow)
+  if (ms === undefined || !(ms >= 1)) throw invalid(name, value, limiterOptions.timeWindow)
   return Math.trunc(ms)
 }
 
@@ -449,7 +447,7 @@ function checkAll(given: object, known: TProperties, path: string, custom: boole
 }
 
 function invalid(name: string, value: unknown, schema: TSchema): Error {
-  return new InvalidOption(name, show(value), (schema as { description?: string }).description ?? '')
+  return new InvalidOption(name, show(value), (schema as { description: string }).description)
 }
 
 /** A value as an error message shows it: short, and never a secret's whole length. */

@@ -77,11 +77,6 @@ export class SlidingLog {
     this.#shrink()
   }
 
-  /** Entries kept. */
-  get length(): number {
-    return this.#times.length - this.#head
-  }
-
   /** Index of the first entry newer than `edge`. Most calls find it within a step or two of the head. */
   #after(edge: number): number {
     let index = this.#head

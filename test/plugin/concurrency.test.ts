@@ -4,6 +4,7 @@ import { request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { childEnv } from '../support/child-env.js'
 import { type App, ask, inRedis, limited, redisClient, STORES, statuses } from '../support/plugin.js'
 import { until } from '../support/redis-fleet.js'
 
@@ -122,7 +123,10 @@ t.test('in Redis: the places of a replica that was killed are free when their li
   const shared = inRedis(t)
   const script = fileURLToPath(new URL('../support/holder.mjs', import.meta.url))
   const app = await limited(t, { ...shared, concurrency: { max: 2, ttl: 1000 } })
-  const child = spawn(process.execPath, [script, shared.nameSpace as string], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [script, shared.nameSpace as string], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: childEnv(),
+  })
   t.teardown(() => child.kill('SIGKILL'))
   await once(child.stdout, 'data')
   t.equal(await inFlight(app), 2)

@@ -70,6 +70,8 @@ const WRONG: readonly (readonly [object, RegExp])[] = [
   [{ concurrency: { max: 1, ttl: 'never' } }, /'concurrency.ttl' is 'never'/],
   [{ timeWindows: 5 }, /'timeWindows' is 5; allowed: one of max, timeWindow/],
   [{ onExceeded: [1] }, /'onExceeded' is a list of 1/],
+  [{ ban: () => 1 }, /'ban' is a function/],
+  [{ concurrency: null }, /'concurrency' is null/],
 ]
 
 t.test('register refuses a wrong option and says which, what it was and what is allowed', async t => {
@@ -142,6 +144,15 @@ t.test('options that are functions, at once or later, are asked with the request
   ])
 })
 
+t.test('what Fastify hands to every plugin is not taken for an option, and on a route it is none', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(rateLimit, { prefix: '/p', logLevel: 'warn', max: 1 })
+  app.get('/', async () => 'ok')
+  t.strictSame([(await app.inject('/')).statusCode, (await app.inject('/')).statusCode], [200, 429])
+  t.throws(() => app.createRateLimit(wild({ prefix: '/p' })), { message: /'prefix' is '\/p'/ })
+})
+
 t.test('a quota of 0 denies everything, a cost of 0 passes while there is quota', async t => {
   const app = await limited(t, { max: 0, timeWindow: 1000 })
   t.strictSame(await statuses(app, 2), [429, 429])
@@ -182,6 +193,14 @@ t.test('a list of keys, or null for none, lets through whom it names', async t =
   const app = await limited(t, { max: 1, allowList: ['friend'] })
   t.strictSame(await statuses(app, 3, { url: '/', headers: { 'x-key': 'friend' } }), [200, 200, 200])
   t.strictSame(await statuses(app, 2), [200, 429])
+  const asked = await limited(t, { global: false, allowList: ['friend'] }, app => {
+    const check = app.createRateLimit()
+    app.get('/', async request => check(request))
+  })
+  t.strictSame((await ask(asked, { url: '/', headers: { 'x-key': 'friend' } })).json(), {
+    isAllowed: true,
+    key: 'friend',
+  })
   const none = await limited(t, wild({ max: 1, allowList: null }))
   t.strictSame(await statuses(none, 2), [200, 429])
 })

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyPluginAsync } from 'fastify'
 import rateLimit from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
+import { childEnv } from '../support/child-env.js'
 import { type App, ask, inRedis, limited, redisClient, STORES, statuses } from '../support/plugin.js'
 
 /** Its types would claim the same decorators as ours, so it is loaded without them. */
@@ -256,7 +257,7 @@ t.test('two processes of one program count together without being told', async t
   const script = fileURLToPath(new URL('../support/replica.mjs', import.meta.url))
   const key = `replica-${process.pid}-${Date.now()}`
   const run = async () => {
-    const child = spawn(process.execPath, [script, key], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(process.execPath, [script, key], { stdio: ['ignore', 'pipe', 'inherit'], env: childEnv() })
     const [line] = (await once(child.stdout, 'data')) as [Buffer]
     await once(child, 'exit')
     return JSON.parse(String(line)) as number[]

@@ -47,6 +47,7 @@ t.test('with no store from the start, each mode answers as it says', async t => 
     policies: [
       { name: 'wide', max: 9, timeWindow: 1000 },
       { name: 'narrow', max: 3, timeWindow: 1000 },
+      { name: 'middle', max: 6, timeWindow: 1000 },
     ],
   })
   t.match((await ask(several)).headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '3' })
@@ -120,7 +121,7 @@ t.test('the clock of Redis may jump: the next check learns it, and is answered',
   t.equal(clock.latest(0, 100), 0, 'nothing is known at first')
   clock.observe(5_000_000, 10, 12, false)
   const latest = clock.latest(12, 100)
-  t.ok(latest >= 5_100_000 && latest <= 5_103_000, `${latest}`)
+  t.equal(latest, 5_100_000, 'never ahead of the clock')
   clock.observe(5_900_000, 13, 23, false)
   t.equal(clock.latest(12, 100), latest, 'a slower answer tells less')
   clock.observe(35_000_000, 20, 25, true)
@@ -165,6 +166,7 @@ t.test('a client that was closed fails at once, with its own message', async t =
   await redis.ping()
   const app = await limited(t, { redis, nameSpace: 'closed:', max: 2 })
   await redis.quit()
+  await until('the client has ended', async () => redis.status === 'end')
   const { statusCode, json } = await ask(app)
   t.strictSame([statusCode, json().message], [500, 'Connection is closed.'])
   await t.rejects(app.rateLimiter.refund('lone', 1), { message: 'Connection is closed.' })

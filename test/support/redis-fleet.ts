@@ -47,9 +47,20 @@ export async function until(what: string, condition: () => Promise<boolean>, ms 
 /** Starts a Redis (or, with `sentinel`, a Sentinel) on a free port; it ends with the test. */
 export async function startRedis(
   t: Test,
-  options: { port?: number; args?: readonly string[]; sentinel?: string } = {},
+  options: { args?: readonly string[]; sentinel?: string } = {},
 ): Promise<RedisProcess> {
-  const port = options.port ?? (await freePort())
+  for (;;) {
+    const redis = await launch(t, await freePort(), options)
+    if (redis !== undefined) return redis
+  }
+}
+
+/** Undefined where another process was quicker to take the port. */
+async function launch(
+  t: Test,
+  port: number,
+  options: { args?: readonly string[]; sentinel?: string },
+): Promise<RedisProcess | undefined> {
   const folder = mkdtempSync(join(tmpdir(), 'redis-fleet-'))
   const base = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', folder, '--daemonize', 'no']
   let args = [...base, '--save', '', '--appendonly', 'no', ...(options.args ?? [])]
@@ -83,8 +94,12 @@ export async function startRedis(
     rmSync(folder, { recursive: true, force: true })
   })
   const probe = redis.client()
-  await until(`redis on port ${port} answers`, async () => (await probe.ping()) === 'PONG')
-  return redis
+  let info = ''
+  await until(`redis on port ${port} answers`, async () => {
+    info = await probe.info('server')
+    return true
+  })
+  return info.includes(`process_id:${child.pid}\r`) ? redis : undefined
 }
 
 export interface RedisCluster {

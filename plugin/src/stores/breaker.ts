@@ -25,11 +25,6 @@ export class Breaker implements Store {
     this.#watcher = watcher
   }
 
-  /** Why the store is left alone, if it is. */
-  get lost(): Error | undefined {
-    return this.#lost
-  }
-
   check(check: Check): Answer | Promise<Answer> {
     return this.#guard(() => this.#store.check(check))
   }

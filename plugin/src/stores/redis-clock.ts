@@ -3,10 +3,12 @@ const SAMPLE_MS = 1000
 
 /**
  * What we know of the Redis clock, to tell a script the latest time at which it may still charge. A reply carries the
- * time at which it was made, somewhere between sending and receiving; the best sample is the one of least delay.
+ * time at which it was made, somewhere between sending and receiving. It is taken for the time of receiving, so that
+ * the estimate is behind and never ahead of the clock: what was given up charges nothing. The best sample is the one
+ * of least delay.
  */
 export class RedisClock {
-  /** Redis µs less our ms × 1000, for the middle of the round trip. */
+  /** Redis µs less our ms × 1000; at most what it truly is. */
   #offset: number | undefined
   #delay = 0
   #sampledAt = 0
@@ -16,17 +18,13 @@ export class RedisClock {
     const delay = received - sent
     const stale = received - this.#sampledAt > SAMPLE_MS
     if (this.#offset !== undefined && !stale && !wrong && delay > this.#delay) return
-    this.#offset = redisUs - ((sent + received) / 2) * 1000
+    this.#offset = redisUs - received * 1000
     this.#delay = delay
     this.#sampledAt = received
   }
 
-  /**
-   * The Redis time, in µs, at which a call sent now is given up; 0 while nothing is known. What the sample may be off
-   * by is allowed on top.
-   */
-  latest(sent: number, timeoutMs: number): number {
-    if (this.#offset === undefined) return 0
-    return Math.ceil(this.#offset + (sent + timeoutMs + this.#delay / 2) * 1000)
+  /** The Redis time, in µs, at which a call that began at `since` (ms) is given up; 0 while nothing is known. */
+  latest(since: number, timeoutMs: number): number {
+    return this.#offset === undefined ? 0 : Math.ceil(this.#offset + (since + timeoutMs) * 1000)
   }
 }

@@ -210,9 +210,10 @@ export class RedisStore implements Store {
         for (const question of questions) settle(question, new StoreTimeout(this.#timeoutMs))
       })
     }
-    const timer = setTimeout(giveUp, Math.max(0, (questions[0] as Question).since + this.#timeoutMs - sent))
+    const { since } = questions[0] as Question
+    const timer = setTimeout(giveUp, Math.max(0, since + this.#timeoutMs - sent))
     try {
-      const { keys, args } = this.#call(questions, this.#clock.latest(sent, this.#timeoutMs))
+      const { keys, args } = this.#call(questions, this.#clock.latest(since, this.#timeoutMs))
       const reply = (await this.#run(CHECK, keys, args)) as number[]
       const late = reply.length === 1
       this.#clock.observe(reply[0] as number, sent, performance.now(), late)

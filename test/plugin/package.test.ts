@@ -1,0 +1,71 @@
+import { execFileSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import t from 'tap'
+import { childEnv } from '../support/child-env.js'
+
+// Through `env`, because the test runner hooks itself into every Node that it sees started.
+const run = (file: string, args: string[], cwd: string) =>
+  execFileSync('env', ['-u', 'NODE_OPTIONS', file, ...args], {
+    cwd,
+    env: childEnv({ npm_config_loglevel: 'error' }),
+    encoding: 'utf8',
+    stdio: 'pipe',
+  })
+
+const bin = (name: string) => resolve('node_modules/.bin', name)
+
+const ASK = `
+const app = Fastify()
+const main = async () => {
+  await app.register(rateLimit, { max: 1, timeWindow: '1 minute' })
+  app.get('/', async () => 'ok')
+  const codes = [(await app.inject('/')).statusCode, (await app.inject('/')).statusCode]
+  console.log(codes.join(), normalizeIP('::ffff:192.0.2.1'))
+}
+main()
+`
+
+t.test('the packed tarball works in an ESM, a CommonJS and a TypeScript app, and is in order', async t => {
+  const root = resolve('.')
+  const folder = t.testdir({
+    node_modules: {},
+    'esm.mjs': `import Fastify from 'fastify'\nimport rateLimit, { normalizeIP } from 'ml-api-rate-limiter'\n${ASK}`,
+    'cjs.cjs': `const Fastify = require('fastify')\nconst rateLimit = require('ml-api-rate-limiter')\nconst { normalizeIP } = rateLimit\n${ASK}`,
+    'app.mts': `import Fastify from 'fastify'\nimport rateLimit, { normalizeIP } from 'ml-api-rate-limiter'\n${ASK}`,
+    'tsconfig.json': JSON.stringify({
+      compilerOptions: {
+        strict: true,
+        module: 'nodenext',
+        target: 'es2022',
+        skipLibCheck: false,
+        types: ['node'],
+        outDir: 'out',
+      },
+      include: ['app.mts'],
+    }),
+    'package.json': '{ "private": true }',
+  })
+  run('npm', ['pack', '--workspace', 'plugin', '--pack-destination', folder], root)
+  const tarball = readdirSync(folder).find(file => file.endsWith('.tgz')) as string
+  // What npm would install, without asking a registry: the tarball, and its dependencies as they are here.
+  run('tar', ['xzf', tarball], folder)
+  run('mv', ['package', 'node_modules/ml-api-rate-limiter'], folder)
+  const modules = join(root, 'node_modules')
+  for (const name of readdirSync(modules)) {
+    if (!name.startsWith('ml-api-rate-limiter'))
+      run('ln', ['-s', join(modules, name), join(folder, 'node_modules', name)], folder)
+  }
+  for (const file of ['esm.mjs', 'cjs.cjs']) t.equal(run(process.execPath, [file], folder), '200,429 192.0.2.1\n', file)
+  run(bin('tsc'), [], folder)
+  t.equal(run(process.execPath, ['out/app.mjs'], folder), '200,429 192.0.2.1\n', 'TypeScript')
+
+  t.match(run('tar', ['tzf', tarball], folder), /package\/dist\/stores\/check\.lua/)
+  const checks = [
+    [bin('publint'), '--strict', tarball],
+    [bin('attw'), tarball, '--profile', 'esm-only', '--no-emoji'],
+  ]
+  for (const [file = '', ...args] of checks) {
+    t.doesNotThrow(() => run(file, args, folder), args.join(' '))
+  }
+})

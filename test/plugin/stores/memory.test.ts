@@ -1,0 +1,86 @@
+import t from 'tap'
+import { SlidingLog } from '../../../plugin/src/window.js'
+import { ask, limited, statuses } from '../../support/plugin.js'
+import { checkOf, memoryStore } from '../../support/stores.js'
+
+const LOG = 'log.p'
+const hour = 3_600_000
+
+t.test('the keys used last are remembered, and never more than twice as many as asked for', async t => {
+  const { store, close } = memoryStore(10)
+  for (let index = 0; index < 1000; index++) store.check(checkOf([{ limit: 5, windowMs: hour }], { key: `k${index}` }))
+  t.ok(sizeOf(store) >= 10 && sizeOf(store) <= 20)
+  for (let index = 990; index < 1000; index++) {
+    const { policies } = store.peek(checkOf([{ limit: 5, windowMs: hour, cost: 0 }], { key: `k${index}` })) as Awaited<
+      ReturnType<typeof store.peek>
+    >
+    t.equal(policies[0]?.used, 1, `k${index}`)
+  }
+  await close()
+  t.equal(sizeOf(store), 0)
+})
+
+t.test('a key that is being denied is not forgotten because others came', async t => {
+  const { store, pass } = memoryStore(10)
+  const greedy = checkOf([{ limit: 1, windowMs: hour }], { key: 'greedy' })
+  await store.check(greedy)
+  t.match(await store.check(greedy), { allowed: false })
+  for (let index = 0; index < 500; index++)
+    await store.check(checkOf([{ limit: 5, windowMs: hour }], { key: `k${index}` }))
+  t.match(await store.check(greedy), { allowed: false })
+  await pass(hour + 1)
+  for (let index = 0; index < 50; index++)
+    await store.check(checkOf([{ limit: 5, windowMs: hour }], { key: `l${index}` }))
+  t.ok(sizeOf(store) <= 20, 'once its denial is over it is forgotten like any other')
+})
+
+t.test('a crowd of denied keys is bounded, too', async t => {
+  const { store } = memoryStore(10)
+  for (let index = 0; index < 2000; index++) {
+    const check = checkOf([{ limit: 1, windowMs: hour }], { key: `k${index}` })
+    await store.check(check)
+    await store.check(check)
+  }
+  t.ok(sizeOf(store) <= 120, `${sizeOf(store)} rows`)
+})
+
+t.test('a clock that goes back is taken as standing still', async t => {
+  const timed = memoryStore()
+  const check = checkOf([{ limit: 1, windowMs: 1000 }])
+  timed.set(10_000)
+  t.match(await timed.store.check(check), { allowed: true })
+  timed.set(5000)
+  t.match(await timed.store.check(check), { allowed: false, policies: [{ retryMs: 1000 }] })
+  timed.set(11_000)
+  t.match(await timed.store.check(check), { allowed: true })
+})
+
+t.test('a log frees what it has forgotten, and still adds up', async t => {
+  const log = new SlidingLog()
+  for (let now = 0; now < 1000; now++) log.append(now, 1, 0)
+  t.match(log.read(999, 100, 100, 100, 1), { used: 100, resetMs: 0 + 100 - 99, retryMs: 1 })
+  log.append(1000, 0, 0)
+  t.match(log.read(1000, 100, 100, 100, 1), { used: 99, retryMs: 0 })
+  t.match(log.read(1000, 50, 100, 100, 1), { used: 49 }, 'a shorter window of the same log')
+  t.match(log.read(1000, 100, 100, 100, 101), { retryMs: 100 }, 'more than fits into any window')
+  log.refund(90)
+  t.match(log.read(1000, 100, 100, 100, 1), { used: 9 })
+  t.equal(log.resetMs(1000, 5, 100), 1, 'the oldest of a shorter window')
+  log.refund(1000)
+  t.match(log.read(1000, 100, 100, 100, 1), { used: 0, resetMs: 0 })
+  t.equal(log.resetMs(1000, 100, 100), 0)
+})
+
+t.test('a route with a cache size of its own has a store of its own', async t => {
+  const app = await limited(t, { max: 1, cache: 2 }, app => {
+    app.get('/', { config: { rateLimit: { cache: 50 } } }, async () => 'ok')
+  })
+  for (let index = 0; index < 30; index++) {
+    await ask(app, { url: '/', headers: { 'x-key': `k${index}` } })
+  }
+  t.strictSame(await statuses(app, 1, { url: '/', headers: { 'x-key': 'k0' } }), [429])
+})
+
+function sizeOf(store: ReturnType<typeof memoryStore>['store']): number {
+  return (store as unknown as { size(log: string): number }).size(LOG)
+}

@@ -1,0 +1,55 @@
+/** Checked by the compiler alone (`npm run typecheck`): what TypeScript users see of the plugin. */
+import Fastify, { type FastifyInstance } from 'fastify'
+import rateLimit, {
+  type CreatedRateLimit,
+  type CustomStore,
+  normalizeIP,
+  type RateLimitPluginOptions,
+  type RequestRateLimit,
+} from 'ml-api-rate-limiter'
+
+export async function registers(app: FastifyInstance, store: new () => CustomStore): Promise<void> {
+  await app.register(rateLimit)
+  await app.register(rateLimit, { max: 100, timeWindow: '1 minute', store })
+  await app.register(rateLimit, { max: async (_request, key) => key.length, timeWindow: request => request.url.length })
+  await app.register(rateLimit, {
+    policies: [{ name: 'rows', max: 5, timeWindow: 1000, cost: request => Number(request.headers['x-rows']) }],
+    concurrency: { max: 3, ttl: '10 seconds' },
+    onStoreError: 'local',
+    mode: 'report',
+  })
+  // @ts-expect-error a quota is a number or a function
+  await app.register(rateLimit, { max: '100' })
+  // @ts-expect-error there is no such mode
+  await app.register(rateLimit, { onStoreError: 'ignore' })
+  // @ts-expect-error a policy has a name
+  await app.register(rateLimit, { policies: [{ max: 1, timeWindow: 1 }] })
+}
+
+export function usesDecorators(app: FastifyInstance): void {
+  app.get('/limited', { config: { rateLimit: { max: 1, groupId: 'g' } } }, async () => 'ok')
+  app.get('/free', { config: { rateLimit: false } }, async () => 'ok')
+  app.get('/attached', { preHandler: app.rateLimit({ max: 1 }), onRequest: [app.rateLimit()] }, async () => 'ok')
+  app.setNotFoundHandler({ preHandler: app.rateLimit() }, (_request, reply) => reply.code(404).send())
+  const ask = app.createRateLimit({ max: 5 })
+  app.get('/', async request => {
+    const answer: CreatedRateLimit = await ask(request, { increment: false })
+    if (!answer.isAllowed) {
+      const numbers: number[] = [answer.max, answer.timeWindow, answer.remaining, answer.ttl, answer.ttlInSeconds]
+      const left: number | undefined = answer.decision.policies[0]?.remaining
+      return { numbers, left, over: answer.isExceeded && answer.isBanned }
+    }
+    // @ts-expect-error on the allow list nothing was counted
+    answer.remaining
+    const decision: RequestRateLimit | null = request.rateLimit
+    await decision?.charge(3)
+    await decision?.charge({ rows: 3 })
+    const { policies } = await app.rateLimiter.status(normalizeIP(request.ip, 56))
+    await app.rateLimiter.reset('key')
+    await app.rateLimiter.refund('key', 2)
+    return policies.map(({ name, limit, remaining, reset }) => `${name} ${limit} ${remaining} ${reset}`)
+  })
+}
+
+export const options: RateLimitPluginOptions = { keyGenerator: async request => request.id, ban: 2 }
+export const app = Fastify()

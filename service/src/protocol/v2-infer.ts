@@ -5,7 +5,15 @@ import { show } from '../inference/tensor.js'
 import type { ModelInfo, NamedTensors, Signature, Tensor, TensorSpec } from '../inference/types.js'
 import { readElements, readString, splitMessage } from './v2-binary.js'
 import { readJson } from './v2-json.js'
-import { invalid, type JsonObject, objectAt, parametersOf, readTensors, writeTensors } from './v2-tensors.js'
+import {
+  invalid,
+  type JsonObject,
+  type Message,
+  objectAt,
+  parametersOf,
+  readTensors,
+  writeMessage,
+} from './v2-tensors.js'
 
 export interface OutputWanted {
   readonly name: string
@@ -112,24 +120,12 @@ function rawTensor(bytes: Buffer, spec: TensorSpec, batched: boolean): Tensor {
   return { datatype, shape: complete, data: readElements(datatype, elements, bytes, 'the body') }
 }
 
-export interface InferResponse {
-  readonly body: string | Buffer
-  /** Bytes of the body that are JSON; undefined where all of it is. */
-  readonly headerLength: number | undefined
-}
-
 /** The answer to `request`, from the outputs of the run. */
 export function writeInferResponse(
   { name, version }: Pick<ModelInfo, 'name' | 'version'>,
-  request: Pick<InferRequest, 'id' | 'outputs'>,
-  outputs: NamedTensors,
-): InferResponse {
-  const { json, binary } = writeTensors(
-    request.outputs.map(wanted => ({ ...wanted, tensor: outputs[wanted.name] as Tensor })),
-  )
-  const id = request.id === undefined ? '' : `"id":${JSON.stringify(request.id)},`
-  const message = `{${id}"model_name":${JSON.stringify(name)},"model_version":${JSON.stringify(version)},"outputs":${json}}`
-  if (binary.length === 0) return { body: message, headerLength: undefined }
-  const head = Buffer.from(message)
-  return { body: Buffer.concat([head, ...binary]), headerLength: head.length }
+  { id, outputs }: Pick<InferRequest, 'id' | 'outputs'>,
+  tensors: NamedTensors,
+): Message {
+  const wanted = outputs.map(output => ({ ...output, tensor: tensors[output.name] as Tensor }))
+  return writeMessage({ id, model_name: name, model_version: version }, 'outputs', wanted)
 }

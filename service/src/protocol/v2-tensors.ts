@@ -124,8 +124,18 @@ export interface OutgoingTensor {
   readonly binary: boolean
 }
 
-/** The list of tensors as JSON, and the bytes that follow it. */
-export function writeTensors(tensors: readonly OutgoingTensor[]): { json: string; binary: readonly Buffer[] } {
+export interface Message {
+  readonly body: string | Buffer
+  /** Bytes of the body that are JSON; undefined where all of it is. */
+  readonly headerLength: number | undefined
+}
+
+/** A message: `members`, then the tensors under their name, then the bytes of those that are binary. */
+export function writeMessage(
+  members: JsonObject,
+  name: 'inputs' | 'outputs',
+  tensors: readonly OutgoingTensor[],
+): Message {
   const binary: Buffer[] = []
   const entries = tensors.map(({ name, tensor, binary: after }) => {
     const head = `{"name":${JSON.stringify(name)},"shape":[${tensor.shape.join()}],"datatype":"${tensor.datatype}"`
@@ -134,7 +144,11 @@ export function writeTensors(tensors: readonly OutgoingTensor[]): { json: string
     binary.push(bytes)
     return `${head},"parameters":{"binary_data_size":${bytes.length}}}`
   })
-  return { json: `[${entries.join()}]`, binary }
+  const before = JSON.stringify(members).slice(1, -1)
+  const json = `{${before}${before === '' ? '' : ','}"${name}":[${entries.join()}]}`
+  if (binary.length === 0) return { body: json, headerLength: undefined }
+  const head = Buffer.from(json)
+  return { body: Buffer.concat([head, ...binary]), headerLength: head.length }
 }
 
 export function objectAt(value: unknown, path: string): JsonObject {

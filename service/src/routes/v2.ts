@@ -166,15 +166,16 @@ function takeBodies(app: FastifyInstance): void {
 }
 
 /**
- * Why a body cannot be taken for what its headers say it is. No content type at all is what Triton's client sends, and
- * the form's is what curl makes of `-d '{…}'`.
+ * Why a body cannot be taken for what its headers say it is. No content type at all is what Triton's client sends, and a
+ * form is what curl and Python's urllib call any body.
  */
 function unsupported({ headers }: FastifyRequest, body: Buffer) {
   const [type = '', ...parameters] = (headers['content-type'] ?? '').toLowerCase().split(';')
   const media = type.trim()
   const form = media === 'application/x-www-form-urlencoded'
   const known = media === '' || media === 'application/json' || media === 'application/octet-stream'
-  if (!known && !(form && /^\s*\{/.test(body.toString('latin1', 0, 64)))) {
+  const told = headers[headerLengthField] !== undefined || /^\s*\{/.test(body.toString('latin1', 0, 64))
+  if (!known && !(form && told)) {
     const detail = 'the body must be application/json, or application/octet-stream where binary tensors follow the JSON'
     return { code: 'UNSUPPORTED_MEDIA_TYPE', detail }
   }

@@ -3,6 +3,9 @@ import fc from 'fast-check'
 import t from 'tap'
 import { elementBytes } from '../../../service/src/inference/datatype.js'
 import type { Datatype } from '../../../service/src/inference/types.js'
+import { readElements, splitMessage } from '../../../service/src/protocol/v2-binary.js'
+import { readJson } from '../../../service/src/protocol/v2-json.js'
+import { readTensors, writeMessage } from '../../../service/src/protocol/v2-tensors.js'
 import {
   type Answer,
   binaryMessage,
@@ -252,6 +255,21 @@ t.test('every way to be malformed is told as such', async t => {
   await refusal('text', text(1, 5), hex('01000000ff'), /bytes that are not UTF-8 in value 0/)
   await refusal('text', text(1, 5), hex('0100000000'), /U\+0000 in value 0/)
   await refusal('text', text(2 ** 50, 4), hex('00000000'), /has 1 values/)
+})
+
+t.test('what is written can be read back by the same rules, as a client of another server would', async t => {
+  const outputs = Object.keys(elements).map(datatype => spec(`of ${datatype}`, datatype as Datatype, ['n']))
+  const tensors = outputs.map(({ name, datatype }, i) => {
+    const { length } = elements[datatype]
+    const data = readElements(datatype, length, hex(elements[datatype].join('')), name)
+    // The floats here are NaN and the like, which a model takes in binary only.
+    return { name, tensor: { datatype, shape: [length], data }, binary: i % 2 === 0 || datatype.startsWith('FP') }
+  })
+  const { body, headerLength } = writeMessage({ model_name: 'm' }, 'outputs', tensors)
+  const { json, binary } = splitMessage(body as Buffer, String(headerLength))
+  const read = readTensors({ document: readJson(json), jsonBytes: json.length, binary }, 'outputs', outputs)
+  for (const { name, tensor } of tensors) t.strictSame(read[name], tensor, name)
+  t.equal(writeMessage({}, 'inputs', []).body, '{"inputs":[]}')
 })
 
 t.test('no bytes after the JSON, mutated as they may be, are more than a refusal', async t => {

@@ -137,6 +137,9 @@ t.test('content types: JSON, bytes, none, and what curl says of JSON', async t =
     t.equal((await send(type)).status, 200, type)
   }
   t.equal((await send('application/x-www-form-urlencoded', ` \n${JSON.stringify(row)}`)).status, 200)
+  const told = { 'inference-header-content-length': '0' }
+  const raw = Buffer.from(Float32Array.of(1, 2, 3).buffer)
+  t.equal((await send('application/x-www-form-urlencoded', raw, told)).status, 200, 'bytes, as urllib sends them')
   for (const [type, body] of [
     ['application/x-www-form-urlencoded', 'inputs=1&x={}'],
     ['text/plain', row],

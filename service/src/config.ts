@@ -131,12 +131,15 @@ export const settings = {
     description: 'Longest request body.',
     takes: 'bytes, 1024 to 268435456',
   }),
-  ADMIN_TOKEN: optionalText({
-    description: 'Bearer token of `/v1/admin`.',
-    takes: 'a long random text',
-    otherwise: 'there are no admin routes',
-    secret: true,
-  }),
+  ADMIN_TOKEN: optionalText(
+    {
+      description: 'Bearer token of `/v1/admin`.',
+      takes: 'a long random text of visible ASCII, without spaces',
+      otherwise: 'there are no admin routes',
+      secret: true,
+    },
+    'token',
+  ),
   STOP_DELAY_MS: milliseconds(
     0,
     500,
@@ -217,6 +220,7 @@ const formats: Readonly<Record<string, (text: string) => boolean>> = {
   'duration-text': text => durationMs(text) !== undefined,
   proxies: text => commaSeparated(text).every(isProxy),
   'redis-nodes': areRedisNodes,
+  token: text => /^[\x21-\x7e]+$/.test(text),
 }
 
 /** Reads the settings. Throws ConfigError, which names every wrong one. */

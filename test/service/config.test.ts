@@ -83,6 +83,12 @@ t.test('one Redis or the nodes of a cluster', async t => {
   }
 })
 
+t.test('an admin token is one that a header can carry', async t => {
+  t.equal(readConfig({ ADMIN_TOKEN: 'tok-en' }).adminToken, 'tok-en')
+  t.strictSame(problemsOf({ ADMIN_TOKEN: 'two words' }).length, 1)
+  t.notMatch(problemsOf({ ADMIN_TOKEN: 'two words' })[0], 'two words')
+})
+
 t.test('an empty setting counts as left out', async t => {
   const config = readConfig({ REDIS_URL: '', PORT: ' ', ADMIN_TOKEN: '' })
   t.match(config, { redisUrls: [], port: 3000, adminToken: undefined })

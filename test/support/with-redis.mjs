@@ -6,7 +6,7 @@
  * REDIS_SERVER_BIN where there is a program to start more servers with. Whatever was started is stopped.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { constants as osConstants, tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
@@ -185,9 +185,11 @@ async function debian() {
   const folder = unpacked() ?? unpack()
   if (folder === undefined) return undefined
   const binary = join(folder, 'usr', 'bin', 'redis-server')
-  const libraries = readdirSync(join(folder, 'usr', 'lib'), { withFileTypes: true })
+  // None, where this machine has all that the program needs.
+  const lib = join(folder, 'usr', 'lib')
+  const libraries = (existsSync(lib) ? readdirSync(lib, { withFileTypes: true }) : [])
     .filter(entry => entry.isDirectory())
-    .map(entry => join(folder, 'usr', 'lib', entry.name))
+    .map(entry => join(lib, entry.name))
   const env = { LD_LIBRARY_PATH: [...libraries, process.env.LD_LIBRARY_PATH].filter(Boolean).join(delimiter) }
   const server = await startServer(binary, env)
   // Tests that start servers of their own need the libraries as well.
@@ -222,9 +224,17 @@ function unpack() {
     process.stderr.write(download.stderr)
     return undefined
   }
-  mkdirSync(cacheFolder, { recursive: true })
+  mkdirSync(dirname(cacheFolder), { recursive: true })
+  // Beside its place and moved there when it is whole: another run may be looking.
+  const fresh = mkdtempSync(`${cacheFolder}-`)
+  cleanups.push(() => rmSync(fresh, { recursive: true, force: true }))
   for (const file of readdirSync(work).filter(name => name.endsWith('.deb'))) {
-    if (quiet('dpkg', ['-x', join(work, file), cacheFolder]).status !== 0) return undefined
+    if (quiet('dpkg', ['-x', join(work, file), fresh]).status !== 0) return undefined
+  }
+  try {
+    renameSync(fresh, cacheFolder)
+  } catch {
+    // Another run was first.
   }
   return unpacked()
 }

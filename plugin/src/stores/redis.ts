@@ -16,10 +16,11 @@ export interface RedisStoreOptions {
 }
 
 /**
- * Checks in one script call. A call holds up Redis for its whole length, about 6 µs a check: enough to spread the
- * cost of a command over many, and still well under a millisecond.
+ * Checks in one script call. Enough to spread the cost of a command, and few enough that Redis answers the first
+ * while this process still reads the rest: with 64 connections on two cores, 8 to 16 in a call gave a tenth more
+ * throughput than 64, where process and Redis wait for each other in turn.
  */
-const MAX_CHECKS = 64
+const MAX_CHECKS = 16
 
 const OPERATIONS = { peek: 0, check: 1, charge: 2 } as const
 const PENALTIES: Readonly<Record<Penalty, number>> = { none: 0, count: 1, renew: 2, backoff: 3 }
@@ -116,7 +117,9 @@ export class RedisStore implements Store {
         resolve,
         reject,
       })
-      this.#schedule()
+      // A full call goes out at once, so that Redis is at work on it while the rest of the turn is read.
+      if (this.#waiting.length === MAX_CHECKS && this.#redis.status === 'ready') this.#flush()
+      else this.#schedule()
     })
   }
 
@@ -124,11 +127,13 @@ export class RedisStore implements Store {
   #schedule(): void {
     if (this.#scheduled) return
     this.#scheduled = true
-    setImmediate(this.#flush)
+    setImmediate(() => {
+      this.#scheduled = false
+      this.#flush()
+    })
   }
 
   readonly #flush = (): void => {
-    this.#scheduled = false
     if (this.#waiting.length === 0) return
     const { status } = this.#redis
     if (status !== 'ready') {

@@ -1,3 +1,5 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { identifyApp, programName } from '../../plugin/src/app-identity.js'
@@ -22,6 +24,10 @@ t.test('a program is its package and its script, as a path inside the package', 
   t.equal(programName(join(root, 'broken/a.js'), '/'), '/a.js')
   t.equal(programName(join(root, 'missing.js'), join(root, 'app')), 'shop/')
   t.equal(programName(undefined, '/'), '/', 'neither script nor package')
+  const outside = mkdtempSync(join(tmpdir(), 'no-package-'))
+  t.teardown(() => rmSync(outside, { recursive: true }))
+  writeFileSync(join(outside, 'a.js'), '')
+  t.equal(programName(join(outside, 'a.js'), '/'), '/a.js', 'a script without a package')
 })
 
 t.test('several apps of one process are told apart, and a place is free when one closes', async t => {

@@ -140,7 +140,6 @@ export class RedisStore implements Store {
       this.#wait(status)
       return
     }
-    if (this.#patience !== undefined) this.#stopWaiting()
     const waiting = this.#waiting
     this.#waiting = []
     if (this.#redis.isCluster === true) {

@@ -1,7 +1,6 @@
 /** The service put together: settings and models in, an app that can listen out. */
 import { randomUUID } from 'node:crypto'
 import type { Socket } from 'node:net'
-import helmet from '@fastify/helmet'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -35,6 +34,19 @@ export interface Service {
   announceStop(): void
 }
 
+/**
+ * For answers that are data, and that no page may show, frame or guess the kind of. (`@fastify/helmet` says as much in
+ * a dozen headers, at the price of half the throughput.)
+ */
+const SECURITY_HEADERS = {
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'cross-origin-resource-policy': 'same-origin',
+  'referrer-policy': 'no-referrer',
+  'x-content-type-options': 'nosniff',
+} as const
+
+const NO_HOST = { status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' } as const
+
 /** Resolves when everything is ready to listen. Rejects, with nothing left open, when something cannot be had. */
 export async function buildApp(config: Config, dependencies: Dependencies): Promise<Service> {
   const app = createServer(config)
@@ -53,22 +65,18 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   // Runs once the last request has been answered.
   app.addHook('onClose', () => models.close())
 
-  // Without this a connection that is busy when the server closes stays open, idle, until its client goes.
+  app.addHook('onRequest', (request, reply, done) => {
+    // First of all, so that a route with pages can say otherwise.
+    reply.headers(SECURITY_HEADERS)
+    done(hasHost(request) ? undefined : new Refusal(NO_HOST))
+  })
   app.addHook('onSend', (_request, reply, _payload, done) => {
+    // Else a connection that is busy when the server closes stays open, idle, until its client goes.
     if (stopping) reply.header('connection', 'close')
     done()
   })
   app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
-  requireHost(app)
-  await app.register(helmet, {
-    contentSecurityPolicy: {
-      useDefaults: false,
-      directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
-    },
-    // What speaks TLS to the world says this, if it wants to.
-    hsts: false,
-  })
   if (config.redisUrls.length > 0) await registerRedis(app, config)
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   await registerLimits(app, config)
@@ -135,13 +143,8 @@ function sendErrorInForm(error: unknown, request: FastifyRequest, reply: Fastify
   return isV2(request.url) ? sendV2Error(error, request, reply) : sendError(error, request, reply)
 }
 
-/** RFC 9112, section 3.2. */
-function requireHost(app: FastifyInstance): void {
-  app.addHook('onRequest', (request, _reply, done) => {
-    if (request.raw.headers.host !== undefined || request.raw.httpVersion === '1.0') return done()
-    done(new Refusal({ status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' }))
-  })
-}
+/** Whether the request names its host, as RFC 9112, section 3.2, demands. */
+const hasHost = ({ raw }: FastifyRequest): boolean => raw.headers.host !== undefined || raw.httpVersion === '1.0'
 
 /** What the parser refuses never becomes a request. */
 function answerMalformed(error: NodeJS.ErrnoException, socket: Socket): void {

@@ -202,6 +202,22 @@ function say(t: Test, port: number, bytes: string): Promise<string> {
   })
 }
 
+t.test('every answer says that it is data and no page', async t => {
+  const { ask, predict } = await buildService(t, { RATE_LIMIT_MAX: 1 })
+  for (const { headers } of [
+    await predict(IRIS),
+    await predict(IRIS),
+    await ask('/nothing'),
+    await ask('/health/live'),
+  ]) {
+    t.match(headers, {
+      'x-content-type-options': 'nosniff',
+      'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+      'referrer-policy': 'no-referrer',
+    })
+  }
+})
+
 t.test('what is not HTTP is answered with a problem document all the same', async t => {
   const { app } = await buildService(t)
   await app.listen({ port: 0, host: '127.0.0.1' })

@@ -61,9 +61,16 @@ export async function buildApp(config: Config, dependencies: Dependencies): Prom
 async function furnish(app: FastifyInstance, config: Config, dependencies: Dependencies): Promise<Service> {
   let stopping = false
   const isStopping = () => stopping
-  const models = await dependencies.openModels(app.log)
+  // Both take their time; neither waits for the other.
+  const opening = dependencies.openModels(app.log)
+  // What goes wrong is told where it is waited for, below.
+  const nothing = () => {}
+  opening.catch(nothing)
   // Runs once the last request has been answered.
-  app.addHook('onClose', () => models.close())
+  app.addHook('onClose', () => opening.then(models => models.close(), nothing))
+  if (config.redisUrls.length > 0) await registerRedis(app, config)
+  else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
+  const models = await opening
 
   app.addHook('onRequest', (request, reply, done) => {
     // First of all, so that a route with pages can say otherwise.
@@ -77,8 +84,6 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
-  if (config.redisUrls.length > 0) await registerRedis(app, config)
-  else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   await registerLimits(app, config)
 
   rememberRoutes(app)

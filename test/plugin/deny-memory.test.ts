@@ -2,7 +2,7 @@ import t from 'tap'
 import { DenyMemory } from '../../plugin/src/stores/deny-memory.js'
 import { MemoryStore } from '../../plugin/src/stores/memory.js'
 import type { Answer, Check, Store } from '../../plugin/src/stores/store.js'
-import { ask, inRedis, limited } from '../support/plugin.js'
+import { ask, inRedis, limited, statuses } from '../support/plugin.js'
 import { checkOf } from '../support/stores.js'
 
 /** A store that answers later, as Redis does, and counts how often it is asked. */
@@ -123,6 +123,43 @@ t.test('the memory is bounded, and a denial in force is not forgotten for a newe
   t.equal(remote.asked, 5, 'the brief one made room')
   memory.close()
   t.match(new DenyMemory(new MemoryStore(5), 5).check(check('x')), { allowed: false }, 'a store that answers at once')
+})
+
+t.test('a quota given back while a check is on its way is not denied from memory afterwards', async t => {
+  for (const free of ['refund', 'reset'] as const) {
+    const remote = new Remote()
+    const memory = new DenyMemory(remote, 10)
+    const check = checkOf([{ limit: 1, windowMs: hour }])
+    await memory.check(check)
+    const [denied] = await Promise.all([memory.check(check), memory[free](check)])
+    t.match(denied, { allowed: false }, 'asked before')
+    t.match(await memory.check(check), { allowed: true }, free)
+  }
+})
+
+t.test('a denial says nothing of other windows, though they be of the same group', async t => {
+  const policy = (name: string, max: number, timeWindow: number) => ({ name, max, timeWindow })
+  const group = (...policies: ReturnType<typeof policy>[]) => ({ config: { rateLimit: { groupId: 'g', policies } } })
+  const app = await limited(t, { ...inRedis(t), global: false }, app => {
+    app.get('/both', group(policy('wide', 9, 60_000), policy('narrow', 1, 60_000)), async () => 'ok')
+    app.get('/wide', group(policy('wide', 9, 60_000)), async () => 'ok')
+    app.get('/other', group(policy('wide', 9, 60_000), policy('third', 1, 60_000)), async () => 'ok')
+  })
+  t.strictSame(await statuses(app, 2, '/both'), [200, 429])
+  t.strictSame(await statuses(app, 1, '/wide'), [200])
+  t.strictSame(await statuses(app, 1, '/other'), [200])
+  t.strictSame(await statuses(app, 1, '/both'), [429])
+  t.match((await ask(app, '/wide')).headers, { 'x-ratelimit-remaining': '5' }, 'three before, and this one')
+})
+
+t.test('a denial by a long window says nothing of a short one', async t => {
+  const remote = new Remote()
+  const memory = new DenyMemory(remote, 10)
+  const check = (windowMs: number) => checkOf([{ limit: 1, windowMs, keepMs: hour }])
+  await memory.check(check(hour))
+  t.match(await memory.check(check(hour)), { allowed: false })
+  await new Promise(resolve => setTimeout(resolve, 30))
+  t.match(await memory.check(check(10)), { allowed: true })
 })
 
 t.test('over HTTP the wait falls from answer to answer', async t => {

@@ -8,10 +8,9 @@ interface Denial {
   readonly answer: Answer
   readonly at: number
   readonly until: number
-  /** The policy that frees last: which, what it was asked for and with which quota. */
+  /** What was asked, and which policy of it frees last. */
+  readonly asked: readonly Policy[]
   readonly index: number
-  readonly cost: number
-  readonly limit: number
 }
 
 /**
@@ -37,12 +36,8 @@ export class DenyMemory implements Store {
     const denial = this.#denials.get(id)
     if (denial !== undefined) {
       const now = performance.now()
-      if (now >= denial.until) {
-        this.#denials.delete(id)
-      } else {
-        const policy = check.policies[denial.index] as Policy
-        if (policy.cost >= denial.cost && policy.limit <= denial.limit) return later(denial.answer, now - denial.at)
-      }
+      if (now >= denial.until) this.#denials.delete(id)
+      else if (includes(denial, check.policies)) return later(denial.answer, now - denial.at)
     }
     const answer = this.#store.check(check)
     if (!(answer instanceof Promise)) return answer
@@ -60,19 +55,25 @@ export class DenyMemory implements Store {
     return this.#store.charge(check)
   }
 
-  refund(check: Check): void | Promise<void> {
-    this.#denials.delete(idOf(check))
-    return this.#store.refund(check)
+  refund(check: Check): Promise<void> {
+    return this.#free(check, () => this.#store.refund(check))
   }
 
-  reset(check: Check): void | Promise<void> {
-    this.#denials.delete(idOf(check))
-    return this.#store.reset(check)
+  reset(check: Check): Promise<void> {
+    return this.#free(check, () => this.#store.reset(check))
   }
 
   close(): void {
     this.#denials.clear()
     this.#store.close()
+  }
+
+  /** Forgets the denial at once, and again afterwards: a check on its way meanwhile may have been denied before. */
+  async #free(check: Check, free: () => void | Promise<void>): Promise<void> {
+    const id = idOf(check)
+    this.#denials.delete(id)
+    await free()
+    this.#denials.delete(id)
   }
 
   #remember(id: string, check: Check, answer: Answer): void {
@@ -88,17 +89,36 @@ export class DenyMemory implements Store {
     const now = performance.now()
     if (this.#denials.size >= this.#capacity) this.#forget(now)
     if (this.#denials.size >= this.#capacity) return
-    const { cost, limit } = check.policies[index] as Policy
-    this.#denials.set(id, { answer, at: now, until: now + Math.min(retryMs, LONGEST_MS), index, cost, limit })
+    this.#denials.delete(id)
+    const until = now + Math.min(retryMs, LONGEST_MS)
+    this.#denials.set(id, { answer, at: now, until, asked: check.policies, index })
   }
 
+  /** The oldest come first, and none lasts longer than a second: to look further would cost every denial of a crowd. */
   #forget(now: number): void {
-    for (const [id, denial] of this.#denials) if (denial.until <= now) this.#denials.delete(id)
+    for (const [id, denial] of this.#denials) {
+      if (denial.until > now) return
+      this.#denials.delete(id)
+    }
   }
 }
 
 function idOf(check: Check): string {
   return `${check.limiter}\n${check.key}`
+}
+
+/**
+ * Whether what is asked now is denied by what was denied then: the same windows of the same logs (routes of a group
+ * may differ in them, and so may requests), no smaller cost and no larger quota.
+ */
+function includes({ asked, index }: Denial, policies: readonly Policy[]): boolean {
+  if (policies === asked) return true
+  if (policies.length !== asked.length) return false
+  return policies.every(({ log, windowMs, cost, limit }, at) => {
+    const then = asked[at] as Policy
+    if (log !== then.log || windowMs !== then.windowMs) return false
+    return at !== index || (cost >= then.cost && limit <= then.limit)
+  })
 }
 
 /** The same denial `elapsed` milliseconds later: less to wait. */

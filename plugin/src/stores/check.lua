@@ -57,6 +57,7 @@ local function look_at_penalty(policy, key, kind, op)
   if value.err then return value end
   local denials, till, last = string.match(value, '^(%d+):(%d+):(%d+)$')
   till = tonumber(till)
+  if not till then return FOREIGN end
   if op == 0 then till = tonumber(last) + policy.window end -- asked without charging: the base window
   if till > now then policy.denials, policy.till = tonumber(denials), till end
   return nil

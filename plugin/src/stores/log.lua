@@ -6,6 +6,9 @@
 -- Numbers go to commands as text made here: left to Redis, each costs several times as much.
 local function text(number) return string.format('%d', number) end
 
+-- The answer for a sorted set or a string that is not ours, in the words Redis has for other types.
+local FOREIGN = { err = 'WRONGTYPE The key holds a value that is not a log' }
+
 -- Looks at a log, writes nothing, and fills in `log` (a table made once and used again). Times and windows in µs.
 -- Returns the error (a table with `err`) where the key holds something else.
 local function look(log, key, now, window)
@@ -43,6 +46,7 @@ local function look(log, key, now, window)
       log.oldest, log.first = tonumber(around[4]), around[3]
     end
   end
+  if not log.total or not log.base then return FOREIGN end
   return nil
 end
 

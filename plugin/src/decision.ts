@@ -113,6 +113,10 @@ export function pass(check: Check, units: Units): Decision {
     reset: 0,
   }))
   const binding = policies.reduce((least, policy) => (policy.limit < least.limit ? policy : least))
+  if (check.concurrency !== undefined) {
+    const { name, max } = check.concurrency
+    policies.push({ name, unit: 'concurrent-requests', limit: max, windowMs: 0, remaining: max, reset: 0 })
+  }
   return {
     key: check.key,
     allowed: true,

@@ -4,6 +4,7 @@ import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
 import type { Cost, Limiter, Outcome } from './limiter.js'
+import { checkedResponse } from './options.js'
 import type { Check, Lease } from './stores/store.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */
@@ -74,13 +75,14 @@ function concludeWith(
   const statusCode = decision.banned ? 403 : 429
   const after = formatDuration(retryAfter * 1000, true)
   if (config.errorResponseBuilder === undefined) return new QuotaExceeded(after, statusCode, decision)
-  return config.errorResponseBuilder(request, {
+  const response = config.errorResponseBuilder(request, {
     statusCode,
     ban: decision.banned,
     max: decision.binding.limit,
     ttl: decision.retryAfterMs,
     after,
   })
+  return checkedResponse(response)
 }
 
 /** A decision as the request carries it: enumerable data, and the way to charge more. */
@@ -117,7 +119,9 @@ class Limited implements RequestRateLimit {
 /** The response is over when it was sent, when it failed and when the client has gone: `close` tells all three. */
 function releaseWithReply(lease: Lease, reply: FastifyReply): void {
   const { raw } = reply
-  if (raw.destroyed || raw.closed || raw.writableEnded) lease.release()
+  // A response of HTTP/2 does not say that the client has gone; its stream does.
+  const { stream } = raw as { stream?: { readonly destroyed: boolean } }
+  if (raw.destroyed || raw.closed || raw.writableEnded || stream?.destroyed === true) lease.release()
   else raw.once('close', () => lease.release())
 }
 

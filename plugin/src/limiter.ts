@@ -93,7 +93,8 @@ export class Limiter {
   /** Whose quota a request counts against. */
   key(request: FastifyRequest): Awaitable<Key> {
     const { keyGenerator, ipv6Subnet } = this.config
-    if (keyGenerator === undefined) return normalizeIP(request.ip, ipv6Subnet)
+    // There is no address on a Unix socket, nor any more when the client has gone.
+    if (keyGenerator === undefined) return normalizeIP(request.ip ?? '', ipv6Subnet)
     return then(keyGenerator(request), checkedKey)
   }
 

@@ -43,9 +43,14 @@ const limit = Type.Union([Type.Number({ minimum: 0 }), fn])
 const duration = Type.Union([Type.Number(), Type.String(), fn])
 const cost = Type.Union([Type.Integer({ minimum: 0 }), fn])
 
+/** What Redis can count with, in microseconds; beyond it a key would end at once. */
+const LONGEST_WINDOW_MS = Number.MAX_SAFE_INTEGER
+/** What a timer can be set to; beyond it fires at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
 const MAX = 'a number ≥ 0, or a function (request, key) that returns one'
 const TIME_WINDOW =
-  "milliseconds ≥ 1, a duration such as '10 seconds' or '1 minute', or a function (request, key) that returns milliseconds"
+  "milliseconds ≥ 1 (at most 2^53 − 1), a duration such as '10 seconds' or '1 minute', or a function (request, key) that returns milliseconds"
 const COST = 'an integer ≥ 0, or a function (request, key) that returns one'
 
 export const PolicySchema = Type.Object({
@@ -63,7 +68,7 @@ export const ConcurrencySchema = Type.Object({
   max: Type.Integer({ minimum: 0, description: 'requests in flight allowed for one key: an integer ≥ 0' }),
   ttl: option<number | string>(
     Type.Union([Type.Number(), Type.String()]),
-    "life of a place whose holder has died: milliseconds ≥ 100, or a duration such as '30 seconds'",
+    "life of a place whose holder has died: milliseconds ≥ 100 (at most 2^31 − 1), or a duration such as '30 seconds'",
   ),
 })
 
@@ -130,7 +135,10 @@ export const registrationOptions = {
   redis: option<RedisClient | null>(Type.Unknown(), 'a client of ioredis, single or cluster'),
   store: option<CustomStoreConstructor>(fn, 'a class with incr(key, callback, timeWindow, max) and child(options)'),
   nameSpace: option<string>(Type.String({ minLength: 1 }), 'a string that is not empty'),
-  storeTimeout: option<number>(Type.Number({ minimum: 1 }), 'milliseconds ≥ 1'),
+  storeTimeout: option<number>(
+    Type.Number({ minimum: 1, maximum: LONGEST_TIMER_MS }),
+    'milliseconds ≥ 1 (at most 2^31 − 1)',
+  ),
   denyMemory: option<number | boolean>(
     Type.Union([Type.Integer({ minimum: 0 }), Type.Boolean()]),
     'denials to remember in this process: an integer ≥ 0; false or 0 for none, true for the default',
@@ -344,14 +352,21 @@ export function checkedMax(value: unknown): number {
 
 /** A window asked of a function, in milliseconds; less than one counts as one. */
 export function checkedWindow(value: unknown): number {
-  if (typeof value === 'number' && value >= 0 && value < Infinity) return Math.max(1, Math.trunc(value))
-  throw new InvalidAnswer('timeWindow', show(value), 'milliseconds, a number ≥ 0')
+  if (typeof value === 'number' && value >= 0 && value <= LONGEST_WINDOW_MS) return Math.max(1, Math.trunc(value))
+  throw new InvalidAnswer('timeWindow', show(value), `milliseconds, a number ≥ 0 and ≤ ${LONGEST_WINDOW_MS}`)
 }
 
 /** A cost asked of a function. */
 export function checkedCost(value: unknown): number {
   if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value
   throw new InvalidAnswer('cost', show(value), 'an integer ≥ 0')
+}
+
+/** The answer to a denied request, asked of a function. Nothing at all would let the request pass. */
+export function checkedResponse(value: object | undefined): object {
+  if (value instanceof Promise) return value.then(checkedResponse)
+  if (value) return value
+  throw new InvalidAnswer('errorResponseBuilder', show(value), 'an error or an object')
 }
 
 /** A partition key asked of a function. */
@@ -412,7 +427,8 @@ function parseConcurrency(given: RateLimitOptions['concurrency']): LimiterConfig
   if (given.max === undefined) throw invalid('concurrency.max', undefined, ConcurrencySchema.properties.max)
   const { ttl } = given
   const ttlMs = typeof ttl === 'string' ? parseDuration(ttl) : (ttl ?? DEFAULT_LEASE_MS)
-  if (ttlMs === undefined || !(ttlMs >= 100)) throw invalid('concurrency.ttl', ttl, ConcurrencySchema.properties.ttl)
+  if (ttlMs === undefined || !(ttlMs >= 100 && ttlMs <= LONGEST_TIMER_MS))
+    throw invalid('concurrency.ttl', ttl, ConcurrencySchema.properties.ttl)
   return { name: CONCURRENCY, max: given.max, ttlMs: Math.trunc(ttlMs) }
 }
 
@@ -430,7 +446,7 @@ function whole(value: PerRequest<number>): PerRequest<number> {
 function staticWindow(name: string, value: PerRequest<number> | string): PerRequest<number> {
   if (typeof value === 'function') return value
   const ms = typeof value === 'string' ? parseDuration(value) : value
-  if (ms === undefined || !(ms >= 1)) throw invalid(name, value, limiterOptions.timeWindow)
+  if (ms === undefined || !(ms >= 1 && ms <= LONGEST_WINDOW_MS)) throw invalid(name, value, limiterOptions.timeWindow)
   return Math.trunc(ms)
 }
 

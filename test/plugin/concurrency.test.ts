@@ -140,6 +140,25 @@ t.test('in Redis: the places of a replica that was killed are free when their li
   t.equal((await ask(app)).statusCode, 200)
 })
 
+t.test('in Redis: a request that ends while its app closes gives its place back', async t => {
+  const held = gate()
+  const shared = inRedis(t)
+  const app = await limited(t, { ...shared, concurrency: { max: 1 } }, app => app.get('/', held.handler))
+  const other = await limited(t, { ...shared, redis: redisClient(t), concurrency: { max: 1 } })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const answered = new Promise(resolve => {
+    httpRequest({ port, path: '/', agent: false }, response => resolve(response.resume().statusCode)).end()
+  })
+  await until('the request runs', async () => held.running === 1)
+  const closed = app.close()
+  t.equal(await inFlight(other), 1)
+  held.open()
+  t.equal(await answered, 200)
+  await closed
+  await until('its place is free', async () => (await inFlight(other)) === 0, 5000)
+})
+
 t.test('a place given twice to the same request is given back with the response', async t => {
   const app = await limited(t, { concurrency: { max: 1 } }, app => {
     const hijacked = app.rateLimit({ concurrency: { max: 1 } })

@@ -1,3 +1,4 @@
+import { Redis } from 'ioredis'
 import { parseList } from 'structured-headers'
 import t from 'tap'
 import { limitField, policyField } from '../../plugin/src/headers.js'
@@ -109,6 +110,17 @@ t.test('the draft names, hidden headers and no standard fields, as the options s
   for (const { headers } of [await ask(shy), await ask(shy)]) {
     t.notOk(Object.keys(headers).some(header => /ratelimit|retry/.test(header)))
   }
+})
+
+t.test('while the store is out of reach the policies are told all the same, places included', async t => {
+  const redis = new Redis({ port: 1, host: '127.0.0.1', lazyConnect: true, retryStrategy: () => 100 })
+  redis.on('error', () => {})
+  t.teardown(() => redis.disconnect())
+  const app = await limited(t, { redis, storeTimeout: 20, onStoreError: 'allow', max: 5, concurrency: { max: 2 } })
+  const { headers } = await ask(app)
+  t.equal(headers['ratelimit-policy'], '"default";q=5;w=60, "concurrency";q=2;qu="concurrent-requests"')
+  t.equal(headers.ratelimit, undefined)
+  t.match(headers, { 'x-ratelimit-limit': '5', 'x-ratelimit-remaining': '5' }, 'and the window binds')
 })
 
 t.test('two limiters on one request both tell of their policies', async t => {

@@ -21,10 +21,14 @@ async function refusal(options: object): Promise<Error> {
 
 const policy = { name: 'p', max: 1, timeWindow: 1000 }
 const WRONG: readonly (readonly [object, RegExp])[] = [
-  [{ timeWindow: '10 parsecs' }, /'timeWindow' is '10 parsecs'; allowed: milliseconds ≥ 1, a duration such as/],
+  [
+    { timeWindow: '10 parsecs' },
+    /'timeWindow' is '10 parsecs'; allowed: milliseconds ≥ 1 \(at most 2\^53 − 1\), a duration such as/,
+  ],
   [{ timeWindow: 0 }, /'timeWindow' is 0/],
   [{ timeWindow: -5 }, /'timeWindow' is -5/],
   [{ timeWindow: Infinity }, /'timeWindow' is Infinity/],
+  [{ timeWindow: 1e16 }, /'timeWindow' is 10000000000000000/],
   [{ max: '100' }, /'max' is '100'; allowed: a number ≥ 0, or a function/],
   [{ max: -1 }, /'max' is -1/],
   [{ max: {} }, /'max' is an object/],
@@ -67,6 +71,8 @@ const WRONG: readonly (readonly [object, RegExp])[] = [
   [{ concurrency: {} }, /'concurrency.max' is undefined/],
   [{ concurrency: { max: 1.5 } }, /'concurrency.max' is 1.5/],
   [{ concurrency: { max: 1, ttl: 5 } }, /'concurrency.ttl' is 5/],
+  [{ concurrency: { max: 1, ttl: '60 days' } }, /'concurrency.ttl' is '60 days'; allowed: .*at most 2\^31 − 1/],
+  [{ storeTimeout: 2 ** 31 }, /'storeTimeout' is 2147483648/],
   [{ concurrency: { max: 1, ttl: 'never' } }, /'concurrency.ttl' is 'never'/],
   [{ timeWindows: 5 }, /'timeWindows' is 5; allowed: one of max, timeWindow/],
   [{ onExceeded: [1] }, /'onExceeded' is a list of 1/],
@@ -116,12 +122,35 @@ t.test('what a function answers is checked at each request, and never taken for 
   t.match(await answers({ max: () => Number.NaN }), { status: 500 })
   t.match(await answers({ timeWindow: () => 'long' }), { status: 500, message: /'timeWindow' returned 'long'/ })
   t.match(await answers({ timeWindow: async () => -1 }), { status: 500 })
+  t.match(await answers({ timeWindow: () => 1e16 }), {
+    status: 500,
+    message: /'timeWindow' returned 10000000000000000/,
+  })
   t.match(await answers({ cost: () => 0.5 }), { status: 500, message: /'cost' returned 0.5/ })
   t.match(await answers({ keyGenerator: () => undefined }), {
     status: 500,
     message: /'keyGenerator' returned undefined; allowed: a string or a number/,
   })
   t.match(await answers({ keyGenerator: async () => ({}) }), { status: 500 })
+})
+
+t.test('a denial whose response is not built stays a denial', async t => {
+  for (const nothing of [undefined, null, '', 0, Promise.resolve(undefined)]) {
+    const builder = { max: 0, errorResponseBuilder: () => nothing } as unknown as RateLimitPluginOptions
+    const app = await limited(t, builder, app => {
+      app.get('/', async () => 'ok')
+      app.get('/attached', { config: { rateLimit: false }, preHandler: app.rateLimit() }, async () => 'ok')
+    })
+    for (const url of ['/', '/attached']) {
+      t.match((await ask(app, url)).json(), {
+        statusCode: 500,
+        code: 'ML_RATE_INVALID_ANSWER',
+        message: /option 'errorResponseBuilder' returned .*; allowed: an error or an object/,
+      })
+    }
+  }
+  const late = await limited(t, { max: 0, errorResponseBuilder: async () => ({ statusCode: 418, own: true }) })
+  t.match((await ask(late)).json(), { own: true }, 'one that is built later is waited for')
 })
 
 t.test('options that are functions, at once or later, are asked with the request and its key', async t => {

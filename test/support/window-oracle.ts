@@ -25,6 +25,12 @@ export class WindowOracle {
     return (leaving.find(at => this.fits(at, window, limit, cost)) ?? now + window) - now
   }
 
+  /** Time from `now` until the oldest cost leaves; 0 when there is none. */
+  reset(now: number, window: number): number {
+    const oldest = this.#admitted.find(({ time }) => time > now - window)
+    return oldest === undefined ? 0 : oldest.time + window - now
+  }
+
   charge(time: number, cost: number): void {
     this.#admitted.push({ time, cost })
   }

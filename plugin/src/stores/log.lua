@@ -30,10 +30,7 @@ local function look(log, key, now, window)
   if last >= now then now = last + 1 end -- the clock stood still or went back: time goes on from the last entry
   local edge = now - window
   log.now, log.edge, log.total, log.member, log.last = now, edge, tonumber(member), member, last
-  if last <= edge then
-    log.base = log.total
-    if size == 4 then log.stale = redis.call('ZCARD', key) - 1 end
-  elseif size == 2 then
+  if size == 2 then
     log.base = log.total
   else
     local oldest = tonumber(head[4])

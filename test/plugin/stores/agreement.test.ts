@@ -1,0 +1,139 @@
+import fc from 'fast-check'
+import { Redis } from 'ioredis'
+import t from 'tap'
+import type { Answer, Check, Lease, Penalty } from '../../../plugin/src/stores/store.js'
+import { checkOf, memoryStore, type PolicySpec, redisStore, type TimedStore } from '../../support/stores.js'
+
+/**
+ * What the oracle of the rule does not know of, the two stores are asked alike: penalties, requests in flight, quotas
+ * and windows that change from request to request, resets.
+ */
+const RUNS = Number(process.env.FC_RUNS ?? 200)
+const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
+t.teardown(() => redis.disconnect())
+
+const SHORT = 600_000
+const LONG = 3_600_000
+/** Real time goes on while a history is played in Redis. Nothing leaves its window within twice as long (see `pass`). */
+const TOLERANCE_MS = 500
+
+type Step =
+  | { readonly do: 'check' | 'peek' | 'charge' | 'refund' | 'reset'; readonly key: string; readonly asked: Asked[] }
+  | { readonly do: 'release'; readonly which: number }
+  | { readonly do: 'pass'; readonly tenths: number }
+interface Asked {
+  readonly limit: number
+  readonly cost: number
+  readonly long: boolean
+}
+interface History {
+  readonly penalty: Penalty
+  readonly places: number | undefined
+  /** The windows of a log change from step to step, as in a group of routes; else each policy keeps its own. */
+  readonly changing: boolean
+  readonly windows: readonly boolean[]
+  readonly steps: readonly Step[]
+}
+
+const asked = fc.array(
+  fc.record({ limit: fc.constantFrom(0, 1, 2, 5, 12), cost: fc.integer({ min: 0, max: 4 }), long: fc.boolean() }),
+  { minLength: 2, maxLength: 2 },
+)
+const key = fc.constantFrom('a', 'b')
+const history: fc.Arbitrary<History> = fc.record({
+  penalty: fc.constantFrom<Penalty>('none', 'count', 'renew', 'backoff'),
+  places: fc.option(fc.integer({ min: 0, max: 3 }), { nil: undefined }),
+  changing: fc.boolean(),
+  windows: fc.array(fc.boolean(), { minLength: 1, maxLength: 2 }),
+  steps: fc.array(
+    fc.oneof(
+      { weight: 8, arbitrary: fc.record({ do: fc.constant('check' as const), key, asked }) },
+      { weight: 3, arbitrary: fc.record({ do: fc.constantFrom('peek', 'charge', 'refund', 'reset'), key, asked }) },
+      { weight: 1, arbitrary: fc.record({ do: fc.constant('release' as const), which: fc.nat(20) }) },
+      {
+        weight: 5,
+        arbitrary: fc.record({ do: fc.constant('pass' as const), tenths: fc.integer({ min: 1, max: 13 }) }),
+      },
+    ),
+    { minLength: 1, maxLength: 30 },
+  ),
+})
+
+function checkAt(given: History, step: { readonly key: string; readonly asked: readonly Asked[] }): Check {
+  const policies = given.windows.map((long, index): PolicySpec => {
+    const { limit, cost, ...now } = step.asked[index] as Asked
+    return {
+      name: `p${index}`,
+      limit,
+      cost,
+      windowMs: (given.changing ? now.long : long) ? LONG : SHORT,
+      ...(given.changing && { keepMs: LONG }),
+    }
+  })
+  return checkOf(policies, {
+    key: step.key,
+    penalty: given.penalty,
+    ...(given.places !== undefined && { concurrency: { max: given.places, ttlMs: LONG * 100 } }),
+  })
+}
+
+const near = (one: number, two: number) => Math.abs(one - two) <= TOLERANCE_MS
+
+function alike(one: Answer, two: Answer): boolean {
+  return (
+    one.allowed === two.allowed &&
+    one.concurrency?.inFlight === two.concurrency?.inFlight &&
+    one.concurrency?.violated === two.concurrency?.violated &&
+    one.policies.every((state, index) => {
+      const other = two.policies[index] as Answer['policies'][number]
+      return (
+        state.used === other.used &&
+        state.denials === other.denials &&
+        near(state.resetMs, other.resetMs) &&
+        near(state.retryMs, other.retryMs)
+      )
+    })
+  )
+}
+
+async function play(given: History, memory: TimedStore, remote: TimedStore): Promise<void> {
+  const leases: [Lease, Lease][] = []
+  for (const [index, step] of given.steps.entries()) {
+    if (step.do === 'pass') {
+      // Tenths of the shorter window and a bit: thirty bits are less than another tenth.
+      const ms = (step.tenths * SHORT) / 10 + 1500
+      await memory.pass(ms)
+      await remote.pass(ms)
+    } else if (step.do === 'release') {
+      for (const lease of leases.splice(step.which % (leases.length + 1), 1).flat()) lease.release()
+      await redis.ping()
+    } else {
+      const check = checkAt(given, step)
+      // Only the registration's own limiter refunds, and its logs have one window each.
+      if (step.do === 'refund' && given.changing) continue
+      const [one, two] = [await memory.store[step.do](check), await remote.store[step.do](check)]
+      if (!one || !two) continue
+      if (!alike(one, two)) {
+        throw new Error(`step ${index}: in process ${JSON.stringify(one)}, in Redis ${JSON.stringify(two)}`)
+      }
+      const [mine, theirs] = [one.concurrency?.lease, two.concurrency?.lease]
+      if (mine && theirs) leases.push([mine, theirs])
+    }
+  }
+}
+
+t.test('in process and in Redis every history is answered alike', async t => {
+  await fc.assert(
+    fc.asyncProperty(history, async given => {
+      const [memory, remote] = [memoryStore(), redisStore(redis)]
+      try {
+        await play(given, memory, remote)
+      } finally {
+        await memory.close()
+        await remote.close()
+      }
+    }),
+    { numRuns: RUNS },
+  )
+  t.pass(`${RUNS} histories`)
+})

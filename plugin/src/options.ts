@@ -43,14 +43,14 @@ const limit = Type.Union([Type.Number({ minimum: 0 }), fn])
 const duration = Type.Union([Type.Number(), Type.String(), fn])
 const cost = Type.Union([Type.Integer({ minimum: 0 }), fn])
 
-/** What Redis can count with, in microseconds; beyond it a key would end at once. */
+/** What Redis can count with, in microseconds. Longer windows are cut to it: 285,000 years are as good as more. */
 const LONGEST_WINDOW_MS = Number.MAX_SAFE_INTEGER
 /** What a timer can be set to; beyond it fires at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 const MAX = 'a number ≥ 0, or a function (request, key) that returns one'
 const TIME_WINDOW =
-  "milliseconds ≥ 1 (at most 2^53 − 1), a duration such as '10 seconds' or '1 minute', or a function (request, key) that returns milliseconds"
+  "milliseconds ≥ 1, a duration such as '10 seconds' or '1 minute', or a function (request, key) that returns milliseconds"
 const COST = 'an integer ≥ 0, or a function (request, key) that returns one'
 
 export const PolicySchema = Type.Object({
@@ -352,8 +352,8 @@ export function checkedMax(value: unknown): number {
 
 /** A window asked of a function, in milliseconds; less than one counts as one. */
 export function checkedWindow(value: unknown): number {
-  if (typeof value === 'number' && value >= 0 && value <= LONGEST_WINDOW_MS) return Math.max(1, Math.trunc(value))
-  throw new InvalidAnswer('timeWindow', show(value), `milliseconds, a number ≥ 0 and ≤ ${LONGEST_WINDOW_MS}`)
+  if (typeof value === 'number' && value >= 0 && value < Infinity) return wholeWindow(value)
+  throw new InvalidAnswer('timeWindow', show(value), 'milliseconds, a number ≥ 0')
 }
 
 /** A cost asked of a function. */
@@ -446,8 +446,12 @@ function whole(value: PerRequest<number>): PerRequest<number> {
 function staticWindow(name: string, value: PerRequest<number> | string): PerRequest<number> {
   if (typeof value === 'function') return value
   const ms = typeof value === 'string' ? parseDuration(value) : value
-  if (ms === undefined || !(ms >= 1 && ms <= LONGEST_WINDOW_MS)) throw invalid(name, value, limiterOptions.timeWindow)
-  return Math.trunc(ms)
+  if (ms === undefined || !(ms >= 1)) throw invalid(name, value, limiterOptions.timeWindow)
+  return wholeWindow(ms)
+}
+
+function wholeWindow(ms: number): number {
+  return Math.min(Math.max(1, Math.trunc(ms)), LONGEST_WINDOW_MS)
 }
 
 function checkAll(given: object, known: TProperties, path: string, custom: boolean, plain = false): void {

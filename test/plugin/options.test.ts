@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
 import t from 'tap'
-import { type App, ask, limited, statuses } from '../support/plugin.js'
+import { type App, ask, inRedis, limited, statuses } from '../support/plugin.js'
 
 /** Options as somebody without types may write them. */
 const wild = (options: object) => options as RateLimitPluginOptions
@@ -21,14 +21,10 @@ async function refusal(options: object): Promise<Error> {
 
 const policy = { name: 'p', max: 1, timeWindow: 1000 }
 const WRONG: readonly (readonly [object, RegExp])[] = [
-  [
-    { timeWindow: '10 parsecs' },
-    /'timeWindow' is '10 parsecs'; allowed: milliseconds ≥ 1 \(at most 2\^53 − 1\), a duration such as/,
-  ],
+  [{ timeWindow: '10 parsecs' }, /'timeWindow' is '10 parsecs'; allowed: milliseconds ≥ 1, a duration such as/],
   [{ timeWindow: 0 }, /'timeWindow' is 0/],
   [{ timeWindow: -5 }, /'timeWindow' is -5/],
   [{ timeWindow: Infinity }, /'timeWindow' is Infinity/],
-  [{ timeWindow: 1e16 }, /'timeWindow' is 10000000000000000/],
   [{ max: '100' }, /'max' is '100'; allowed: a number ≥ 0, or a function/],
   [{ max: -1 }, /'max' is -1/],
   [{ max: {} }, /'max' is an object/],
@@ -122,10 +118,6 @@ t.test('what a function answers is checked at each request, and never taken for 
   t.match(await answers({ max: () => Number.NaN }), { status: 500 })
   t.match(await answers({ timeWindow: () => 'long' }), { status: 500, message: /'timeWindow' returned 'long'/ })
   t.match(await answers({ timeWindow: async () => -1 }), { status: 500 })
-  t.match(await answers({ timeWindow: () => 1e16 }), {
-    status: 500,
-    message: /'timeWindow' returned 10000000000000000/,
-  })
   t.match(await answers({ cost: () => 0.5 }), { status: 500, message: /'cost' returned 0.5/ })
   t.match(await answers({ keyGenerator: () => undefined }), {
     status: 500,
@@ -151,6 +143,20 @@ t.test('a denial whose response is not built stays a denial', async t => {
   }
   const late = await limited(t, { max: 0, errorResponseBuilder: async () => ({ statusCode: 418, own: true }) })
   t.match((await ask(late)).json(), { own: true }, 'one that is built later is waited for')
+})
+
+t.test('a window beyond what Redis can count with is cut to it', async t => {
+  const redis = inRedis(t)
+  for (const timeWindow of ['300000 years', () => 1e16]) {
+    for (const options of [{}, redis]) {
+      const app = await limited(t, { ...options, max: 1, timeWindow })
+      const [first, second] = [await ask(app), await ask(app)]
+      t.strictSame([first.statusCode, second.statusCode], [200, 429])
+      t.equal(second.headers['retry-after'], `${Math.ceil(Number.MAX_SAFE_INTEGER / 1000)}`)
+      await app.rateLimiter.reset('lone')
+      await app.close()
+    }
+  }
 })
 
 t.test('options that are functions, at once or later, are asked with the request and its key', async t => {

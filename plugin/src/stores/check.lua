@@ -58,7 +58,7 @@ local function look_at_penalty(policy, key, kind, op)
   local denials, till, last = string.match(value, '^(%d+):(%d+):(%d+)$')
   till = tonumber(till)
   if not till then return FOREIGN end
-  if op == 0 then till = tonumber(last) + policy.window end -- asked without charging: the base window
+  if op == 0 then till = math.min(tonumber(last) + policy.window, till) end -- asked without charging: the base window
   if till > now then policy.denials, policy.till = tonumber(denials), till end
   return nil
 end
@@ -73,7 +73,7 @@ local function penalise(policy, key, kind)
   local block = policy.window
   if kind == 3 then block = math.min(block * 2 ^ (policy.denials - 1), 9007199254740991000) end
   policy.till = now + block
-  policy.wait = math.max(policy.wait, block)
+  policy.wait = block -- never shorter than the wait for the window; a block of a window that has changed is over with it
   redis.call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, now), 'PX', text(math.ceil(block / 1000)))
 end
 

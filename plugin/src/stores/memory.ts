@@ -256,7 +256,8 @@ function answerOf(row: Row | undefined, policy: Policy, now: number, penalty: Pe
   if (penalty === 'count') {
     return { used, resetMs, retryMs, denials: denials.log.read(now, windowMs, windowMs, 0, 0).used }
   }
-  const until = peek ? denials.last + windowMs : denials.blockedUntil
+  const until = peek ? Math.min(denials.last + windowMs, denials.blockedUntil) : denials.blockedUntil
   if (until <= now) return { used, resetMs, retryMs, denials: 0 }
-  return { used: Math.max(used, limit), resetMs: until - now, retryMs: until - now, denials: denials.count }
+  const left = until - now
+  return { used: Math.max(used, limit), resetMs: left, retryMs: Math.max(retryMs, left), denials: denials.count }
 }

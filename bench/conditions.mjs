@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { cpus, loadavg, release, totalmem, type } from 'node:os'
 
 const PACKAGES = ['fastify', 'ioredis', '@fastify/rate-limit', 'rate-limiter-flexible', 'async-ratelimiter']
@@ -19,12 +20,13 @@ export async function conditionsOf(redis) {
 
 /** @returns {string | undefined} undefined where it is not installed */
 export function versionOf(name) {
-  for (const folder of ['../node_modules', 'node_modules']) {
-    try {
-      return JSON.parse(readFileSync(new URL(`${folder}/${name}/package.json`, import.meta.url), 'utf8')).version
-    } catch {}
+  try {
+    const entry = createRequire(import.meta.url).resolve(name)
+    const folder = entry.slice(0, entry.lastIndexOf(`node_modules/${name}/`))
+    return JSON.parse(readFileSync(`${folder}node_modules/${name}/package.json`, 'utf8')).version
+  } catch {
+    return undefined
   }
-  return undefined
 }
 
 /** Microseconds that all cores of the machine have worked since it started. */
@@ -32,4 +34,14 @@ export function machineWork() {
   let ms = 0
   for (const { times } of cpus()) ms += times.user + times.nice + times.sys + times.irq
   return ms * 1000
+}
+
+/** The same in words. */
+export function describe({ cpu, cores, memoryGiB, system, node, redis, packages, loadBefore }) {
+  const versions = Object.entries(packages).map(([name, version]) => `${name} ${version ?? 'not installed'}`)
+  return [
+    `${cpu}, ${cores} cores, ${memoryGiB} GiB, ${system}, load before ${loadBefore}`,
+    `Node ${node}, Redis ${redis} on the loopback, 64 connections, load generator in a process of its own`,
+    versions.join(', '),
+  ].join('\n')
 }

@@ -1,14 +1,13 @@
 import { answerParent } from './child.mjs'
 import { Connection } from './connection.mjs'
 import { Histogram } from './histogram.mjs'
-import { KEY_HEADER } from './scenarios.mjs'
 
 const wait = ms => new Promise(resolve => setTimeout(resolve, ms))
 const microseconds = () => performance.now() * 1000
 
 /** A request for each key, ready to be written. */
-const requestsOf = keys =>
-  keys.map(key => Buffer.from(`GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n${KEY_HEADER}: ${key}\r\n\r\n`))
+const requestsOf = (keys, keyHeader) =>
+  keys.map(key => Buffer.from(`GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n${keyHeader}: ${key}\r\n\r\n`))
 
 /** Kept open from task to task, by port. */
 const pools = new Map()
@@ -69,8 +68,8 @@ class Tally {
 }
 
 /** Each connection asks again as soon as it is answered, for a time or for a number of `requests`. */
-async function closedLoop({ port, keys, connections, warmUpMs, ms, requests: most }) {
-  const requests = requestsOf(keys)
+async function closedLoop({ port, keys, keyHeader, connections, warmUpMs, ms, requests: most }) {
+  const requests = requestsOf(keys, keyHeader)
   const tally = new Tally()
   let over = false
   const ask = connection => {
@@ -96,8 +95,8 @@ async function closedLoop({ port, keys, connections, warmUpMs, ms, requests: mos
  * no free connection waits for one, and its latency counts from when it was due, so that a server that stalls is
  * charged for all that it kept waiting.
  */
-async function openLoop({ port, keys, connections, rate, warmUpMs, ms, seed }) {
-  const requests = requestsOf(keys)
+async function openLoop({ port, keys, keyHeader, connections, rate, warmUpMs, ms, seed }) {
+  const requests = requestsOf(keys, keyHeader)
   const tally = new Tally()
   const random = randomOf(seed)
   const free = [...(await connectionsTo(port, connections))]

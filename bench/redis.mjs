@@ -13,11 +13,17 @@ async function freePort() {
   return port
 }
 
-/** A Redis of our own on the loopback, without persistence, from `redis-server` or `valkey-server` on the PATH. */
+/**
+ * A Redis of our own on the loopback, without persistence: REDIS_SERVER_BIN, or `redis-server` or `valkey-server` on
+ * the PATH. Never the one at REDIS_URL, since all that it holds would be lost.
+ */
 export async function startRedis() {
   const port = await freePort()
   const args = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no']
-  const server = (await tryServer('redis-server', args)) ?? (await tryServer('valkey-server', args))
+  let server
+  for (const program of [process.env.REDIS_SERVER_BIN, 'redis-server', 'valkey-server']) {
+    if (program !== undefined) server ??= await tryServer(program, args)
+  }
   if (server === undefined) throw new Error('neither redis-server nor valkey-server is on the PATH')
   const client = new Redis(port, '127.0.0.1', { retryStrategy: () => 20, maxRetriesPerRequest: 200 })
   client.on('error', () => {})

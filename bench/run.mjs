@@ -1,25 +1,21 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { startChild } from './child.mjs'
-import { conditionsOf, versionOf } from './conditions.mjs'
-import { contenders } from './contenders.mjs'
-import { measure } from './measure.mjs'
+import { conditionsOf, describe } from './conditions.mjs'
+import { contenders, limiterPart, scenarios } from './limiter/part.mjs'
 import { startRedis } from './redis.mjs'
-import { scenarios } from './scenarios.mjs'
-import { summarise } from './summary.mjs'
-import { tableOf } from './table.mjs'
 
 const USAGE = `npm run bench -- [options]
 
-  --quick              less than a minute: short rounds, few of them
-  --only <names>       scenarios to run, apart by commas: ${Object.keys(scenarios).join(', ')}
+  --quick              less than a minute: fewer scenarios, contenders and rounds
+  --only <names>       scenarios, apart by commas: ${Object.keys(scenarios).join(', ')}; or memory
   --contenders <names> apart by commas: ${Object.keys(contenders).join(', ')}
   --rounds <n>         rounds of each scenario
   --ms <n>             length of a slice: one contender in one round
   --calm <share>       retake a slice during which other programs took more of the machine than this (default 0.1)
   --retakes <n>        how often at most
   --profile <folder>   write a CPU profile of each server
-  --json <file>        write everything that was measured`
+  --json <file>        write what was measured`
 
 const { values: given } = parseArgs({
   options: {
@@ -39,86 +35,51 @@ if (given.help) {
   console.log(USAGE)
   process.exit(0)
 }
-
-const FULL = { rounds: 60, ms: 100, pacedRounds: 20, pacedMs: 1000, warmUpFirstMs: 1500, retakes: 3 }
-const QUICK = {
-  only: 'allowed,denied,policies,paced',
-  contenders: 'bare,ours-redis,fastify-redis,flexible-redis,ours-memory,fastify-memory,flexible-memory',
-  rounds: 20,
-  ms: 80,
-  pacedRounds: 3,
-  pacedMs: 400,
-  warmUpFirstMs: 500,
-  retakes: 0,
+const only = listOf(given.only, [...Object.keys(scenarios), 'memory'])
+const options = {
+  quick: given.quick,
+  scenarios: only?.filter(name => name !== 'memory'),
+  contenders: listOf(given.contenders, Object.keys(contenders)),
+  rounds: numberOf(given.rounds),
+  ms: numberOf(given.ms),
+  calm: Number(given.calm),
+  retakes: numberOf(given.retakes),
+  profile: given.profile,
+  memory: only?.includes('memory') ?? true,
 }
-/** A quick run begins no round after this. */
-const QUICK_MS = 50_000
-
-const standard = given.quick ? QUICK : FULL
-const chosen = listOf(given.only ?? standard.only, scenarios)
-const entrants = listOf(given.contenders ?? standard.contenders, contenders).filter(
-  name => !name.startsWith('async-') || versionOf('async-ratelimiter') !== undefined,
-)
 
 const redis = await startRedis()
 const load = await startChild(new URL('load.mjs', import.meta.url), [])
 const conditions = await conditionsOf(redis)
 console.log(`${describe(conditions)}\n`)
-
-const results = {}
-const problems = []
-for (const [index, scenarioName] of chosen.entries()) {
-  const paced = scenarios[scenarioName].rate !== undefined
-  const plan = {
-    scenarioName,
-    names: entrants.filter(name => contenders[name].only?.includes(scenarioName) ?? true),
-    rounds: Number(given.rounds ?? (paced ? standard.pacedRounds : standard.rounds)),
-    ms: Number(given.ms ?? (paced ? standard.pacedMs : standard.ms)),
-    warmUpMs: paced ? 100 : 20,
-    warmUpFirstMs: standard.warmUpFirstMs,
-    until: given.quick ? (QUICK_MS / chosen.length) * (index + 1) : Number.POSITIVE_INFINITY,
-    calm: Number(given.calm),
-    retakes: Number(given.retakes ?? standard.retakes),
-    ...(given.profile && { profile: given.profile }),
-  }
-  const { slices, problems: found } = await measure(plan, { redis, load, progress })
-  progress('')
-  const rows = summarise(slices)
-  results[scenarioName] = { plan, rows, slices }
-  problems.push(...found.map(problem => `${scenarioName}: ${problem}`))
-  console.log(`${tableOf(scenarioName, rows)}\n`)
-}
+const limiter = await limiterPart(options, { redis, load, print: text => console.log(text), progress })
 await load.stop()
 await redis.stop()
 
 if (given.json !== undefined) {
-  writeFileSync(given.json, `${JSON.stringify({ at: new Date().toISOString(), conditions, results, problems })}\n`)
+  writeFileSync(given.json, `${JSON.stringify({ at: new Date().toISOString(), conditions, limiter })}\n`)
 }
-if (problems.length > 0) {
-  console.error(['The run does not hold:', ...new Set(problems)].join('\n  '))
+if (limiter.problems.length > 0) {
+  console.error(['The run does not hold:', ...new Set(limiter.problems)].join('\n  '))
   process.exitCode = 1
 }
 
+/** @param {string | undefined} names @param {string[]} known */
 function listOf(names, known) {
-  const list = names === undefined ? Object.keys(known) : names.split(',')
-  for (const name of list) {
-    if (known[name] === undefined) {
-      console.error(`'${name}' is none of ${Object.keys(known).join(', ')}\n\n${USAGE}`)
-      process.exit(2)
-    }
+  const list = names?.split(',')
+  for (const name of list ?? []) {
+    if (known.includes(name)) continue
+    console.error(`'${name}' is none of ${known.join(', ')}\n\n${USAGE}`)
+    process.exit(2)
   }
   return list
 }
 
-function progress(text) {
-  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+/** @param {string | undefined} text */
+function numberOf(text) {
+  return text === undefined ? undefined : Number(text)
 }
 
-function describe({ cpu, cores, memoryGiB, system, node, redis: version, packages, loadBefore }) {
-  const versions = Object.entries(packages).map(([name, number]) => `${name} ${number ?? 'not installed'}`)
-  return [
-    `${cpu}, ${cores} cores, ${memoryGiB} GiB, ${system}, load before ${loadBefore}`,
-    `Node ${node}, Redis ${version} on the loopback, 64 connections, generator in a process of its own`,
-    versions.join(', '),
-  ].join('\n')
+function progress(text) {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
 }

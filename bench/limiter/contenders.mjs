@@ -5,6 +5,7 @@ import { KEY_HEADER } from './scenarios.mjs'
 
 /**
  * What is measured. `store`: where it counts. `only`: the scenarios it takes part in, all where left out.
+ * `growsWithRequests`: keeps every request apart.
  * `limit(app, scenario, redis)` puts the limiter in front of the routes of the app.
  */
 export const contenders = {
@@ -19,7 +20,7 @@ export const contenders = {
     limit: (app, scenario, redis) => ours(app, scenario, { redis, standardHeaders: false }),
   },
   'ours-redis-default': {
-    title: 'ml-api-rate-limiter with its two standard headers more (default)',
+    title: 'ml-api-rate-limiter, IETF headers too (default)',
     store: 'redis',
     limit: (app, scenario, redis) => ours(app, scenario, { redis }),
   },
@@ -35,7 +36,7 @@ export const contenders = {
       flexible(app, scenario, options => new RateLimiterRedis({ ...options, storeClient: redis })),
   },
   'flexible-redis-block': {
-    title: 'rate-limiter-flexible with its in-memory block',
+    title: 'rate-limiter-flexible, in-memory block',
     store: 'redis',
     only: ['denied', 'half'],
     limit: (app, scenario, redis) =>
@@ -48,6 +49,7 @@ export const contenders = {
   'async-redis': {
     title: 'async-ratelimiter (rolling window)',
     store: 'redis',
+    growsWithRequests: true,
     limit: asyncRateLimiter,
   },
   'ours-memory': {

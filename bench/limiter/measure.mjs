@@ -1,8 +1,8 @@
 import { cpus } from 'node:os'
-import { startChild } from './child.mjs'
-import { machineWork } from './conditions.mjs'
+import { startChild } from '../child.mjs'
+import { machineWork } from '../conditions.mjs'
 import { contenders } from './contenders.mjs'
-import { scenarios } from './scenarios.mjs'
+import { KEY_HEADER, scenarios } from './scenarios.mjs'
 
 const CONNECTIONS = 64
 
@@ -60,7 +60,7 @@ async function startServers({ names, scenarioName, profile }, redis) {
 /** Uses up the quota of the hot keys, counting what passes, and lets the compiler of Node do its work. */
 async function warmUp(name, scenario, plan, server, load) {
   const { port } = server.ready
-  const task = { kind: 'closedLoop', port, connections: CONNECTIONS }
+  const task = { kind: 'closedLoop', port, keyHeader: KEY_HEADER, connections: CONNECTIONS }
   const problems = []
   if (scenario.hot !== undefined) {
     const quota = scenario.policies[0].max * scenario.hot.length
@@ -101,6 +101,7 @@ async function takeSlice(scenario, plan, server, { redis, load, seed }) {
     kind: scenario.rate === undefined ? 'closedLoop' : 'openLoop',
     port: server.ready.port,
     keys: scenario.keys,
+    keyHeader: KEY_HEADER,
     connections: CONNECTIONS,
     rate: scenario.rate,
     warmUpMs: plan.warmUpMs,

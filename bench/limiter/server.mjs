@@ -1,6 +1,6 @@
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
-import { answerParent } from './child.mjs'
+import { answerParent } from '../child.mjs'
 import { contenders } from './contenders.mjs'
 import { scenarios } from './scenarios.mjs'
 

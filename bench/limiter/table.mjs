@@ -23,8 +23,21 @@ export function tableOf(scenarioName, rows) {
   return [`### ${scenarios[scenarioName].title} (\`${scenarioName}\`)`, '', ...aligned([head, ...body])].join('\n')
 }
 
+/** Bytes by quota. */
+export function memoryTableOf({ quotas, rows }) {
+  const body = Object.entries(rows).map(([name, bytes]) => [
+    contenders[name].title,
+    ...quotas.map(quota => bytes[quota].toLocaleString('en')),
+  ])
+  return [
+    '### bytes in Redis for one key, its quota used up',
+    '',
+    ...aligned([['limiter', ...quotas], ...body], 1),
+  ].join('\n')
+}
+
 /** The first two columns are words, the others figures. */
-export function aligned(rows, words = 2) {
+function aligned(rows, words = 2) {
   const widths = rows[0].map((_, column) => Math.max(...rows.map(row => row[column].length)))
   const line = row =>
     `| ${row.map((cell, column) => (column < words ? cell.padEnd(widths[column]) : cell.padStart(widths[column]))).join(' | ')} |`

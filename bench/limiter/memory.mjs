@@ -1,0 +1,117 @@
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import { contenders } from './contenders.mjs'
+import { KEY_HEADER } from './scenarios.mjs'
+
+/** Quotas whose keys are weighed once they are full. */
+const QUOTAS = [
+  { title: '100 a minute', max: 100, windowMs: 60_000 },
+  { title: '1,000 a minute', max: 1000, windowMs: 60_000 },
+  { title: '1,000,000 a day', max: 1_000_000, windowMs: 86_400_000 },
+  { title: '10 a second', max: 10, windowMs: 1000 },
+]
+/** Checks in one window of a fill; where the quota is larger, each of ours costs more. */
+const MOST_CHECKS = 2000
+const REQUEST = { url: '/', headers: { [KEY_HEADER]: 'client-0001' } }
+const CLOCK = 'clock-of-the-bench'
+
+/**
+ * Bytes that Redis holds for one key whose quota is used up, by MEMORY USAGE, for each contender that counts in Redis.
+ *
+ * Ours is filled evenly over one and a half windows, which is when it holds most, by its own script with a clock that
+ * is set by hand: nobody waits for a day. Of the others it makes no difference how requests lie in time; beyond
+ * MOST_CHECKS a counter grows no more, and a log of requests grows by as much for each.
+ *
+ * @param {string[]} names
+ */
+export async function bytesPerKey(names, port) {
+  const redis = new Redis({ port, host: '127.0.0.1' })
+  const rows = {}
+  const problems = []
+  for (const name of names) {
+    if (contenders[name].store !== 'redis' || contenders[name].only !== undefined) continue
+    const ours = name.startsWith('ours-')
+    rows[name] = {}
+    for (const quota of QUOTAS) {
+      await redis.flushall()
+      const full = ours ? await fillOverTime(quota, redis) : await fillAtOnce(name, quota, redis)
+      rows[name][quota.title] = full.bytes
+      if (!full.denied) problems.push(`${name}: a key of ${quota.title} was not full`)
+    }
+  }
+  redis.disconnect()
+  return { quotas: QUOTAS.map(({ title }) => title), rows, problems }
+}
+
+async function fillOverTime({ max, windowMs }, redis) {
+  const checks = Math.min(max, MOST_CHECKS)
+  const client = withClock(redis)
+  const app = Fastify()
+  const { default: rateLimit } = await import('ml-api-rate-limiter')
+  await app.register(rateLimit, {
+    max,
+    timeWindow: windowMs,
+    cost: max / checks,
+    redis: client,
+    keyGenerator: request => request.headers[KEY_HEADER],
+    denyMemory: false,
+    storeTimeout: 2_000_000_000, // the clock by hand runs ahead of this process
+  })
+  app.get('/', (_request, reply) => reply.send())
+  let bytes = 0
+  let denied = false
+  let now = Date.now() * 1000
+  for (let check = 0; check < checks * 1.5; check++) {
+    now += (windowMs * 1000) / checks
+    await redis.hset(CLOCK, 's', Math.floor(now / 1e6), 'us', Math.floor(now % 1e6))
+    const { statusCode } = await app.inject(REQUEST)
+    if (check > checks && statusCode === 429) denied = true
+    if (check % Math.ceil(checks / 200) === 0) bytes = Math.max(bytes, await weigh(redis))
+  }
+  await app.close()
+  // Evenly filled and no larger than one entry each, the window lets one in whenever one leaves.
+  return { bytes, denied: denied || max <= 100 }
+}
+
+/** A client whose scripts read the time from a key. */
+function withClock(redis) {
+  const time = `redis.call('HMGET', '${CLOCK}', 's', 'us')`
+  return new Proxy(redis, {
+    get(target, name) {
+      if (name === 'evalsha') return () => Promise.reject(new Error('NOSCRIPT'))
+      if (name === 'eval') {
+        return (source, ...rest) => {
+          const ours = source.replaceAll("redis.call('TIME')", time)
+          if (ours === source) throw new Error('the script reads no time')
+          return target.eval(ours, ...rest)
+        }
+      }
+      const value = target[name]
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+}
+
+async function fillAtOnce(name, { max, windowMs }, redis) {
+  const app = Fastify()
+  await contenders[name].limit(app, { policies: [{ max, windowMs }], denied: 0 }, redis)
+  app.get('/', (_request, reply) => reply.send())
+  const requests = Math.min(max, MOST_CHECKS)
+  for (let left = requests; left > 0; left -= 500) {
+    const asked = Array.from({ length: Math.min(left, 500) }, () => app.inject(REQUEST))
+    await Promise.all(asked)
+  }
+  const { statusCode } = await app.inject(REQUEST)
+  const bytes = await weigh(redis)
+  await app.close()
+  const beyond = contenders[name].growsWithRequests ? max / requests : 1
+  return { bytes: Math.round(bytes * beyond), denied: statusCode === 429 || max > requests }
+}
+
+async function weigh(redis) {
+  let bytes = 0
+  for (const key of await redis.keys('*')) {
+    if (key !== CLOCK) bytes += await redis.call('MEMORY', 'USAGE', key, 'SAMPLES', '0')
+  }
+  return bytes
+}

@@ -123,6 +123,7 @@ export const limiterOptions = {
   addHeadersOnExceeding: option<Flags>(flags, 'an object of header names with true or false'),
   onExceeding: option<Callback>(fn, 'a function (request, key)'),
   onExceeded: option<Callback>(fn, 'a function (request, key)'),
+  store: option<CustomStoreConstructor>(fn, 'a class with incr(key, callback, timeWindow, max) and child(options)'),
   mode: option<'enforce' | 'report'>(
     Type.Union([Type.Literal('enforce'), Type.Literal('report')]),
     "'enforce' or 'report'",
@@ -133,7 +134,6 @@ export const limiterOptions = {
 export const registrationOptions = {
   global: option<boolean>(Type.Boolean(), 'true or false'),
   redis: option<RedisClient | null>(Type.Unknown(), 'a client of ioredis, single or cluster'),
-  store: option<CustomStoreConstructor>(fn, 'a class with incr(key, callback, timeWindow, max) and child(options)'),
   nameSpace: option<string>(Type.String({ minLength: 1 }), 'a string that is not empty'),
   storeTimeout: option<number>(
     Type.Number({ minimum: 1, maximum: LONGEST_TIMER_MS }),
@@ -245,13 +245,7 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
   if (given.redis && given.store) {
     throw new InvalidOption('store', 'given together with redis', 'one of the two')
   }
-  if (given.store !== undefined) {
-    for (const name of ['policies', 'cost', 'concurrency', 'precision'] as const) {
-      if (given[name] !== undefined) {
-        throw new InvalidOption(name, 'given together with store', 'max and timeWindow: a custom store counts requests')
-      }
-    }
-  }
+  refuseBesideStore(given)
   return {
     global: given.global ?? true,
     redis: given.redis ?? undefined,
@@ -259,6 +253,16 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
     nameSpace: given.nameSpace,
     storeTimeoutMs: given.storeTimeout ?? DEFAULT_STORE_TIMEOUT_MS,
     denyMemory: given.denyMemory === undefined || given.denyMemory === true ? DEFAULT_DENY_MEMORY : +given.denyMemory,
+  }
+}
+
+/** What a custom store cannot count by. */
+export function refuseBesideStore(given: RateLimitOptions): void {
+  if (given.store === undefined) return
+  for (const name of ['policies', 'cost', 'concurrency', 'precision'] as const) {
+    if (given[name] !== undefined) {
+      throw new InvalidOption(name, 'given together with store', 'max and timeWindow: a custom store counts requests')
+    }
   }
 }
 

@@ -12,6 +12,7 @@ import {
   type RateLimitOptions,
   type RateLimitPluginOptions,
   type RegistrationConfig,
+  refuseBesideStore,
   tolerate,
 } from './options.js'
 import { Breaker } from './stores/breaker.js'
@@ -113,8 +114,10 @@ export class Registration {
 
   #configOf(given: RateLimitOptions, onRoute: boolean): LimiterConfig {
     const tolerated = tolerate(given, onRoute, message => this.#app.log.warn(message))
-    checkLimiterOptions(tolerated, this.#custom !== undefined)
-    return parseLimiter(overlay(this.#given, tolerated))
+    checkLimiterOptions(tolerated, this.#custom !== undefined || tolerated.store !== undefined)
+    const options = overlay(this.#given, tolerated)
+    refuseBesideStore(options)
+    return parseLimiter(options)
   }
 
   #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
@@ -146,13 +149,10 @@ export class Registration {
 
   /** Where a route or a limiter made by hand counts: mostly with the rest, apart from a custom store and a cache size of its own. */
   #childStore(config: LimiterConfig, given: RateLimitOptions, route: RouteOptions | undefined): Store {
-    if (this.#custom !== undefined) {
-      const routeInfo = route ?? {}
-      return new CustomStoreAdapter(
-        this.#custom.child({ ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo }),
-        config.groupId ?? '',
-      )
-    }
+    const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
+    const Own = given.store
+    const custom = Own === undefined ? this.#custom?.child(options) : new Own(options)
+    if (custom !== undefined) return new CustomStoreAdapter(custom, config.groupId ?? '')
     if (given.cache === undefined || this.config.redis !== undefined || config.groupId !== undefined) return this.#store
     const store = new MemoryStore(config.cache)
     this.#stores.add(store)

@@ -80,3 +80,19 @@ t.test('errors of a custom store are met as the options say', async t => {
   }
   t.match((await ask(await limited(t, { store: Silent }))).json(), { message: /cannot leave out its result/ })
 })
+
+t.test('a limiter or a route can have a custom store of its own, where the rest counts otherwise', async t => {
+  made.length = 0
+  const app = await limited(t, { max: 5, timeWindow: '1 minute' }, app => {
+    const check = app.createRateLimit({ store: Counting, max: 1, colour: 'red' } as never)
+    app.get('/made', { config: { rateLimit: false } }, async request => check(request))
+    app.get('/own', { config: { rateLimit: { store: Counting, max: 2 } } }, async () => 'ok')
+    app.get('/', async () => 'ok')
+  })
+  t.match((await ask(app, '/made')).json(), { isExceeded: false })
+  t.match((await ask(app, '/made')).json(), { isExceeded: true })
+  t.strictSame(await statuses(app, 3, '/own'), [200, 200, 429])
+  t.match((await ask(app)).headers, { 'x-ratelimit-remaining': '4' })
+  t.match(made[0], { max: 1, timeWindow: 60_000, colour: 'red' }, 'options that only the store knows reach it')
+  t.throws(() => app.createRateLimit({ store: Counting, cost: 2 }), { message: /'cost' is given together with store/ })
+})

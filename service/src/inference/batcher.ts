@@ -4,10 +4,11 @@
  *
  *   submit ─▶ [ request, request, … ] ─ take ─▶ batch of pieces ─ (a worker) ─▶ succeed / fail ─▶ each request's promise
  */
+import { type Batch, countRows, type Piece, pick, type Request, settle, shapeKey, wantedOutputs } from './batch.js'
 import { Cancelled, DeadlineExceeded, RunFailed } from './errors.js'
 import { ServiceTime } from './service-time.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from './stack.js'
-import type { NamedTensors, RunOptions, RunResult, Tensor } from './types.js'
+import type { NamedTensors, RunOptions, RunResult } from './types.js'
 
 export interface BatcherOptions {
   /** Rows of one run. A request of more is split; 1 for a model whose batch is fixed at one. */
@@ -21,45 +22,6 @@ export interface BatcherOptions {
   readonly maxDelayMs: number
   /** True when rows may differ in shape, so that only those of one shape run together. */
   readonly shapesVary: boolean
-}
-
-/** A request in the queue or in a run. */
-interface Request {
-  readonly inputs: NamedTensors
-  readonly rows: number
-  readonly shapeKey: string
-  readonly options: RunOptions
-  readonly arrivedAt: number
-  readonly resolve: (result: RunResult) => void
-  readonly reject: (error: Error) => void
-  /** Rows handed to batches so far, and rows answered. */
-  taken: number
-  done: number
-  settled: boolean
-  startedAt: number
-  computeMs: number
-  batchRows: number
-  /** Outputs of the pieces of a split request, by their place. */
-  parts: (NamedTensors | undefined)[] | undefined
-}
-
-interface Piece {
-  readonly request: Request
-  readonly from: number
-  readonly rows: number
-  /** Place among the request's pieces. */
-  readonly index: number
-}
-
-/** What one run gets. */
-export interface Batch {
-  readonly pieces: readonly Piece[]
-  readonly rows: number
-  /** Outputs that any of the requests wants; all when undefined. */
-  readonly outputs: readonly string[] | undefined
-  readonly startedAt: number
-  /** The run's input, in memory of its own. */
-  tensors(): NamedTensors
 }
 
 /** How far into the queue a batch looks for rows of its shape, in requests. */
@@ -343,37 +305,4 @@ export class Batcher {
     this.#queueRows = countRows(this.#retries)
     for (const request of this.#queue) this.#queueRows += request.rows - request.taken
   }
-}
-
-function settle(request: Request, error: Error): void {
-  if (request.settled) return
-  request.settled = true
-  request.reject(error)
-}
-
-function countRows(pieces: readonly Piece[]): number {
-  let rows = 0
-  for (const piece of pieces) rows += piece.rows
-  return rows
-}
-
-function wantedOutputs(pieces: readonly Piece[]): readonly string[] | undefined {
-  const wanted = new Set<string>()
-  for (const { request } of pieces) {
-    if (request.options.outputs === undefined) return undefined
-    for (const name of request.options.outputs) wanted.add(name)
-  }
-  return [...wanted]
-}
-
-function pick(outputs: NamedTensors, wanted: readonly string[] | undefined): NamedTensors {
-  if (wanted === undefined) return outputs
-  return Object.fromEntries(wanted.map(name => [name, outputs[name] as Tensor]))
-}
-
-/** Everything in which rows must agree to run together, besides the datatypes, which the signature fixes. */
-function shapeKey(inputs: NamedTensors): string {
-  let key = ''
-  for (const name of Object.keys(inputs).sort()) key += `${(inputs[name] as Tensor).shape.slice(1).join()};`
-  return key
 }

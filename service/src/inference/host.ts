@@ -17,6 +17,9 @@ interface Waiting {
   readonly since: number
 }
 
+/** Answered by the first message of a worker; those that are asked begin with 1. */
+const upId = 0
+
 export class Host implements Runner {
   readonly keys = new Set<string>()
   readonly #port: WorkerPort
@@ -32,7 +35,7 @@ export class Host implements Runner {
   constructor(port: WorkerPort) {
     this.#port = port
     this.up = new Promise((resolve, reject) => {
-      this.#waiting.set(0, { resolve, reject, since: performance.now() })
+      this.#waiting.set(upId, { resolve, reject, since: performance.now() })
     })
     // Whoever waits for it hears; a worker nobody waits for ends quietly.
     this.up.catch(() => {})
@@ -107,7 +110,7 @@ export class Host implements Runner {
   }
 
   #receive(message: FromWorker): void {
-    const id = message[0] === 'up' ? 0 : message[1]
+    const id = message[0] === 'up' ? upId : message[1]
     const waiting = this.#waiting.get(id)
     if (waiting === undefined) return
     this.#waiting.delete(id)
@@ -121,6 +124,8 @@ export class Host implements Runner {
 
   #lose(reason: string): void {
     this.#lost = reason
+    this.#waiting.get(upId)?.reject(new Error(`an inference worker could not be started: ${reason}`))
+    this.#waiting.delete(upId)
     const error = new WorkerLost(reason)
     for (const { reject } of this.#waiting.values()) reject(error)
     this.#waiting.clear()

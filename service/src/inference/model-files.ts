@@ -5,7 +5,9 @@ import { join, normalize, sep } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { NoModels } from './errors.js'
 import { type ModelJson, parseModelJson } from './model-json.js'
-import { labelsFromMetadata, type OnnxFile, prepareModel, readOnnx, unservable } from './onnx-file.js'
+import { prepareModel } from './onnx-edit.js'
+import { type OnnxFile, readOnnx, unservable } from './onnx-file.js'
+import { labelsFromMetadata } from './onnx-labels.js'
 import type { BrokenModel } from './types.js'
 
 export interface FoundVersion {

@@ -2,7 +2,8 @@
  * One pool of workers for the queues of all models: a free worker takes the batch whose first request has waited
  * longest. Pure: workers, clock and timers are given.
  */
-import type { Batch, Batcher } from './batcher.js'
+import type { Batch } from './batch.js'
+import type { Batcher } from './batcher.js'
 import { Overloaded, Stopping } from './errors.js'
 import type { NamedTensors, RunOptions, RunResult } from './types.js'
 

@@ -1,5 +1,6 @@
 import t from 'tap'
-import { type Batch, Batcher, type BatcherOptions } from '../../../service/src/inference/batcher.js'
+import type { Batch } from '../../../service/src/inference/batch.js'
+import { Batcher, type BatcherOptions } from '../../../service/src/inference/batcher.js'
 import { DeadlineExceeded, RunFailed, WorkerLost } from '../../../service/src/inference/errors.js'
 import { tensorOf, valuesToJson } from '../../../service/src/inference/tensor.js'
 import type { NamedTensors, RunOptions, Tensor } from '../../../service/src/inference/types.js'

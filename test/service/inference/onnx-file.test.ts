@@ -1,5 +1,7 @@
 import t from 'tap'
-import { labelsFromMetadata, prepareModel, readOnnx, unservable } from '../../../service/src/inference/onnx-file.js'
+import { prepareModel } from '../../../service/src/inference/onnx-edit.js'
+import { readOnnx, unservable } from '../../../service/src/inference/onnx-file.js'
+import { labelsFromMetadata } from '../../../service/src/inference/onnx-labels.js'
 import { ElementType, ExternalData, floats, model, node } from '../../support/onnx-builder.js'
 import { identity, sequenceOutput, zipMap } from '../../support/onnx-models.js'
 

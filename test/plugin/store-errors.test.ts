@@ -24,6 +24,17 @@ function clientOf(t: Test, server: RedisProcess): Redis {
   return redis
 }
 
+/** Freezes a server, and waits until it truly stands still. */
+async function freeze(server: RedisProcess): Promise<void> {
+  const client = server.client()
+  await client.ping()
+  server.signal('SIGSTOP')
+  await until('nobody answers', async () => {
+    const silence = new Promise<boolean>(resolve => setTimeout(resolve, 60, true))
+    return Promise.race([silence, client.ping().then(() => false)])
+  })
+}
+
 const quick = { max: 2, timeWindow: '1 minute', storeTimeout: 60 } as const
 
 t.test('with no store from the start, each mode answers as it says', async t => {
@@ -87,7 +98,7 @@ t.test('a lost store is left alone after some failures, tried once a second, and
     { logger, disableRequestLogging: true },
   )
   t.strictSame(await statuses(app, 2), [200, 200])
-  server.signal('SIGSTOP')
+  await freeze(server)
   t.strictSame(await statuses(app, 8), [200, 200, 200, 429, 429, 429, 429, 429], 'in process the count begins anew')
   server.signal('SIGCONT')
   await until('Redis is asked again', async () => {
@@ -108,7 +119,7 @@ t.test('a check that was given up on charges nothing when Redis wakes up', async
   const app = await limited(t, { redis, nameSpace: 'late:', max: 10, timeWindow: '1 hour', storeTimeout: 80 })
   await until('Redis answers', async () => (await ask(app)).statusCode === 200)
   const { remaining } = (await app.rateLimiter.status('lone')).policies[0] as { remaining: number }
-  server.signal('SIGSTOP')
+  await freeze(server)
   t.strictSame(await statuses(app, 3), [500, 500, 500])
   server.signal('SIGCONT')
   await until('Redis answers', async () => (await app.rateLimiter.status('lone')).policies.length > 0)
@@ -128,7 +139,7 @@ t.test('a place taken for somebody who no longer waits is given back', async t =
     concurrency: { max: 1 },
   }
   const app = await limited(t, options)
-  server.signal('SIGSTOP')
+  await freeze(server)
   // The first call of all: nothing is known of the clock yet, so it cannot say until when it may run.
   t.equal((await ask(app)).statusCode, 500)
   server.signal('SIGCONT')
@@ -222,7 +233,7 @@ t.test('a refund that Redis does not answer is given up', async t => {
   const redis = clientOf(t, server)
   await until('the client is ready', async () => redis.status === 'ready')
   const app = await limited(t, { redis, nameSpace: 'slow:', max: 1, storeTimeout: 50 })
-  server.signal('SIGSTOP')
+  await freeze(server)
   await t.rejects(app.rateLimiter.refund('lone', 1), { code: 'ML_RATE_STORE_TIMEOUT' })
   await t.rejects(app.rateLimiter.reset('lone'), { code: 'ML_RATE_STORE_TIMEOUT' })
   server.signal('SIGCONT')

@@ -2,6 +2,9 @@ import t from 'tap'
 import { openFolder, predict, until } from '../../support/onnx-folder.js'
 import { identity, slow } from '../../support/onnx-models.js'
 
+// Each worker compiles the TypeScript that it runs: seconds on a busy machine, nothing in the built service.
+t.setTimeout(300_000)
+
 t.test('models in processes answer as they do in threads', async t => {
   const { models } = await openFolder(t, { 'copy/1/model.onnx': identity() }, { isolation: 'process', workers: 2 })
   t.equal(models.workerPids.length, 2)

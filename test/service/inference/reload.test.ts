@@ -6,6 +6,9 @@ import { floats, model, node } from '../../support/onnx-builder.js'
 import { openFolder, predict, writeModels } from '../../support/onnx-folder.js'
 import { identity, perceptron, slow } from '../../support/onnx-models.js'
 
+// Each worker compiles the TypeScript that it runs: seconds on a busy machine, nothing in the built service.
+t.setTimeout(300_000)
+
 /** y = x + n. */
 const add = (n: number) =>
   model({

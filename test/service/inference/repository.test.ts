@@ -6,6 +6,9 @@ import { ElementType, ExternalData, floats, model, node } from '../../support/on
 import { modelsFolder, openFolder, predict, until, writeModels } from '../../support/onnx-folder.js'
 import { identity, perceptron, sequenceOutput } from '../../support/onnx-models.js'
 
+// Each worker compiles the TypeScript that it runs: seconds on a busy machine, nothing in the built service.
+t.setTimeout(300_000)
+
 t.test('a folder with a model is all it takes', async t => {
   const { models } = await openFolder(t, { 'copy/1/model.onnx': identity() })
   t.ok(models.ready)

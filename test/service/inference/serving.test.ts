@@ -16,6 +16,9 @@ import {
   zipMap,
 } from '../../support/onnx-models.js'
 
+// Each worker compiles the TypeScript that it runs: seconds on a busy machine, nothing in the built service.
+t.setTimeout(300_000)
+
 /** One row of each datatype. */
 const rowsByType: Record<string, [ElementType, unknown[]]> = {
   bool: [ElementType.BOOL, [true, false]],

@@ -3,6 +3,7 @@ import { STATUS_CODES } from 'node:http'
 import type { FastifyReply, FastifyRequest, FastifySchemaValidationError } from 'fastify'
 import { QuotaExceeded } from 'ml-api-rate-limiter'
 import {
+  BackendUnavailable,
   DeadlineExceeded,
   InferenceError,
   InvalidInput,
@@ -144,7 +145,8 @@ function ofInference(error: InferenceError): Fault {
     return { status, code, detail: message, members: { available: error.available } }
   }
   if (error instanceof Overloaded) return unavailable(code, `overloaded: ${message}`, error.retryAfterMs)
-  if (error instanceof Stopping) return unavailable(code, message, error.retryAfterMs)
+  if (error instanceof Stopping || error instanceof BackendUnavailable)
+    return unavailable(code, message, error.retryAfterMs)
   if (error instanceof WorkerLost) {
     // Its message tells how the worker died, which is for the log.
     return unavailable(code, 'the worker that ran this request was lost; send it again', error.retryAfterMs)

@@ -29,8 +29,16 @@ export interface Piece {
   readonly index: number
 }
 
+/** What a run may know of those who wait for it; a worker that cannot stop a run has no use for it. */
+export interface RunControl {
+  /** Latest `performance.now()` at which the answer is of use to any of them; undefined where one of them sets none. */
+  readonly deadline: number | undefined
+  /** Set by a runner that can stop: called when nobody waits for the answer any more. */
+  onAbandoned: (() => void) | undefined
+}
+
 /** What one run gets. */
-export interface Batch {
+export interface Batch extends RunControl {
   readonly pieces: readonly Piece[]
   readonly rows: number
   /** Outputs that any of the requests wants; all when undefined. */
@@ -50,6 +58,12 @@ export function countRows(pieces: readonly Piece[]): number {
   let rows = 0
   for (const piece of pieces) rows += piece.rows
   return rows
+}
+
+export function latestDeadline(pieces: readonly Piece[]): number | undefined {
+  let latest = Number.NEGATIVE_INFINITY
+  for (const { request } of pieces) latest = Math.max(latest, request.options.deadline ?? Number.POSITIVE_INFINITY)
+  return latest === Number.POSITIVE_INFINITY ? undefined : latest
 }
 
 export function wantedOutputs(pieces: readonly Piece[]): readonly string[] | undefined {

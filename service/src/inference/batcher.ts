@@ -4,8 +4,18 @@
  *
  *   submit ─▶ [ request, request, … ] ─ take ─▶ batch of pieces ─ (a worker) ─▶ succeed / fail ─▶ each request's promise
  */
-import { type Batch, countRows, type Piece, pick, type Request, settle, shapeKey, wantedOutputs } from './batch.js'
-import { Cancelled, DeadlineExceeded, RunFailed } from './errors.js'
+import {
+  type Batch,
+  countRows,
+  latestDeadline,
+  type Piece,
+  pick,
+  type Request,
+  settle,
+  shapeKey,
+  wantedOutputs,
+} from './batch.js'
+import { Cancelled, DeadlineExceeded, InputRefused, NotRun, RunFailed } from './errors.js'
 import { ServiceTime } from './service-time.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from './stack.js'
 import type { NamedTensors, RunOptions, RunResult } from './types.js'
@@ -24,6 +34,9 @@ export interface BatcherOptions {
   readonly shapesVary: boolean
 }
 
+/** A piece that could not be sent is put back this often: more than once, since several backends may be down. */
+const unsentRetries = 3
+
 /** How far into the queue a batch looks for rows of its shape, in requests. */
 const lookAhead = 256
 
@@ -35,7 +48,8 @@ export class Batcher {
   #queueRows = 0
   /** Pieces of batches that failed, each to be run once more by itself. */
   #retries: Piece[] = []
-  readonly #retried = new WeakSet<Piece>()
+  /** How often a piece was put back. */
+  readonly #retried = new WeakMap<Piece, number>()
   readonly #running = new Set<Batch>()
 
   constructor(options: BatcherOptions, serviceTime = new ServiceTime()) {
@@ -173,15 +187,16 @@ export class Batcher {
 
   /**
    * The batch has failed. Where the model itself failed, each request of it is run once more by itself, so that one
-   * poisoned row fails only its own; any other error (a lost worker) is the answer to all.
+   * poisoned row fails only its own; what cannot have run goes back to the queue; any other error (a lost worker) is
+   * the answer to all.
    */
   fail(batch: Batch, error: Error): void {
     this.#running.delete(batch)
     for (const piece of batch.pieces) {
-      const again = error instanceof RunFailed && batch.pieces.length > 1 && !this.#retried.has(piece)
-      if (!again) settle(piece.request, error)
+      const retries = this.#retried.get(piece) ?? 0
+      if (!mayRunAgain(error, batch, retries)) settle(piece.request, error)
       else if (!piece.request.settled) {
-        this.#retried.add(piece)
+        this.#retried.set(piece, retries + 1)
         this.#retries.push(piece)
         this.#queueRows += piece.rows
       }
@@ -201,7 +216,10 @@ export class Batcher {
       if (deadline !== undefined && deadline < nextDeadline) nextDeadline = deadline
       if (signal !== undefined) watching = true
     }
-    for (const batch of this.#running) for (const piece of batch.pieces) look(piece.request, true)
+    for (const batch of this.#running) {
+      for (const piece of batch.pieces) look(piece.request, true)
+      if (batch.onAbandoned !== undefined && batch.pieces.every(({ request }) => request.settled)) batch.onAbandoned()
+    }
     let dead = 0
     for (const { request } of this.#retries) {
       look(request, true)
@@ -232,6 +250,8 @@ export class Batcher {
       rows,
       outputs: wantedOutputs(pieces),
       startedAt: now,
+      deadline: latestDeadline(pieces),
+      onAbandoned: undefined,
       tensors: () => this.#tensors(pieces, rows),
     }
     this.#running.add(batch)
@@ -305,4 +325,10 @@ export class Batcher {
     this.#queueRows = countRows(this.#retries)
     for (const request of this.#queue) this.#queueRows += request.rows - request.taken
   }
+}
+
+function mayRunAgain(error: Error, batch: Batch, retries: number): boolean {
+  if (error instanceof NotRun) return retries < unsentRetries
+  const ownFault = error instanceof RunFailed || error instanceof InputRefused
+  return ownFault && batch.pieces.length > 1 && retries === 0
 }

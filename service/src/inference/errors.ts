@@ -138,6 +138,45 @@ export class RunFailed extends Refusal {
   }
 }
 
+/** The backend of a remote model takes no such input, though it fits the signature. */
+export class InputRefused extends Refusal {
+  readonly code = 'INFERENCE_INPUT_REFUSED'
+  readonly statusCode = 400
+
+  /** `detail` is the backend's own message: for logs. */
+  constructor(readonly detail: string) {
+    super('the model does not take this input, though it fits the signature')
+  }
+}
+
+/** No backend of a remote model can be reached, or the one that had the request was lost. It may be sent again. */
+export class BackendUnavailable extends Refusal {
+  readonly code: string = 'INFERENCE_BACKEND_UNAVAILABLE'
+  readonly statusCode = 503
+
+  /** `busy`: the backend did answer, and asks to be left alone for so long. */
+  constructor(
+    message: string,
+    readonly retryAfterMs = 1000,
+    readonly busy = false,
+  ) {
+    super(message)
+  }
+}
+
+/** A call that cannot have run, or may run twice: the batcher puts it back into the queue, for another backend. */
+export class NotRun extends BackendUnavailable {}
+
+/** A backend answered, but not with what its own metadata promises. */
+export class BackendFailed extends BackendUnavailable {
+  override readonly code = 'INFERENCE_BACKEND_FAILED'
+
+  /** `detail` says what was wrong with the answer: for logs. */
+  constructor(readonly detail: string) {
+    super("the model's backend gave an answer that cannot be used")
+  }
+}
+
 /** A model of the folder cannot be served; the reason is for the people who put it there. */
 export class ModelBroken extends InferenceError {
   readonly code = 'INFERENCE_MODEL_BROKEN'

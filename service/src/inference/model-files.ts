@@ -37,6 +37,8 @@ const versionPattern = /^[1-9][0-9]{0,17}$/
 
 export interface Scan {
   readonly found: readonly FoundVersion[]
+  /** Folders with a model.json and no version: models that run elsewhere, or versions forgotten. */
+  readonly withoutVersion: readonly { readonly name: string; readonly jsonFile: string }[]
   readonly broken: readonly BrokenModel[]
 }
 
@@ -46,6 +48,7 @@ export interface Scan {
  */
 export async function scanModels(dir: string): Promise<Scan> {
   const found: FoundVersion[] = []
+  const withoutVersion: { name: string; jsonFile: string }[] = []
   const broken: BrokenModel[] = []
   for (const name of await folderNames(dir)) {
     const folder = join(dir, name)
@@ -55,12 +58,12 @@ export async function scanModels(dir: string): Promise<Scan> {
     if (!namePattern.test(name)) {
       broken.push({ name, reason: 'the name of a model is letters, digits, dots, dashes and underscores' })
     } else if (versions.length === 0) {
-      broken.push({ name, reason: `has a model.json but no version: put the model into ${name}/1/model.onnx` })
+      if (jsonFile !== undefined) withoutVersion.push({ name, jsonFile })
     } else {
       for (const version of versions) found.push({ name, version, folder: join(folder, version), jsonFile })
     }
   }
-  return { found, broken }
+  return { found, withoutVersion, broken }
 }
 
 async function folderNames(dir: string): Promise<string[]> {
@@ -112,7 +115,7 @@ async function settled(path: string): Promise<string> {
 }
 
 /** A file that did not change while it was read. */
-async function readSettled(path: string): Promise<{ stamp: string; bytes: Buffer }> {
+export async function readSettled(path: string): Promise<{ stamp: string; bytes: Buffer }> {
   for (;;) {
     const stamp = await settled(path)
     const bytes = await readFile(path)
@@ -139,6 +142,7 @@ function pathsOf(found: FoundVersion, external: readonly string[]): string[] {
 export async function readModel(found: FoundVersion): Promise<ModelFiles> {
   const text = found.jsonFile === undefined ? undefined : await readSettled(found.jsonFile)
   const { json, unknown } = text === undefined ? { json: {}, unknown: [] } : parseModelJson(text.bytes.toString('utf8'))
+  if (json.backend !== undefined) throw new Error("has both a 'backend' in model.json and a model.onnx: keep one")
   const model = await readSettled(join(found.folder, 'model.onnx'))
   const onnx = readOnnx(model.bytes)
   const external = new Map<string, Uint8Array>()

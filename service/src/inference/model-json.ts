@@ -1,4 +1,5 @@
 /** `model.json`: what people say of a model, checked when it is read. Pure. */
+import { type BackendJson, backendFault } from './remote/backend-json.js'
 
 export interface ModelJson {
   readonly description?: string
@@ -20,6 +21,8 @@ export interface ModelJson {
   readonly threads?: number
   /** Workers that load this model (default: all). Fewer save memory. */
   readonly workers?: number
+  /** Where the model runs, when that is not here. */
+  readonly backend?: BackendJson
 }
 
 type Check = (value: unknown) => string | undefined
@@ -53,6 +56,7 @@ const checks: Readonly<Record<keyof ModelJson, Check>> = {
   maxBatchRows: integerFrom(1, 65536),
   threads: integerFrom(1, 256),
   workers: integerFrom(1, 256),
+  backend: backendFault,
 }
 
 /** Fields that are nobody's but the trainer's are kept out, and named in `unknown`. Throws Error naming what is wrong. */

@@ -57,11 +57,11 @@ function labelsFor({ labels, json }: ModelFiles, signature: Signature): readonly
   throw new ModelBroken(`model.json: 'labels' has ${labels.length} entries, and no output has as many values a row`)
 }
 
-function batcherOptions(
+export function batcherOptions(
   signature: Signature,
   layout: RowLayout,
   batching: Batching,
-  { batchMaxDelayMs }: LoadOptions,
+  { batchMaxDelayMs }: Pick<LoadOptions, 'batchMaxDelayMs'>,
 ): BatcherOptions {
   const mode = batching.enabled ? 'shared' : layout === 'single' ? 'split' : 'alone'
   const maxRows = batching.enabled ? batching.maxRows : layout === 'single' ? 1 : Number.POSITIVE_INFINITY

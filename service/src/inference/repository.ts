@@ -5,6 +5,7 @@ import type { Host } from './host.js'
 import { type FoundVersion, isUnchanged, type ModelFiles, newestFirst, readModel, scanModels } from './model-files.js'
 import { loadModel } from './model-loader.js'
 import { type Log, Pool, type PooledModel } from './pool.js'
+import { gatherRemote, type RemoteEntry, type RemoteScan, retireRemote } from './remote/remote-models.js'
 import { type BatchEvent, type Clock, Scheduler } from './scheduler.js'
 import { reasonOf } from './self-check.js'
 import { ServedModel } from './served-model.js'
@@ -46,10 +47,17 @@ const clock: Clock = {
   },
 }
 
-/** One version that serves, with what it was made from. */
-interface Entry {
-  readonly files: ModelFiles
+/** A remote model that no backend served at load is tried again this often, in milliseconds. */
+const remoteRetryMs = 5000
+
+/** One version that serves. */
+interface Served {
   readonly model: ServedModel
+}
+
+/** One that serves here, with what it was made from. */
+interface Entry extends Served {
+  readonly files: ModelFiles
   readonly pooled: PooledModel
 }
 
@@ -82,7 +90,11 @@ export class Repository implements Models {
   readonly #scheduler: Scheduler
   readonly #pool: Pool
   /** Versions of each model, newest first. Replaced as a whole: a reader sees the old state or the new one. */
-  #catalog: ReadonlyMap<string, readonly Entry[]> = new Map()
+  #catalog: ReadonlyMap<string, readonly Served[]> = new Map()
+  #local: readonly Entry[] = []
+  #remote: readonly RemoteEntry[] = []
+  #remoteRetry: NodeJS.Timeout | undefined
+  readonly #retiring = new Set<Promise<void>>()
   #broken: readonly BrokenModel[] = []
   #reloads: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
@@ -105,7 +117,7 @@ export class Repository implements Models {
   }
 
   list(): readonly Model[] {
-    return [...this.#catalog.values()].map(entries => (entries[0] as Entry).model)
+    return [...this.#catalog.values()].map(entries => (entries[0] as Served).model)
   }
 
   versions(name: string): readonly Model[] {
@@ -115,12 +127,12 @@ export class Repository implements Models {
   get(name = this.#defaultName(), version?: string): Model {
     const entries = this.#catalog.get(name)
     if (entries === undefined) throw new UnknownModel(name, undefined, [...this.#catalog.keys()])
-    const entry = version === undefined ? entries[0] : entries.find(({ files }) => files.version === version)
+    const entry = version === undefined ? entries[0] : entries.find(({ model }) => model.info.version === version)
     if (entry === undefined) {
       throw new UnknownModel(
         name,
         version,
-        entries.map(({ files }) => files.version),
+        entries.map(({ model }) => model.info.version),
       )
     }
     return entry.model
@@ -131,7 +143,7 @@ export class Repository implements Models {
   }
 
   get ready(): boolean {
-    return this.#closing === undefined && this.#catalog.size > 0 && this.#pool.ready
+    return this.#closing === undefined && this.#catalog.size > 0 && (this.#local.length === 0 || this.#pool.ready)
   }
 
   /** Rows that wait, over all models. */
@@ -170,25 +182,64 @@ export class Repository implements Models {
   }
 
   async #close(): Promise<void> {
+    clearTimeout(this.#remoteRetry)
     const stopped = this.#scheduler.stop()
     await this.#reloads
     await stopped
+    await Promise.all([...this.#retiring, ...this.#remote.map(({ backend }) => backend.close())])
     await this.#pool.close()
   }
 
   async #reload(): Promise<ReloadReport> {
     if (this.#closing !== undefined) throw new Error('the models are being closed')
     const scan = await scanModels(this.#options.dir)
-    const candidates = await this.#gather(scan.found)
-    const { entries, report, first } = candidates
-    report.broken.unshift(...scan.broken)
-    if (entries.length === 0) {
-      throw new NoModels(nothingLoads(this.#options.dir, report.broken))
+    const remote = await gatherRemote(scan.withoutVersion, this.#remote, this.#remoteOptions())
+    try {
+      const { entries, report, first } = await this.#gather(scan.found)
+      report.broken.unshift(...scan.broken)
+      this.#report(remote, report)
+      if (entries.length + remote.entries.length === 0) {
+        throw new NoModels(nothingLoads(this.#options.dir, report.broken))
+      }
+      await this.#putInPlace(entries, remote, first)
+      this.#broken = report.broken
+      this.#tell(report)
+      return report
+    } catch (error) {
+      for (const { backend } of remote.loaded)
+        if (!this.#remote.some(each => each.backend === backend)) void backend.close()
+      throw error
+    } finally {
+      if (remote.broken.length > 0) this.#retryRemote()
     }
-    if (first !== undefined) await this.#putInPlace(entries, first)
-    this.#broken = report.broken
-    this.#tell(report, entries)
-    return report
+  }
+
+  #remoteOptions() {
+    const { log, batchMaxRows, batchMaxDelayMs } = this.#options
+    return {
+      scheduler: this.#scheduler,
+      log,
+      batchMaxRows,
+      batchMaxDelayMs: batchMaxDelayMs ?? 0,
+      nextKey: (name: string) => `${name}#${this.#nextKey++}`,
+      successor: (name: string) => this.get(name),
+    }
+  }
+
+  #report({ entries, loaded, broken }: RemoteScan, report: Candidates['report']): void {
+    report.broken.push(...broken)
+    report.loaded.push(...loaded.map(nameOf))
+    report.unchanged.push(...entries.filter(each => this.#remote.includes(each)).map(nameOf))
+    report.removed.push(...this.#remote.filter(({ name }) => !entries.some(each => each.name === name)).map(nameOf))
+  }
+
+  /** A backend may come up after this service. */
+  #retryRemote(): void {
+    clearTimeout(this.#remoteRetry)
+    if (this.#closing !== undefined) return
+    this.#remoteRetry = setTimeout(() => {
+      this.reload().catch(error => this.#options.log.error({ err: error }, 'the models could not be read again'))
+    }, remoteRetryMs).unref()
   }
 
   /** Reads and tries what changed; what fails leaves the version that serves as it is. */
@@ -197,7 +248,7 @@ export class Repository implements Models {
     const candidates: Candidates = { entries: [], report, first: undefined }
     const changed: ModelFiles[] = []
     for (const each of found) {
-      const serving = this.#catalog.get(each.name)?.find(({ files }) => files.version === each.version)
+      const serving = this.#local.find(({ files }) => sameVersion(each, files))
       const keep = (list?: string[]) => {
         if (serving === undefined) return
         candidates.entries.push(serving)
@@ -213,7 +264,7 @@ export class Repository implements Models {
         keep()
       }
     }
-    const gone = [...this.#catalog.values()].flat().filter(({ files }) => !found.some(each => sameVersion(each, files)))
+    const gone = this.#local.filter(({ files }) => !found.some(each => sameVersion(each, files)))
     report.removed.push(...gone.map(nameOf))
     if (changed.length > 0 || gone.length > 0) await this.#try(changed, candidates)
     return candidates
@@ -232,7 +283,7 @@ export class Repository implements Models {
           report.loaded.push(nameOf(entry))
         } catch (error) {
           report.broken.push({ name: files.name, version: files.version, reason: reasonOf(error) })
-          const serving = this.#catalog.get(files.name)?.find(each => sameVersion(each.files, files))
+          const serving = this.#local.find(each => sameVersion(each.files, files))
           if (serving !== undefined) entries.push(serving)
           // It has crashed its worker, along with the models loaded before it, or still lies in its memory.
           if (!host.lost && host.keys.size === loaded) continue
@@ -240,7 +291,7 @@ export class Repository implements Models {
           host = await this.#pool.open()
         }
       }
-      if (entries.length === 0 || (this.#catalog.size > 0 && report.loaded.length + report.removed.length === 0)) {
+      if (entries.length === 0 || (this.#local.length > 0 && report.loaded.length + report.removed.length === 0)) {
         // Nothing came of it: what serves goes on as it is.
         await host.close()
         return
@@ -263,28 +314,44 @@ export class Repository implements Models {
     const key = `${name}/${version}#${this.#nextKey++}`
     const loaded = await loadModel(files, host, { key, batchMaxRows, batchMaxDelayMs: batchMaxDelayMs ?? 0 })
     const successor = () =>
-      this.get(name, this.#catalog.get(name)?.some(e => e.files.version === version) ? version : undefined)
+      this.get(name, this.#catalog.get(name)?.some(({ model }) => model.info.version === version) ? version : undefined)
     const serving = { key, layout: loaded.layout, batcher: loaded.batcher, scheduler: this.#scheduler, successor }
     return { files, pooled: loaded.pooled, model: new ServedModel(loaded.info, serving) }
   }
 
-  async #putInPlace(entries: readonly Entry[], first: Host): Promise<void> {
-    for (const { model } of entries) model.register()
+  async #putInPlace(entries: readonly Entry[], remote: RemoteScan, first: Host | undefined): Promise<void> {
+    for (const { model } of [...entries, ...remote.loaded]) model.register()
+    const swap = () => this.#swap(entries, remote)
     const pooled = entries.map(entry => entry.pooled)
-    await this.#pool.replace(pooled, first, () => {
-      const old = [...this.#catalog.values()].flat()
-      this.#catalog = catalogOf(entries)
-      for (const { model } of old) if (!entries.some(entry => entry.model === model)) model.retire()
-    })
+    if (first === undefined) swap()
+    else await this.#pool.replace(pooled, first, swap)
   }
 
-  #tell(report: ReloadReport, entries: readonly Entry[]): void {
+  #swap(local: readonly Entry[], remote: RemoteScan): void {
+    const old = [...this.#catalog.values()].flat()
+    const serving: Served[] = [...local, ...remote.entries]
+    this.#catalog = catalogOf(serving)
+    for (const { model } of old) if (!serving.some(each => each.model === model)) model.retire()
+    const gone = this.#remote.filter(entry => !remote.entries.includes(entry))
+    this.#local = local
+    this.#remote = remote.entries
+    for (const { backend } of remote.loaded) backend.serve()
+    for (const entry of gone) {
+      const retirement = retireRemote(entry, this.#scheduler)
+      this.#retiring.add(retirement)
+      void retirement.finally(() => this.#retiring.delete(retirement))
+    }
+  }
+
+  #tell(report: ReloadReport): void {
     const { log, onEvent } = this.#options
-    for (const entry of entries) {
-      if (!report.loaded.includes(nameOf(entry))) continue
-      const { name, version, batching } = entry.model.info
+    for (const { model, unknownKeys } of [
+      ...this.#local.map(({ model, files }) => ({ model, unknownKeys: files.unknownKeys })),
+      ...this.#remote,
+    ]) {
+      if (!report.loaded.includes(nameOf({ model }))) continue
+      const { name, version, batching } = model.info
       log.info({ model: name, version, batching }, 'model loaded')
-      const { unknownKeys } = entry.files
       if (unknownKeys.length > 0)
         log.warn({ model: name, keys: unknownKeys }, 'model.json has fields that are not known')
     }
@@ -303,15 +370,16 @@ export class Repository implements Models {
   }
 }
 
-const nameOf = ({ files }: Entry): string => `${files.name}/${files.version}`
+const nameOf = ({ model: { info } }: Served): string => `${info.name}/${info.version}`
 
 const sameVersion = (a: FoundVersion, b: FoundVersion): boolean => a.name === b.name && a.version === b.version
 
-function catalogOf(entries: readonly Entry[]): ReadonlyMap<string, readonly Entry[]> {
-  const catalog = new Map<string, Entry[]>()
-  const byName = [...entries].sort((a, b) => (a.files.name < b.files.name ? -1 : a.files.name > b.files.name ? 1 : 0))
-  for (const entry of byName) catalog.set(entry.files.name, [...(catalog.get(entry.files.name) ?? []), entry])
-  for (const list of catalog.values()) list.sort((a, b) => newestFirst(a.files.version, b.files.version))
+function catalogOf(entries: readonly Served[]): ReadonlyMap<string, readonly Served[]> {
+  const catalog = new Map<string, Served[]>()
+  const nameIn = ({ model }: Served): string => model.info.name
+  const byName = [...entries].sort((a, b) => (nameIn(a) < nameIn(b) ? -1 : nameIn(a) > nameIn(b) ? 1 : 0))
+  for (const entry of byName) catalog.set(nameIn(entry), [...(catalog.get(nameIn(entry)) ?? []), entry])
+  for (const list of catalog.values()) list.sort((a, b) => newestFirst(a.model.info.version, b.model.info.version))
   return catalog
 }
 

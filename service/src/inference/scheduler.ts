@@ -2,7 +2,7 @@
  * One pool of workers for the queues of all models: a free worker takes the batch whose first request has waited
  * longest. Pure: workers, clock and timers are given.
  */
-import type { Batch } from './batch.js'
+import type { Batch, RunControl } from './batch.js'
 import type { Batcher } from './batcher.js'
 import { Overloaded, Stopping } from './errors.js'
 import type { NamedTensors, RunOptions, RunResult } from './types.js'
@@ -17,7 +17,12 @@ export interface Runner {
   readonly keys: ReadonlySet<string>
   /** It has ended, or is about to: what were sent to it now would be lost. */
   readonly lost: boolean
-  run(key: string, inputs: NamedTensors, outputs: readonly string[] | undefined): Promise<BatchResult>
+  run(
+    key: string,
+    inputs: NamedTensors,
+    outputs: readonly string[] | undefined,
+    control: RunControl,
+  ): Promise<BatchResult>
 }
 
 /** Time and turns of the event loop, injected so that tests need neither. */
@@ -252,7 +257,7 @@ export class Scheduler {
         failed,
       })
     }
-    slot.runner.run(key, batch.tensors(), batch.outputs).then(
+    slot.runner.run(key, batch.tensors(), batch.outputs, batch).then(
       ({ outputs, computeMs }) => {
         batcher.succeed(batch, outputs, computeMs, this.#options.clock.now())
         end(false, computeMs)

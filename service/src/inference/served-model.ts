@@ -13,6 +13,8 @@ export interface Serving {
   readonly scheduler: Scheduler
   /** The model now in this one's place; throws UnknownModel where there is none. */
   readonly successor: () => Model
+  /** Throws where no request can be run at present. */
+  readonly assertAvailable?: () => void
 }
 
 export class ServedModel implements Model {
@@ -49,6 +51,7 @@ export class ServedModel implements Model {
     try {
       if (this.#retired) return this.#serving.successor().run(inputs, options)
       const { key, layout, scheduler } = this.#serving
+      this.#serving.assertAvailable?.()
       const rows = checkInputs(this.info, inputs, layout)
       const plain = rows === options.rows && options.outputs === undefined
       return scheduler.submit(key, inputs, plain ? options : this.#complete(options, rows))

@@ -18,16 +18,20 @@ export interface ModelMetadata {
   readonly name: string
   /** Those that may stand in a URL, the newest first. */
   readonly versions: readonly string[]
-  readonly platform: 'onnx_onnxv1'
+  /** `onnx_onnxv1`, or what the backend of a remote model says. */
+  readonly platform: string
   readonly inputs: readonly TensorMetadata[]
   readonly outputs: readonly TensorMetadata[]
 }
 
-export function modelMetadata({ name, inputs, outputs }: ModelInfo, versions: readonly string[]): ModelMetadata {
+export function modelMetadata(
+  { name, inputs, outputs, platform = 'onnx_onnxv1' }: ModelInfo,
+  versions: readonly string[],
+): ModelMetadata {
   return {
     name,
     versions,
-    platform: 'onnx_onnxv1',
+    platform,
     inputs: inputs.map(tensorMetadata),
     outputs: outputs.map(tensorMetadata),
   }

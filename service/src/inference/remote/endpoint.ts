@@ -1,0 +1,129 @@
+/** One url of a backend: its connections, its health, and the calls on it. */
+import { type Dispatcher, errors, Pool } from 'undici'
+import { headerLengthField } from '../../protocol/v2-binary.js'
+import { BackendFailed, BackendUnavailable, Cancelled, DeadlineExceeded, InputRefused, NotRun } from '../errors.js'
+import type { BackendSettings } from './backend-json.js'
+import type { CallMessage } from './message.js'
+import { type RemoteMetadata, readExtensions, readMetadata } from './metadata.js'
+
+/** Answers beyond this are not read. */
+const maxAnswerBytes = 256 * 1024 * 1024
+/** To connect, and for the small questions about health and metadata, in milliseconds. */
+const patienceMs = 3000
+/** The longest that an inference without a deadline may take, in milliseconds. */
+const longestCallMs = 60_000
+
+export interface Answer {
+  readonly body: Buffer
+  readonly headerLength: string | undefined
+}
+
+export class Endpoint {
+  readonly url: string
+  readonly #settings: BackendSettings
+  readonly #pool: Pool
+  readonly #base: string
+  readonly #model: string
+
+  constructor(url: string, settings: BackendSettings) {
+    this.url = url
+    this.#settings = settings
+    const { origin, pathname } = new URL(url)
+    this.#base = pathname.replace(/\/+$/, '')
+    const version = settings.version === undefined ? '' : `/versions/${encodeURIComponent(settings.version)}`
+    this.#model = `${this.#base}/v2/models/${encodeURIComponent(settings.model)}${version}`
+    this.#pool = new Pool(origin, {
+      // One more than lanes, so that a question about health does not wait behind the calls.
+      connections: settings.lanes + 1,
+      pipelining: 1,
+      connectTimeout: patienceMs,
+      headersTimeout: longestCallMs,
+      bodyTimeout: longestCallMs,
+      maxResponseSize: maxAnswerBytes,
+    })
+  }
+
+  /** Throws Error where the model is not ready there. An empty body is what Triton sends; KServe says more. */
+  async assertReady(): Promise<void> {
+    const { statusCode, body } = await this.#get(`${this.#model}/ready`)
+    if (statusCode !== 200) throw new Error(`the model is not ready: ${statusCode}`)
+    if (parse(body)?.ready === false) throw new Error('the model is not ready')
+  }
+
+  /** Throws Error where the server does not tell, or tells what cannot be served. */
+  async metadata(): Promise<RemoteMetadata> {
+    const { statusCode, body } = await this.#get(this.#model)
+    if (statusCode !== 200) throw new Error(`no metadata of the model: ${statusCode}`)
+    return readMetadata(parse(body))
+  }
+
+  async extensions(): Promise<readonly string[]> {
+    const { statusCode, body } = await this.#get(`${this.#base}/v2`)
+    return statusCode === 200 ? readExtensions(parse(body)) : []
+  }
+
+  /** Rejects with NotRun, BackendUnavailable, BackendFailed, InputRefused, DeadlineExceeded or Cancelled. */
+  async infer({ body, headers }: CallMessage, signal: AbortSignal): Promise<Answer> {
+    let response: Dispatcher.ResponseData
+    let bytes: Buffer
+    try {
+      const path = `${this.#model}/infer`
+      response = await this.#pool.request({ method: 'POST', path, headers: { ...headers }, body, signal })
+      bytes = Buffer.from(await response.body.arrayBuffer())
+    } catch (error) {
+      if (signal.aborted) throw new Cancelled()
+      throw this.#lost(error)
+    }
+    const { statusCode } = response
+    if (statusCode !== 200) throw this.#refused(statusCode, response.headers['retry-after'], bytes)
+    const encoding = response.headers['content-encoding'] ?? 'identity'
+    if (encoding !== 'identity') throw new BackendFailed(`the answer is encoded as ${encoding}`)
+    const length = response.headers[headerLengthField]
+    return { body: bytes, headerLength: Array.isArray(length) ? length.join() : length }
+  }
+
+  close(): Promise<void> {
+    return this.#pool.destroy()
+  }
+
+  async #get(path: string): Promise<{ statusCode: number; body: Buffer }> {
+    const signal = AbortSignal.timeout(patienceMs)
+    const { statusCode, body } = await this.#pool.request({ method: 'GET', path, signal })
+    return { statusCode, body: Buffer.from(await body.arrayBuffer()) }
+  }
+
+  /** What no answer came to. Only a connection that was never made is proof that nothing ran. */
+  #lost(error: unknown): Error {
+    if (error instanceof errors.ResponseExceededMaxSizeError) return new BackendFailed('the answer is too long')
+    const unsent = neverConnected(error)
+    return unsent || this.#settings.retry === 'safe'
+      ? new NotRun("the model's backend cannot be reached")
+      : new BackendUnavailable("the connection to the model's backend was lost; the request may have run")
+  }
+
+  #refused(status: number, retryAfter: string | string[] | undefined, body: Buffer): Error {
+    const detail = `status ${status}: ${body.toString('utf8', 0, 300)}`
+    if (status === 400 || status === 413 || status === 422) return new InputRefused(detail)
+    if (status === 504) return new DeadlineExceeded(true)
+    if (status !== 429 && status !== 503) return new BackendFailed(detail)
+    const seconds = Number(retryAfter)
+    const wait = Number.isFinite(seconds) && seconds > 0 ? Math.min(seconds, 3600) * 1000 : 1000
+    const message = "the model's backend is overloaded or not ready"
+    return this.#settings.retry === 'safe'
+      ? new NotRun(message, wait, true)
+      : new BackendUnavailable(message, wait, true)
+  }
+}
+
+function neverConnected(error: unknown): boolean {
+  const { syscall, code } = error as { syscall?: string; code?: string }
+  return syscall === 'connect' || syscall === 'getaddrinfo' || code === 'UND_ERR_CONNECT_TIMEOUT'
+}
+
+function parse(body: Buffer): Readonly<Record<string, unknown>> | undefined {
+  try {
+    return JSON.parse(body.toString('utf8'))
+  } catch {
+    return undefined
+  }
+}

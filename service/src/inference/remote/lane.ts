@@ -1,0 +1,57 @@
+/** One call at a time to one url: what a worker is to a model that runs here. */
+import type { RunControl } from '../batch.js'
+import { BackendFailed } from '../errors.js'
+import type { BatchResult, Runner } from '../scheduler.js'
+import type { NamedTensors } from '../types.js'
+import type { Backend, Place } from './backend.js'
+import { readAnswer, writeCall } from './message.js'
+
+export class Lane implements Runner {
+  readonly keys: ReadonlySet<string>
+  readonly #backend: Backend
+  readonly #place: Place
+
+  constructor(backend: Backend, place: Place) {
+    this.#backend = backend
+    this.#place = place
+    this.keys = new Set([backend.key])
+  }
+
+  get lost(): boolean {
+    return !this.#place.healthy
+  }
+
+  async run(
+    _key: string,
+    inputs: NamedTensors,
+    outputs: readonly string[] | undefined,
+    control: RunControl,
+  ): Promise<BatchResult> {
+    const { signature } = this.#backend.metadata
+    const { endpoint, binary, timeoutParameter } = this.#place
+    const wanted = outputs ?? signature.outputs.map(({ name }) => name)
+    const startedAt = performance.now()
+    const timeoutMs = control.deadline === undefined ? undefined : Math.max(1, control.deadline - startedAt)
+    const abandoned = new AbortController()
+    control.onAbandoned = () => abandoned.abort()
+    try {
+      const call = writeCall(inputs, wanted, { binary, timeoutMs, timeoutParameter })
+      const { body, headerLength } = await endpoint.infer(call, abandoned.signal)
+      const rows = signature.inputs[0]?.shape[0] === 'batch' ? Object.values(inputs)[0]?.shape[0] : undefined
+      return {
+        outputs: checked(() => readAnswer(body, headerLength, signature, wanted, rows)),
+        computeMs: performance.now() - startedAt,
+      }
+    } catch (error) {
+      throw this.#backend.failed(this.#place, error as Error)
+    }
+  }
+}
+
+function checked(read: () => NamedTensors): NamedTensors {
+  try {
+    return read()
+  } catch (error) {
+    throw new BackendFailed((error as Error).message)
+  }
+}

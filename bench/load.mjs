@@ -5,10 +5,6 @@ import { Histogram } from './histogram.mjs'
 const wait = ms => new Promise(resolve => setTimeout(resolve, ms))
 const microseconds = () => performance.now() * 1000
 
-/** A request for each key, ready to be written. */
-const requestsOf = (keys, keyHeader) =>
-  keys.map(key => Buffer.from(`GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n${keyHeader}: ${key}\r\n\r\n`))
-
 /** Kept open from task to task, by port. */
 const pools = new Map()
 
@@ -67,14 +63,17 @@ class Tally {
   }
 }
 
-/** Each connection asks again as soon as it is answered, for a time or for a number of `requests`. */
-async function closedLoop({ port, keys, keyHeader, connections, warmUpMs, ms, requests: most }) {
-  const requests = requestsOf(keys, keyHeader)
+/**
+ * Each connection asks again as soon as it is answered, for a time or for a number of `requests`. `messages`: requests
+ * as they go over the wire, one after the other, over and over.
+ */
+async function closedLoop({ port, messages, connections, warmUpMs, ms, requests: most }) {
+  const bytes = messages.map(message => Buffer.from(message))
   const tally = new Tally()
   let over = false
   const ask = connection => {
     const since = microseconds()
-    connection.request(requests[tally.sent++ % requests.length], status => {
+    connection.request(bytes[tally.sent++ % bytes.length], status => {
       if (!over && tally.sent !== most) ask(connection)
       tally.answered(status, since)
     })
@@ -95,8 +94,8 @@ async function closedLoop({ port, keys, keyHeader, connections, warmUpMs, ms, re
  * no free connection waits for one, and its latency counts from when it was due, so that a server that stalls is
  * charged for all that it kept waiting.
  */
-async function openLoop({ port, keys, keyHeader, connections, rate, warmUpMs, ms, seed }) {
-  const requests = requestsOf(keys, keyHeader)
+async function openLoop({ port, messages, connections, rate, warmUpMs, ms, seed }) {
+  const bytes = messages.map(message => Buffer.from(message))
   const tally = new Tally()
   const random = randomOf(seed)
   const free = [...(await connectionsTo(port, connections))]
@@ -104,7 +103,7 @@ async function openLoop({ port, keys, keyHeader, connections, rate, warmUpMs, ms
   let next = 0
   let over = false
   const send = (connection, since) => {
-    connection.request(requests[next++ % requests.length], status => {
+    connection.request(bytes[next++ % bytes.length], status => {
       tally.answered(status, since)
       const due = waiting.shift()
       if (due === undefined) free.push(connection)

@@ -2,14 +2,20 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { startChild } from './child.mjs'
 import { conditionsOf, describe } from './conditions.mjs'
+import { inferencePart, scenarios as models } from './inference/part.mjs'
 import { contenders, limiterPart, scenarios } from './limiter/part.mjs'
 import { startRedis } from './redis.mjs'
 
-const USAGE = `npm run bench -- [options]
+const LIMITER = [...Object.keys(scenarios), 'memory']
+const INFERENCE = [...Object.keys(models), 'neighbours']
+const PARTS = ['limiter', 'inference']
+const USAGE = `npm run bench -- [parts] [options]
 
-  --quick              less than a minute: fewer scenarios, contenders and rounds
-  --only <names>       scenarios, apart by commas: ${Object.keys(scenarios).join(', ')}; or memory
-  --contenders <names> apart by commas: ${Object.keys(contenders).join(', ')}
+Parts: ${PARTS.join(', ')}; all of them where none is named.
+
+  --quick              less than a minute: fewer scenarios, contenders and rounds; the limiter alone unless parts are named
+  --only <names>       scenarios, apart by commas. limiter: ${LIMITER.join(', ')}; inference: ${INFERENCE.join(', ')}
+  --contenders <names> of the limiter, apart by commas: ${Object.keys(contenders).join(', ')}
   --rounds <n>         rounds of each scenario
   --ms <n>             length of a slice: one contender in one round
   --calm <share>       retake a slice during which other programs took more of the machine than this (default 0.1)
@@ -17,7 +23,8 @@ const USAGE = `npm run bench -- [options]
   --profile <folder>   write a CPU profile of each server
   --json <file>        write what was measured`
 
-const { values: given } = parseArgs({
+const { values: given, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     quick: { type: 'boolean', default: false },
     only: { type: 'string' },
@@ -35,33 +42,57 @@ if (given.help) {
   console.log(USAGE)
   process.exit(0)
 }
-const only = listOf(given.only, [...Object.keys(scenarios), 'memory'])
-const options = {
+const only = listOf(given.only, [...LIMITER, ...INFERENCE])
+const parts = partsOf(listOf(positionals.join(',') || undefined, PARTS))
+const common = {
   quick: given.quick,
-  scenarios: only?.filter(name => name !== 'memory'),
-  contenders: listOf(given.contenders, Object.keys(contenders)),
   rounds: numberOf(given.rounds),
   ms: numberOf(given.ms),
   calm: Number(given.calm),
   retakes: numberOf(given.retakes),
-  profile: given.profile,
-  memory: only?.includes('memory') ?? true,
 }
 
 const redis = await startRedis()
 const load = await startChild(new URL('load.mjs', import.meta.url), [])
 const conditions = await conditionsOf(redis)
 console.log(`${describe(conditions)}\n`)
-const limiter = await limiterPart(options, { redis, load, print: text => console.log(text), progress })
+const tools = { redis, load, print: text => console.log(text), progress }
+const results = {}
+if (parts.includes('limiter')) {
+  const options = {
+    ...common,
+    scenarios: only?.filter(name => name in scenarios),
+    contenders: listOf(given.contenders, Object.keys(contenders)),
+    profile: given.profile,
+    memory: only?.includes('memory') ?? true,
+  }
+  results.limiter = await limiterPart(options, tools)
+}
+if (parts.includes('inference')) {
+  results.inference = await inferencePart(
+    { ...common, scenarios: only?.filter(name => INFERENCE.includes(name)) },
+    tools,
+  )
+}
 await load.stop()
 await redis.stop()
 
 if (given.json !== undefined) {
-  writeFileSync(given.json, `${JSON.stringify({ at: new Date().toISOString(), conditions, limiter })}\n`)
+  writeFileSync(given.json, `${JSON.stringify({ at: new Date().toISOString(), conditions, ...results })}\n`)
 }
-if (limiter.problems.length > 0) {
-  console.error(['The run does not hold:', ...new Set(limiter.problems)].join('\n  '))
+const problems = Object.values(results).flatMap(part => part.problems)
+if (problems.length > 0) {
+  console.error(['The run does not hold:', ...new Set(problems)].join('\n  '))
   process.exitCode = 1
+}
+
+/** The parts that are named, or that the scenarios belong to. */
+function partsOf(named) {
+  if (named !== undefined) return named
+  if (only !== undefined) {
+    return PARTS.filter(part => only.some(name => (part === 'limiter' ? LIMITER : INFERENCE).includes(name)))
+  }
+  return given.quick ? ['limiter'] : PARTS
 }
 
 /** @param {string | undefined} names @param {string[]} known */

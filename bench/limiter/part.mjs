@@ -72,7 +72,7 @@ export async function limiterPart(options, { redis, load, print, progress }) {
     const rows = summarise(slices)
     const perSecond = Object.entries(slices).map(([name, own]) => [name, own.map(slice => Math.round(slice.perSecond))])
     results[scenarioName] = { ms: plan.ms, rows, perSecond: Object.fromEntries(perSecond) }
-    problems.push(...found.map(problem => `${scenarioName}: ${problem}`))
+    problems.push(...found)
     print(`${tableOf(scenarioName, rows)}\n`)
   }
   if (!options.memory) return { scenarios: results, problems }

@@ -1,3 +1,4 @@
+import { aligned } from '../markdown.mjs'
 import { contenders } from './contenders.mjs'
 import { scenarios } from './scenarios.mjs'
 
@@ -34,13 +35,4 @@ export function memoryTableOf({ quotas, rows }) {
     '',
     ...aligned([['limiter', ...quotas], ...body], 1),
   ].join('\n')
-}
-
-/** The first two columns are words, the others figures. */
-function aligned(rows, words = 2) {
-  const widths = rows[0].map((_, column) => Math.max(...rows.map(row => row[column].length)))
-  const line = row =>
-    `| ${row.map((cell, column) => (column < words ? cell.padEnd(widths[column]) : cell.padStart(widths[column]))).join(' | ')} |`
-  const rule = `|${widths.map((width, column) => (column < words ? '-'.repeat(width + 2) : `${'-'.repeat(width + 1)}:`)).join('|')}|`
-  return [line(rows[0]), rule, ...rows.slice(1).map(line)]
 }

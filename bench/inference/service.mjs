@@ -1,0 +1,22 @@
+import { answerParent } from '../child.mjs'
+import { useOf } from './use.mjs'
+
+/** The service as it is built and set up by the environment: node service.mjs <models> <model> <Redis port, or 0>. */
+const [models, , redisPort] = process.argv.slice(2)
+const built = file => new URL(`../../service/dist/${file}`, import.meta.url).href
+const { buildApp } = await import(built('app.js'))
+const { readConfig } = await import(built('config.js'))
+const { openModels } = await import(built('inference/repository.js'))
+
+const config = readConfig({
+  MODELS_DIR: models,
+  LOG_LEVEL: 'error',
+  TRUST_PROXY: '127.0.0.1',
+  RATE_LIMIT_WINDOW: '1 hour',
+  RATE_LIMIT_MAX: '1000000',
+  ...(redisPort === '0' ? {} : { REDIS_URL: `redis://127.0.0.1:${redisPort}` }),
+  ...JSON.parse(process.env.BENCH_SETTINGS ?? '{}'),
+})
+const { app } = await buildApp(config, { openModels: log => openModels({ ...config.models, log }) })
+await app.listen({ port: 0, host: '127.0.0.1' })
+answerParent({ port: app.server.address().port }, useOf)

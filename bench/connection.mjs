@@ -42,6 +42,9 @@ export class Connection {
     this.#socket.on('error', error => {
       throw error
     })
+    this.#socket.on('close', () => {
+      if (this.#answered !== undefined) throw new Error('the server closed the connection without an answer')
+    })
   }
 
   /** @param {Buffer} bytes @param {(status: number) => void} answered */

@@ -53,7 +53,7 @@ export async function measureModel(plan, { redis, load, progress }) {
  */
 export async function measureNeighbours({ models, inputs, names, ms }, { redis, load, progress }) {
   const quota = 1000
-  const settings = { RATE_LIMIT_MAX: String(quota) }
+  const settings = { RATE_LIMIT_MAX: String(quota), TRUST_PROXY: '127.0.0.1' }
   const servers = await startServers(names, models, 'large', redis, settings)
   const probe = await startChild(new URL('../load.mjs', import.meta.url), [])
   const features = Array.from({ length: inputs }, (_, index) => index % 17)

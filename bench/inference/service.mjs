@@ -11,7 +11,6 @@ const { openModels } = await import(built('inference/repository.js'))
 const config = readConfig({
   MODELS_DIR: models,
   LOG_LEVEL: 'error',
-  TRUST_PROXY: '127.0.0.1',
   RATE_LIMIT_WINDOW: '1 hour',
   RATE_LIMIT_MAX: '1000000',
   ...(redisPort === '0' ? {} : { REDIS_URL: `redis://127.0.0.1:${redisPort}` }),

@@ -14,6 +14,7 @@ import { acceptJsonOnly } from './json-body.js'
 import { Refusal, rawProblem, sendError } from './problem.js'
 import { registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
+import { requestLog } from './request-log.js'
 import { adminRoutes } from './routes/admin.js'
 import { healthRoutes } from './routes/health.js'
 import { limitRoutes } from './routes/limits.js'
@@ -116,6 +117,7 @@ function createServer(config: Config): FastifyInstance {
     logger: { level: config.logLevel },
     // Two lines a request are most of the cost of a cheap one.
     logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
+    childLoggerFactory: requestLog,
     genReqId: () => randomUUID(),
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     bodyLimit: config.bodyLimit,

@@ -45,7 +45,10 @@ function checkHeaders({ headers }: FastifyRequest): void {
       headers: { 'accept-encoding': 'identity' },
     })
   }
-  for (const [, charset] of (headers['content-type'] ?? '').matchAll(/;\s*charset\s*=\s*"?([^\s;"]*)/gi)) {
+  const type = headers['content-type']
+  // What nearly everybody sends.
+  if (type === undefined || type === 'application/json') return
+  for (const [, charset] of type.matchAll(/;\s*charset\s*=\s*"?([^\s;"]*)/gi)) {
     if (!/^utf-?8$/i.test(charset as string)) {
       throw new Refusal({ status: 415, code: 'UNSUPPORTED_CHARSET', detail: 'the body must be JSON in UTF-8' })
     }

@@ -146,7 +146,11 @@ export class Scheduler {
     const result = batcher.submit(inputs, options, now)
     if (options.deadline !== undefined) this.#sweepBy(options.deadline, now)
     if (options.signal !== undefined) this.#sweepBy(now + watchMs, now)
-    if (!this.#turnPending) {
+    // A good part of a batch goes out at once where a worker is free: waiting for the rest of the turn would have the
+    // workers wait while requests are read, and the requests wait while the workers run, in turns.
+    if (batcher.queueRows * 2 >= batcher.options.maxRows && this.#slots.some(({ busy }) => busy === 0)) {
+      this.#dispatch()
+    } else if (!this.#turnPending) {
       this.#turnPending = true
       this.#options.clock.afterTurn(() => {
         this.#turnPending = false

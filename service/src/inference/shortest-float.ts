@@ -3,7 +3,8 @@
  * double would print as 0.10000000149011612. It is also the largest part of a response's bytes.
  */
 
-const powers = Array.from({ length: 23 }, (_, i) => 10 ** i)
+/** Exact up to 10^22, the nearest double beyond. */
+const powers = Array.from({ length: 40 }, (_, i) => Number(`1e${i}`))
 
 /** For any float32 `value`; finite ones only. */
 export function shortestFloat32(value: number): number {
@@ -20,8 +21,26 @@ export function shortestFloat32(value: number): number {
     }
     return value
   }
+  if (size < 1e-6 && size >= 1e-30) return shortestSmall(value, size)
   for (let digits = 6; digits <= 9; digits++) {
     const candidate = Number(value.toPrecision(digits))
+    if (Math.fround(candidate) === value) return candidate
+  }
+  return value
+}
+
+/**
+ * As above for what softmax makes of unlikely classes. Their powers of ten are no exact doubles, so the digits are found
+ * with powers that are nearly right, and the double that prints as these digits is read from them, once.
+ */
+function shortestSmall(value: number, size: number): number {
+  const exponent = Math.floor(Math.log10(size))
+  for (let digits = 6; digits <= 9; digits++) {
+    const scale = digits - 1 - exponent
+    const power = powers[scale] as number
+    const whole = Math.round(value * power)
+    if (Math.fround(whole / power) !== value) continue
+    const candidate = Number(`${whole}e-${scale}`)
     if (Math.fround(candidate) === value) return candidate
   }
   return value

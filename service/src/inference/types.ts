@@ -84,13 +84,19 @@ export interface ModelInfo extends Signature {
   readonly batching: Batching
 }
 
+/** Who waits for an answer. An AbortSignal is one. It is asked now and then, so that nobody has to listen. */
+export interface Caller {
+  /** True once nobody waits any more. */
+  readonly aborted: boolean
+}
+
 export interface RunOptions {
   /** Rows in this request: the size of the batch dimension, or 1 for a model without one. */
   readonly rows: number
   /** Outputs wanted; all when left out. */
   readonly outputs?: readonly string[]
-  /** Aborted when the caller has gone: the request leaves the queue, a run that has begun ends unheard. */
-  readonly signal?: AbortSignal
+  /** Once it is aborted the request leaves the queue, within 50 ms; a run that has begun ends unheard. */
+  readonly signal?: Caller
   /** Latest `performance.now()` at which an answer is still of use, in milliseconds. */
   readonly deadline?: number
 }

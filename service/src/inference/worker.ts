@@ -4,12 +4,28 @@
  * Messages are handled strictly one after the other, since the runtime defers a run by a turn of the event loop: a
  * `close` in between would dispose of a session that is about to run.
  */
+import { readlinkSync } from 'node:fs'
+import { setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { fromOrtType, toOrtType } from './datatype.js'
 import type { OrtValueMetadata } from './signature.js'
 import type { Datatype, TensorData } from './types.js'
 import type { FromWorker, SessionOptions, ToWorker, WireTensor } from './worker-messages.js'
+
+/** Nice value of a worker: where cores are short, requests are read and refused before more is computed. */
+const nice = 5
+
+/** On Linux a thread has a priority of its own, under its own id; elsewhere only a process of its own steps back. */
+function stepBack(): void {
+  try {
+    const thread = parentPort === null ? 0 : Number(readlinkSync('/proc/thread-self').split('/').at(-1))
+    setPriority(thread, nice)
+  } catch {
+    // Not allowed, or not Linux: as before.
+  }
+}
+stepBack()
 
 const sessions = new Map<string, InferenceSession>()
 

@@ -5,6 +5,7 @@ import { decodePredictions } from '../inference/predictions.js'
 import { encodeRows } from '../inference/rows.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
+import { callerOfReply, timeoutAsked } from './caller.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -53,9 +54,10 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { body } = request
     const model = models.get(request.params.name ?? body.model, body.version)
     checkName(request.params.name, body.model)
-    const deadline = request.askedAt + timeoutOf(request, options.requestTimeoutMs)
+    // A caller may ask for less time than the service gives, never for more.
+    const deadline = request.askedAt + Math.min(timeoutAsked(request), options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
-    const { outputs, queueMs, computeMs } = await model.run(inputs, { rows, signal: goneSignal(reply), deadline })
+    const { outputs, queueMs, computeMs } = await model.run(inputs, { rows, signal: callerOfReply(reply), deadline })
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     const { name, version } = model.info
     return { model: name, version, predictions: decodePredictions(model.info, outputs, rows) }
@@ -71,25 +73,6 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
 function checkName(inUrl: string | undefined, inBody: string | undefined): void {
   if (inUrl === undefined || inBody === undefined || inUrl === inBody) return
   throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'model', message: 'is another one than in the URL' }]))
-}
-
-/** Aborted when the caller goes before it was answered. (`request.signal` aborts as soon as the body was read.) */
-function goneSignal({ raw }: FastifyReply): AbortSignal {
-  const gone = new AbortController()
-  raw.once('close', () => {
-    if (!raw.writableFinished) gone.abort()
-  })
-  return gone.signal
-}
-
-/** A caller may ask for less time than the service gives, never for more. */
-function timeoutOf({ headers }: FastifyRequest, mostMs: number): number {
-  const given = headers['x-request-timeout-ms']
-  if (given === undefined) return mostMs
-  const ms = typeof given === 'string' && /^\d{1,9}$/.test(given) ? Number(given) : 0
-  if (ms >= 1) return Math.min(ms, mostMs)
-  const message = 'takes milliseconds, 1 or more'
-  throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'headers.x-request-timeout-ms', message }]))
 }
 
 /** The model that a request is about, as far as it can be told of one that failed. */

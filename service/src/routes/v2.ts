@@ -20,6 +20,7 @@ import { headerLengthField } from '../protocol/v2-binary.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
+import { callerOfReply, timeoutAsked } from './caller.js'
 
 export interface V2Options {
   readonly models: Models
@@ -105,8 +106,8 @@ const protocol: FastifyPluginAsync<V2Options> = async (app, { models, requestTim
       const { outputs, queueMs, computeMs } = await model.run(asked.inputs, {
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
-        signal: goneSignal(reply),
-        deadline: request.arrivedAt + Math.min(requestTimeoutMs, timeoutOf(request), asked.timeoutMs ?? Infinity),
+        signal: callerOfReply(reply),
+        deadline: request.arrivedAt + Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
       })
       reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
       const answer = writeInferResponse(model.info, asked, outputs)
@@ -208,24 +209,6 @@ function isLoaded(models: Models, params: ModelParams): boolean {
     if (error instanceof UnknownModel && isBroken) return false
     throw error
   }
-}
-
-/** Aborted when the caller goes before it was answered. (`request.signal` aborts as soon as the body was read.) */
-function goneSignal({ raw }: FastifyReply): AbortSignal {
-  const gone = new AbortController()
-  raw.once('close', () => {
-    if (!raw.writableFinished) gone.abort()
-  })
-  return gone.signal
-}
-
-/** What the caller asks for beside the protocol's own `parameters.timeout`, as under /v1. */
-function timeoutOf({ headers }: FastifyRequest): number {
-  const given = headers['x-request-timeout-ms']
-  if (given === undefined) return Infinity
-  if (typeof given === 'string' && /^0*[1-9]\d{0,8}$/.test(given)) return Number(given)
-  const detail = 'headers.x-request-timeout-ms takes milliseconds, 1 or more'
-  throw new Refusal({ status: 400, code: 'INVALID_REQUEST', detail })
 }
 
 /** The error handler of /v2, for whoever meets one of its URLs outside of its routes (`isV2`) as well. */

@@ -11,8 +11,9 @@ import {
   Stopping,
   WorkerLost,
 } from '../../../service/src/inference/errors.js'
-import type { RunOptions } from '../../../service/src/inference/types.js'
+import type { Caller, RunOptions } from '../../../service/src/inference/types.js'
 import { isV2, sendV2Error, v2Routes } from '../../../service/src/routes/v2.js'
+import { until } from '../../support/onnx-folder.js'
 import { type Answer, ask, echo, type FakeModel, fakeModels, infer, input, v2App } from './v2-app.js'
 
 const row = input('FP32', [1, 3], [1, 2, 3])
@@ -274,15 +275,17 @@ async function listening(app: FastifyInstance): Promise<number> {
 }
 
 t.test('a caller that goes away cancels its request; one that stays does not', async t => {
-  let heard: (signal: AbortSignal) => void = () => {}
-  const signals: AbortSignal[] = []
+  let heard: (caller: Caller) => void = () => {}
+  const callers: Caller[] = []
   const model: FakeModel = {
     ...echo('FP32'),
-    run: ({ x }, { signal }) => {
-      signals.push(signal as AbortSignal)
+    run: async ({ x }, { signal }) => {
+      const caller = signal as Caller
+      callers.push(caller)
       if (x?.data[0] === 1) return { y: x }
-      heard(signal as AbortSignal)
-      return new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(new Cancelled())))
+      heard(caller)
+      await until(() => caller.aborted, 'the caller has gone')
+      throw new Cancelled()
     },
   }
   const app = await v2App(t, fakeModels([model]))
@@ -290,7 +293,12 @@ t.test('a caller that goes away cancels its request; one that stays does not', a
   const url = `http://127.0.0.1:${port}/v2/models/FP32/infer`
   const headers = { 'content-type': 'application/json' }
   t.equal((await fetch(url, { method: 'POST', headers, body: JSON.stringify(row) })).status, 200)
-  const running = new Promise<AbortSignal>(resolve => {
+  t.strictSame(
+    callers.map(each => each.aborted),
+    [false],
+    'its connection is kept open',
+  )
+  const running = new Promise<Caller>(resolve => {
     heard = resolve
   })
   const body = JSON.stringify(input('FP32', [1, 3], [2, 2, 2]))
@@ -298,13 +306,8 @@ t.test('a caller that goes away cancels its request; one that stays does not', a
   socket.write(
     `POST /v2/models/FP32/infer HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
   )
-  const signal = await running
-  t.notOk(signal.aborted)
-  const aborted = new Promise(resolve => signal.addEventListener('abort', resolve))
+  const caller = await running
+  t.notOk(caller.aborted)
   socket.destroy()
-  await aborted
-  t.strictSame(
-    signals.map(each => each.aborted),
-    [false, true],
-  )
+  await until(() => caller.aborted, 'the caller has gone')
 })

@@ -11,6 +11,7 @@ import Fastify, {
 import type { Config } from './config.js'
 import type { Models } from './inference/types.js'
 import { acceptJsonOnly } from './json-body.js'
+import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { Refusal, rawProblem, sendError } from './problem.js'
 import { registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
@@ -85,6 +86,9 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
+  // Schemas of answers are for the OpenAPI document.
+  app.setSerializerCompiler(() => data => JSON.stringify(data))
+  await collectRoutes(app)
   await registerLimits(app, config)
 
   rememberRoutes(app)
@@ -99,6 +103,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   await app.register(v2Routes, { models, requestTimeoutMs, isStopping })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, token: adminToken })
+  await documentRoutes(app, models)
   answerUnknownUrls(app)
   answerOtherMethods(app)
   await app.ready()

@@ -1,6 +1,7 @@
 /** The protocol's messages for the OpenAPI document. Bodies are checked by the codec, whose errors say more. */
 import { Type } from 'typebox'
 import { datatypes } from '../inference/datatype.js'
+import { answers } from '../openapi/schemas.js'
 
 const Parameters = Type.Record(Type.String(), Type.Union([Type.String(), Type.Number(), Type.Boolean()]), {
   description: 'Those that are not known are ignored.',
@@ -76,31 +77,48 @@ const Index = Type.Array(
 const tags = ['Open Inference Protocol v2']
 const json = <T>(schema: T) => ({ content: { 'application/json': { schema } } })
 const bytes = { schema: { type: 'string', format: 'binary' } }
+const refusal = { type: 'application/json', schema: ErrorBody }
 
-const told = (summary: string, success: object, otherwise: readonly number[] = []) => ({
+const told = (operationId: string, summary: string, success: object, refusals: readonly number[] = []) => ({
   tags,
   summary,
-  response: Object.fromEntries([
-    [200, { description: 'OK', ...json(success) }],
-    ...otherwise.map(status => [status, { description: 'Why not.', ...json(ErrorBody) }]),
-  ]),
+  operationId,
+  response: answers({ success, refusals, refusal }),
 })
+
+const inferAnswers = answers({
+  success: InferResponse,
+  refusals: [400, 404, 413, 415, 429, 500, 503, 504],
+  limited: true,
+  refusal,
+})
+;(inferAnswers[200] as { content: Record<string, object> }).content['application/octet-stream'] = bytes
 
 /** Of each route. */
 export const schemas = {
   server: told(
+    'v2Server',
     'Server metadata',
     Type.Object({ name: Type.String(), version: Type.String(), extensions: Type.Array(Type.String()) }),
   ),
-  live: told('Server live', Type.Object({ live: Type.Boolean() })),
-  ready: told('Server ready', Type.Object({ live: Type.Boolean(), ready: Type.Boolean() }), [503]),
-  models: told('Names of the models', Type.Object({ models: Type.Array(Type.String()) })),
-  index: { ...told('Versions of all models, also of those that do not load', Index, [400]), body: json(IndexRequest) },
-  model: told('Model metadata', ModelMetadata, [404]),
-  modelReady: told('Model ready', Type.Object({ name: Type.String(), ready: Type.Boolean() }), [404, 503]),
+  live: told('v2Live', 'Server live', Type.Object({ live: Type.Boolean() })),
+  ready: told('v2Ready', 'Server ready', Type.Object({ live: Type.Boolean(), ready: Type.Boolean() }), [503]),
+  models: told('v2Models', 'Names of the models', Type.Object({ models: Type.Array(Type.String()) })),
+  index: {
+    ...told('v2Index', 'Versions of all models, also of those that do not load', Index, [400]),
+    body: json(IndexRequest),
+  },
+  model: told('v2Model', 'Model metadata', ModelMetadata, [404]),
+  modelReady: told(
+    'v2ModelReady',
+    'Model ready',
+    Type.Object({ name: Type.String(), ready: Type.Boolean() }),
+    [404, 503],
+  ),
   infer: {
     tags,
     summary: 'Inference',
+    operationId: 'v2Infer',
     description:
       'Binary tensors follow the JSON, whose length is in the header `Inference-Header-Content-Length`, in the request ' +
       'as in the response.',
@@ -111,12 +129,6 @@ export const schemas = {
       'x-request-timeout-ms': Type.Optional(Type.String({ description: 'Milliseconds that the caller will wait.' })),
     }),
     body: { content: { 'application/json': { schema: InferRequest }, 'application/octet-stream': bytes } },
-    response: {
-      ...told('', InferResponse, [400, 404, 413, 415, 429, 503, 504]).response,
-      200: {
-        description: 'OK',
-        content: { 'application/json': { schema: InferResponse }, 'application/octet-stream': bytes },
-      },
-    },
+    response: inferAnswers,
   },
 } as const

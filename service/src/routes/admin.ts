@@ -1,8 +1,10 @@
 /** For the people who run the service; there are no such routes without ADMIN_TOKEN. */
 import type { FastifyPluginAsync } from 'fastify'
+import { Type } from 'typebox'
 import { adminOnly } from '../auth.js'
 import { NoModels } from '../inference/errors.js'
 import type { Models } from '../inference/types.js'
+import { answers } from '../openapi/schemas.js'
 import { Refusal } from '../problem.js'
 
 interface AdminOptions {
@@ -13,10 +15,23 @@ interface AdminOptions {
 /** Guesses of the token that one address has a minute; nobody reloads as often. */
 const policies = [{ name: 'admin', max: 30, timeWindow: 60_000 }]
 
+const schema = {
+  tags: ['Admin'],
+  summary: 'Reads the models folder again',
+  operationId: 'reload',
+  description: 'Requests in flight finish on what was loaded; a model that cannot be loaded leaves the rest serving.',
+  security: [{ adminToken: [] }],
+  response: answers({
+    success: Type.Object({}, { additionalProperties: true }),
+    refusals: [401, 409, 429, 503],
+    limited: true,
+  }),
+}
+
 export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, token }) => {
   // After the limiter, so that wrong guesses are counted.
   const preParsing = adminOnly(token)
-  app.post('/v1/admin/reload', { config: { rateLimit: { policies } }, preParsing }, async () => {
+  app.post('/v1/admin/reload', { config: { rateLimit: { policies } }, preParsing, schema }, async () => {
     try {
       return await models.reload()
     } catch (error) {

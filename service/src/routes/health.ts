@@ -1,6 +1,8 @@
 /** Probes. They are never limited, and tell nothing that a stranger may not know. */
 import type { FastifyPluginAsync } from 'fastify'
+import { Type } from 'typebox'
 import type { Models } from '../inference/types.js'
+import { answers } from '../openapi/schemas.js'
 import { Refusal, unavailable } from '../problem.js'
 
 interface HealthOptions {
@@ -13,13 +15,35 @@ interface HealthOptions {
 
 const config = { rateLimit: false } as const
 
+const live = {
+  tags: ['Health'],
+  summary: 'The process answers',
+  operationId: 'live',
+  response: answers({ success: Type.Object({ status: Type.Literal('live') }), refusals: [] }),
+}
+
+const ready = {
+  tags: ['Health'],
+  summary: 'Models are loaded and workers up; `degraded` says what is not as it should be',
+  operationId: 'ready',
+  response: answers({
+    success: Type.Object({
+      status: Type.Union([Type.Literal('ready'), Type.Literal('degraded')]),
+      reasons: Type.Optional(Type.Array(Type.String())),
+      store: Type.Union([Type.Literal('up'), Type.Literal('down'), Type.Literal('in-process')]),
+      models: Type.Array(Type.String()),
+    }),
+    refusals: [503],
+  }),
+}
+
 export const healthRoutes: FastifyPluginAsync<HealthOptions> = async (app, options) => {
   const { models, storeAnswers, isStopping } = options
   app.addHook('onRequest', async (_request, reply) => {
     reply.header('cache-control', 'no-store')
   })
-  app.get('/health/live', { config }, async () => ({ status: 'live' }))
-  app.get('/health/ready', { config }, async () => {
+  app.get('/health/live', { config, schema: live }, async () => ({ status: 'live' }))
+  app.get('/health/ready', { config, schema: ready }, async () => {
     if (isStopping()) throw new Refusal(unavailable('STOPPING', 'the service is stopping', 1000))
     if (!models.ready) throw new Refusal(unavailable('NOT_READY', 'models or their workers are not up', 1000))
     const reasons = models.broken.map(({ name }) => `model '${name}' could not be loaded as it is in the folder`)

@@ -2,6 +2,16 @@
 import type { FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
 import type { ModelInfo, Models } from '../inference/types.js'
+import { answers, list, ModelDescription } from '../openapi/schemas.js'
+
+const Listed = list(ModelDescription, 'models')
+
+const documented = (operationId: string, summary: string, refusals: readonly number[], success: object) => ({
+  tags: ['Models'],
+  summary,
+  operationId,
+  response: answers({ success, refusals }),
+})
 
 const unlimited = { rateLimit: false } as const
 
@@ -10,7 +20,7 @@ export const modelRoutes: FastifyPluginAsync<{ readonly models: Models }> = asyn
     ...info,
     versions: models.versions(info.name).map(({ info: { version } }) => version),
   })
-  app.get('/v1/models', { config: unlimited }, async () => ({
+  app.get('/v1/models', { config: unlimited, schema: documented('models', 'All models', [], Listed) }, async () => ({
     models: models.list().map(({ info }) => describe(info)),
   }))
   app.get<{ Params: { name: string }; Querystring: { version?: string } }>(
@@ -18,6 +28,7 @@ export const modelRoutes: FastifyPluginAsync<{ readonly models: Models }> = asyn
     {
       config: unlimited,
       schema: {
+        ...documented('model', 'One model', [400, 404], ModelDescription),
         params: Type.Object({ name: Type.String() }),
         querystring: Type.Object({ version: Type.Optional(Type.String()) }),
       },

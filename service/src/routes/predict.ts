@@ -4,6 +4,7 @@ import { type Static, Type } from 'typebox'
 import { decodePredictions } from '../inference/predictions.js'
 import { encodeRows } from '../inference/rows.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
+import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
 import { callerOfReply, timeoutAsked } from './caller.js'
 
@@ -28,6 +29,21 @@ const Body = Type.Object(
 type Body = Static<typeof Body>
 
 const Params = Type.Object({ name: Type.String() })
+
+const documented = (operationId: string) => ({
+  tags: ['Predictions'],
+  summary: 'Predict',
+  operationId,
+  description:
+    'One prediction a row, in order. Each request counts against the quota of the caller, a refused one too.',
+  headers: TimeoutHeader,
+  body: Body,
+  response: answers({
+    success: Predictions,
+    refusals: [400, 404, 413, 415, 429, 500, 503, 504],
+    limited: true,
+  }),
+})
 
 interface PredictOptions {
   readonly models: Models
@@ -62,10 +78,10 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { name, version } = model.info
     return { model: name, version, predictions: decodePredictions(model.info, outputs, rows) }
   }
-  app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: { body: Body } }, predict)
+  app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: documented('predict') }, predict)
   app.post<{ Body: Body; Params: { name?: string } }>(
     '/v1/models/:name/predict',
-    { schema: { body: Body, params: Params } },
+    { schema: { ...documented('predictWithModel'), params: Params } },
     predict,
   )
 }

@@ -86,17 +86,19 @@ const protocol: FastifyPluginAsync<V2Options> = async (app, { models, requestTim
   })
 
   for (const url of ['/models/:model', '/models/:model/versions/:version']) {
-    get(url, schemas.model, async request => {
+    const named = <S extends { operationId: string }>(schema: S): S =>
+      url.includes(':version') ? { ...schema, operationId: `${schema.operationId}Version` } : schema
+    get(url, named(schemas.model), async request => {
       const { info } = modelOf(request as ModelRequest)
       return modelMetadata(info, versionsOf(info.name))
     })
-    get(`${url}/ready`, schemas.modelReady, async (request, reply) => {
+    get(`${url}/ready`, named(schemas.modelReady), async (request, reply) => {
       const { params } = request as ModelRequest
       const loaded = isLoaded(models, params)
       const why = loaded ? 'its workers are not up, or the service is stopping' : 'it could not be loaded'
       return readiness(reply, { name: params.model }, loaded && ready(), `model '${params.model}' is not ready: ${why}`)
     })
-    routes(app, 'POST', limited ?? {})(`${url}/infer`, schemas.infer, async (request, reply) => {
+    routes(app, 'POST', limited ?? {})(`${url}/infer`, named(schemas.infer), async (request, reply) => {
       const model = modelOf(request as ModelRequest)
       const asked = readInferRequest(
         bodyOf(request),

@@ -1,0 +1,75 @@
+/** `GET /openapi.json` and `GET /docs`: what the service takes and answers, made from the schemas of its own routes. */
+import { readFileSync } from 'node:fs'
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Models } from '../inference/types.js'
+import { type Document, withModels } from './by-model.js'
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+
+const DOCS = '/docs'
+
+/** The page runs its own scripts and nothing else; it draws its icons from `data:` URLs. */
+const PAGE_POLICY =
+  "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; " +
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+const DESCRIPTION = `Predictions of ONNX models behind an exact rate limiter.
+
+Every answer of a limited route says what is left of the caller's quota, in \`x-ratelimit-*\` and in the two fields of
+draft-ietf-httpapi-ratelimit-headers. Errors under /v1 are problem documents (RFC 9457) with a \`code\` that never changes;
+under /v2 they have the form of the Open Inference Protocol.`
+
+/** Collects the routes that are made from here on. Before the limiter, which then leaves the pages alone. */
+export async function collectRoutes(app: FastifyInstance): Promise<void> {
+  app.addHook('onRoute', route => {
+    if (route.url.startsWith(DOCS)) route.config = { ...route.config, rateLimit: false }
+  })
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'ml-api-rate-limiter',
+        version,
+        description: DESCRIPTION,
+        license: { name: 'MIT', identifier: 'MIT' },
+      },
+      servers: [{ url: '/' }],
+      components: {
+        securitySchemes: { adminToken: { type: 'http', scheme: 'bearer', description: 'ADMIN_TOKEN' } },
+      },
+    },
+    // Routes that refuse the other methods of a URL say nothing of themselves.
+    transform: ({ schema, url, route }) => ({
+      schema: Array.isArray(route.method) || route.method === 'OPTIONS' ? { ...schema, hide: true } : schema,
+      url,
+    }),
+  })
+}
+
+/** Adds the document and its page. `models`: what is loaded when somebody asks, each with its schema and sample. */
+export async function documentRoutes(app: FastifyInstance, models: Models): Promise<void> {
+  const document = () =>
+    withModels(
+      app.swagger() as Document,
+      models.list().map(({ info }) => info),
+    )
+  app.get(
+    '/openapi.json',
+    { config: { rateLimit: false }, schema: { hide: true } as object },
+    async (_request, reply) => {
+      reply.header('cache-control', 'no-cache')
+      return document()
+    },
+  )
+  await app.register(swaggerUi, {
+    routePrefix: DOCS,
+    staticCSP: PAGE_POLICY,
+    uiConfig: { docExpansion: 'list', deepLinking: true, displayRequestDuration: true, validatorUrl: null },
+    transformSpecification: (_object: Document, _request: FastifyRequest) => document(),
+    transformSpecificationClone: false,
+  } as object)
+}

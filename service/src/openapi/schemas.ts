@@ -1,0 +1,134 @@
+/** What the OpenAPI document says of answers, in one place: the schemas of the routes themselves are put together from it. */
+import { STATUS_CODES } from 'node:http'
+import { type TSchema, Type } from 'typebox'
+
+/** RFC 9457, with the members that this service adds. */
+export const Problem = Type.Object(
+  {
+    type: Type.String({ description: 'A URI of the kind of problem; about:blank where the status says all.' }),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String({ description: 'What was wrong, and what would be right.' }),
+    instance: Type.String({ description: 'Names this one answer; the log has the same id.' }),
+    code: Type.String({ description: 'Never changes; for programs.' }),
+    errors: Type.Optional(
+      Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), { description: 'Of status 400.' }),
+    ),
+    'violated-policies': Type.Optional(Type.Array(Type.String(), { description: 'Of status 429.' })),
+    retryAfter: Type.Optional(Type.Number({ description: 'Seconds after which to ask again.' })),
+  },
+  { additionalProperties: true },
+)
+
+const header = (type: string, description: string) => ({ type, description })
+
+const RETRY_AFTER = { 'retry-after': header('integer', 'Seconds after which it is worth asking again.') }
+
+/** Of every answer of a limited route. */
+const QUOTA_HEADERS = {
+  'x-ratelimit-limit': header('integer', 'Quota of the policy that binds.'),
+  'x-ratelimit-remaining': header('integer', 'What is left of it.'),
+  'x-ratelimit-reset': header('integer', 'Seconds until more of it comes back.'),
+  ratelimit: header('string', 'What is left by policy: "requests";r=99;t=60 (draft-ietf-httpapi-ratelimit-headers).'),
+  'ratelimit-policy': header('string', 'The policies: "requests";q=100;w=60 (the same draft).'),
+}
+
+const MEANS: Readonly<Record<number, string>> = {
+  400: 'It is malformed or does not fit; `detail` and `errors` say what was wrong and what would be right.',
+  401: 'The token or key is missing or wrong.',
+  404: 'There is no such URL, model or version; it names what there is.',
+  405: 'The URL takes other methods, which the header `allow` lists.',
+  409: 'The models folder holds nothing that can be served.',
+  413: 'The body is too long, or the request has too many rows.',
+  415: 'The body is not of a type that is taken.',
+  429: 'A quota is used up. Waiting as `retry-after` says and asking again succeeds if nobody else uses it.',
+  500: 'A fault of the service.',
+  503: 'Overloaded, stopping or not ready.',
+  504: 'The answer did not come in time.',
+}
+
+export interface Answers {
+  /** Schema of the success. */
+  readonly success: object
+  /** Statuses of refusals. */
+  readonly refusals: readonly number[]
+  /** Whether the route is limited, and says so in its headers. */
+  readonly limited?: boolean
+  /** Form of the refusals: a problem document, or what the protocol of the route prescribes. */
+  readonly refusal?: { readonly type: string; readonly schema: object }
+  /** Media type of the success. */
+  readonly type?: string
+}
+
+/** The `response` of a route's schema. */
+export function answers({ success, refusals, limited = false, refusal, type = 'application/json' }: Answers) {
+  const form = refusal ?? { type: 'application/problem+json', schema: Problem }
+  const quota = limited ? QUOTA_HEADERS : {}
+  const refused = (status: number) => ({
+    description: `${STATUS_CODES[status]}. ${MEANS[status]}`,
+    headers: { ...quota, ...(status === 429 || status === 503 ? RETRY_AFTER : {}) },
+    content: { [form.type]: { schema: form.schema } },
+  })
+  return Object.fromEntries<object>([
+    [200, { description: 'OK', headers: quota, content: { [type]: { schema: success } } }],
+    ...refusals.map((status): [number, object] => [status, refused(status)]),
+  ])
+}
+
+/** The header by which a caller asks for an answer in less time. */
+export const TimeoutHeader = Type.Object({
+  'x-request-timeout-ms': Type.Optional(Type.String({ description: 'Milliseconds that the caller will wait.' })),
+})
+
+const Dimension = Type.Union([Type.Integer(), Type.String()], {
+  description: 'A size, or the name of one that varies.',
+})
+
+const Tensor = Type.Object({ name: Type.String(), datatype: Type.String(), shape: Type.Array(Dimension) })
+
+export const ModelDescription = Type.Object(
+  {
+    name: Type.String(),
+    version: Type.String(),
+    versions: Type.Array(Type.String()),
+    description: Type.Optional(Type.String()),
+    inputs: Type.Array(Tensor),
+    outputs: Type.Array(Tensor),
+    labels: Type.Optional(Type.Array(Type.String())),
+    testAccuracy: Type.Optional(Type.Number({ description: 'Share of held-out rows predicted rightly.' })),
+    sample: Type.Object({}, { additionalProperties: true, description: 'A body that POST /v1/predict takes.' }),
+    batching: Type.Object({ enabled: Type.Boolean() }, { additionalProperties: true }),
+  },
+  { additionalProperties: true },
+)
+
+export const Predictions = Type.Object({
+  model: Type.String(),
+  version: Type.String(),
+  predictions: Type.Array(
+    Type.Object({
+      label: Type.Optional(Type.String({ description: 'The class, where the labels are known.' })),
+      score: Type.Optional(
+        Type.Union([Type.Number(), Type.String()], { description: 'The value of the model for that class.' }),
+      ),
+      outputs: Type.Record(Type.String(), Type.Unknown(), { description: 'By name, without the batch dimension.' }),
+    }),
+    { description: 'One a row, in order.' },
+  ),
+})
+
+export const Limits = Type.Object({
+  plan: Type.String(),
+  policies: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      unit: Type.String(),
+      limit: Type.Number(),
+      remaining: Type.Number(),
+      windowSeconds: Type.Number(),
+      resetSeconds: Type.Number(),
+    }),
+  ),
+})
+
+export const list = (items: TSchema, name: string) => Type.Object({ [name]: Type.Array(items) })

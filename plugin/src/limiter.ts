@@ -12,6 +12,7 @@ import {
   type PolicyConfig,
 } from './options.js'
 import type { Policy } from './policy.js'
+import { type Replicas, shareOfCheck } from './stores/replicas.js'
 import type { Answer, Check, Lease, Store } from './stores/store.js'
 
 /** Costs of a later charge or refund: for every policy alike, or by policy name (the others are left alone). */
@@ -38,6 +39,8 @@ export interface LimiterParts {
   readonly store: Store
   /** Where counting goes on with `onStoreError: 'local'`. */
   readonly local: Store
+  /** Who shares the quotas, so that each counts its part of them there; undefined where nobody does. */
+  readonly replicas: Replicas | undefined
   readonly sharedWindows: SharedWindows
 }
 
@@ -54,6 +57,7 @@ export class Limiter {
   readonly #id: string
   readonly #store: Store
   readonly #local: Store
+  readonly #replicas: Replicas | undefined
   readonly #units: Units
   readonly #logs: readonly string[]
   readonly #concurrency: Check['concurrency']
@@ -67,6 +71,7 @@ export class Limiter {
     this.#id = id
     this.#store = parts.store
     this.#local = parts.local
+    this.#replicas = parts.replicas
     this.#sharedWindows = parts.sharedWindows
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
     this.#logs = config.policies.map(({ name }) => `${id}:${name}`)
@@ -149,8 +154,13 @@ export class Limiter {
           return { answer: undefined, decision: pass(check, this.#units) }
         case 'deny':
           throw unavailable(error)
-        case 'local':
-          return then(peek ? this.#local.peek(check) : this.#local.check(check), decided)
+        case 'local': {
+          const share = this.#replicas === undefined ? check : shareOfCheck(check, this.#replicas.seen)
+          return then(peek ? this.#local.peek(share) : this.#local.check(share), answer => ({
+            answer,
+            decision: decide(share, answer, ban, this.#units),
+          }))
+        }
         default:
           throw error
       }

@@ -20,6 +20,7 @@ import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { DenyMemory } from './stores/deny-memory.js'
 import { MemoryStore } from './stores/memory.js'
 import { RedisStore } from './stores/redis.js'
+import { Replicas } from './stores/replicas.js'
 import type { Store } from './stores/store.js'
 
 /** What all registrations of one app share: its name, and how many there are. */
@@ -54,6 +55,7 @@ export class Registration {
   readonly #store: Store
   readonly #custom: CustomStore | undefined
   readonly #local: MemoryStore
+  #replicas: Replicas | undefined
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
@@ -66,14 +68,14 @@ export class Registration {
     this.config = parseRegistration(this.#given)
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
-    const { identity, registrations } = appOf(app)
+    const { registrations } = appOf(app)
     const number = registrations.get(app.prefix) ?? 0
     registrations.set(app.prefix, number + 1)
     this.#scope = [app.prefix, number]
     this.#local = new MemoryStore(config.cache)
     this.#stores.add(this.#local)
     this.#custom = this.config.store && this.#newCustom(config)
-    this.#store = this.#newStore(identity.name)
+    this.#store = this.#newStore()
     this.#stores.add(this.#store)
     this.main = this.#newLimiter(config, ['main'], this.#store)
   }
@@ -110,6 +112,7 @@ export class Registration {
 
   close(): void {
     for (const store of this.#stores) store.close()
+    this.#replicas?.close()
   }
 
   #configOf(given: RateLimitOptions, onRoute: boolean): LimiterConfig {
@@ -126,18 +129,31 @@ export class Registration {
       id: limiterId(...this.#scope, ...id),
       store,
       local: this.#local,
+      replicas: config.onStoreError === 'local' ? this.#announced() : undefined,
       sharedWindows: this.#sharedWindows,
     })
     this.#limiters.add(limiter)
     return limiter
   }
 
-  #newStore(appName: string): Store {
-    const { redis, nameSpace, storeTimeoutMs, denyMemory } = this.config
+  /** From the first limiter on that needs to know the others. */
+  #announced(): Replicas | undefined {
+    const { redis } = this.config
+    if (redis !== undefined) this.#replicas ??= new Replicas(redis, this.#nameSpace())
+    return this.#replicas
+  }
+
+  #nameSpace(): string {
+    const { nameSpace } = this.config
+    return nameSpace === undefined ? `mlrl:${digest(appOf(this.#app).identity.name, 8)}:` : storedNameSpace(nameSpace)
+  }
+
+  #newStore(): Store {
+    const { redis, storeTimeoutMs, denyMemory } = this.config
     if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
     if (redis === undefined) return this.#local
     const remote = new RedisStore(redis, {
-      nameSpace: nameSpace === undefined ? `mlrl:${digest(appName, 8)}:` : storedNameSpace(nameSpace),
+      nameSpace: this.#nameSpace(),
       timeoutMs: storeTimeoutMs,
     })
     const store = denyMemory > 0 ? new DenyMemory(remote, denyMemory) : remote

@@ -77,7 +77,7 @@ export const settings = {
   ON_STORE_ERROR: oneOf(
     ['local', 'allow', 'deny'],
     'local',
-    'What happens while Redis cannot be asked: each replica counts for itself, all requests pass, or all get 503.',
+    'What happens while Redis cannot be asked: each replica counts against its part of the limits, all requests pass, or all get 503.',
   ),
   STORE_TIMEOUT_MS: milliseconds(1, 100, 'How long Redis may take to answer before `ON_STORE_ERROR` applies.'),
   TRUST_PROXY: optionalText(

@@ -16,4 +16,5 @@ function script(...files: string[]): Script {
 
 export const CHECK = script('log.lua', 'check.lua')
 export const REFUND = script('log.lua', 'refund.lua')
+export const ANNOUNCE = script('announce.lua')
 export const RENEW = script('renew.lua')

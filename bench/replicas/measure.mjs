@@ -1,0 +1,104 @@
+// Replicas that share one key of one Redis, each under full load: what all of them together let through.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { Redis } from 'ioredis'
+
+const program = fileURLToPath(new URL('replica.mjs', import.meta.url))
+const pause = ms => new Promise(resolve => setTimeout(resolve, ms))
+
+/** The most of `times` (sorted) that lie in any window of that length. */
+export function mostInWindow(times, windowMs) {
+  let most = 0
+  let first = 0
+  for (let last = 0; last < times.length; last++) {
+    while (times[last] - times[first] >= windowMs) first++
+    most = Math.max(most, last - first + 1)
+  }
+  return most
+}
+
+/**
+ * Runs replicas for `runMs`. `redis` is `{ port, signal(name) }`; with `freeze: { afterMs, forMs }` it is stopped and
+ * woken. Resolves with the most that Redis let through in any window (by its own log and clock), the share of what it
+ * could have, and what was let through while it was frozen.
+ */
+export async function measureReplicas({ redis, replicas, max, windowMs, runMs, freeze, env, startMs = 4000 }) {
+  // Long enough for every replica to have seen the others.
+  const start = Date.now() + startMs
+  const end = start + runMs
+  const args = [redis.port, max, windowMs, start, end].map(String)
+  const running = Array.from({ length: replicas }, () => runReplica(args, env))
+  const log = watchLog(redis.port)
+  let frozen
+  if (freeze !== undefined) {
+    await pause(start + freeze.afterMs - Date.now())
+    redis.signal('SIGSTOP')
+    frozen = { from: Date.now() }
+    await pause(freeze.forMs)
+    frozen.to = Date.now()
+    redis.signal('SIGCONT')
+  }
+  const admitted = (await Promise.all(running)).flat().sort((one, two) => one - two)
+  const logged = await log.stop()
+  const windows = runMs / windowMs
+  const result = {
+    admitted: admitted.length,
+    // The first window is full at once; each later one as the one before it empties.
+    share: admitted.length / (max * Math.ceil(windows)),
+    mostInLog: mostInWindow(logged, windowMs * 1000),
+    logged: logged.length,
+  }
+  if (frozen === undefined) return result
+  const during = admitted.filter(time => time >= frozen.from && time < frozen.to)
+  return {
+    ...result,
+    frozenMs: frozen.to - frozen.from,
+    duringFreeze: during.length,
+    mostInWindowDuringFreeze: mostInWindow(during, windowMs),
+    mostInAnyWindow: mostInWindow(admitted, windowMs),
+  }
+}
+
+async function runReplica(args, env) {
+  const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'inherit'], env })
+  let output = ''
+  child.stdout.on('data', data => {
+    output += data
+  })
+  const [code] = await once(child, 'close')
+  if (code !== 0) throw new Error(`a replica ended with ${code}`)
+  return JSON.parse(output)
+}
+
+/** Every admission that the log in Redis held at any time, in microseconds of its clock. */
+function watchLog(port) {
+  const redis = new Redis(port, '127.0.0.1')
+  redis.on('error', () => {})
+  const seen = new Set()
+  let watching = true
+  const read = async () => {
+    for (const key of await redis.keys('*lone*')) {
+      // Another type, or gone in between: no log.
+      const entries = await redis.zrange(key, '0', '-1', 'WITHSCORES').catch(() => [])
+      // An entry's member is the running total; the base of a trimmed log is an entry as well, and was seen before.
+      for (let at = 1; at < entries.length; at += 2) seen.add(Number(entries[at]))
+    }
+  }
+  const loop = (async () => {
+    while (watching) {
+      await read()
+      await pause(200)
+    }
+  })()
+  return {
+    stop: async () => {
+      watching = false
+      await loop
+      await read()
+      redis.disconnect()
+      seen.delete(0)
+      return [...seen].sort((one, two) => one - two)
+    },
+  }
+}

@@ -1,0 +1,95 @@
+/** How many replicas share the quotas, last time Redis could tell, and this one's share of them while it cannot. */
+import { randomUUID } from 'node:crypto'
+import type { RedisClient } from './redis-client.js'
+import { ANNOUNCE } from './scripts.js'
+import type { Check } from './store.js'
+
+/** Milliseconds between two announcements, and how long one holds. */
+const INTERVAL_MS = 1000
+const TTL_MS = 5000
+
+/** One replica among `count`; `place` counts from 0. */
+export interface Place {
+  readonly count: number
+  readonly place: number
+}
+
+/**
+ * The part of a limit that a replica may give by itself. The parts of all replicas add up to the limit: what does not
+ * divide goes to the first ones, so with a limit below the number of replicas some give nothing.
+ */
+export function shareOf(limit: number, { count, place }: Place): number {
+  return Math.floor(limit / count) + (place < limit % count ? 1 : 0)
+}
+
+/** The check with every limit, and the places in flight, cut to this replica's share. */
+export function shareOfCheck(check: Check, place: Place): Check {
+  if (place.count === 1) return check
+  const { concurrency } = check
+  return {
+    ...check,
+    policies: check.policies.map(policy => ({ ...policy, limit: shareOf(policy.limit, place) })),
+    concurrency: concurrency && { ...concurrency, max: shareOf(concurrency.max, place) },
+  }
+}
+
+/** Announces this replica while it lives. Before Redis has answered once it knows of no others. */
+export class Replicas {
+  readonly #redis: RedisClient
+  readonly #keys: readonly [string, string]
+  readonly #id = randomUUID()
+  readonly #timer: NodeJS.Timeout
+  #seen: Place = { count: 1, place: 0 }
+  #asking = false
+  #answeredAt = Number.POSITIVE_INFINITY
+  /** When Redis answered again after the last outage. */
+  #backSince = Number.NEGATIVE_INFINITY
+
+  constructor(redis: RedisClient, nameSpace: string) {
+    this.#redis = redis
+    this.#keys = [`${nameSpace}{replicas}:alive`, `${nameSpace}{replicas}:order`]
+    this.#timer = setInterval(() => void this.#announce(), INTERVAL_MS).unref()
+    void this.#announce()
+  }
+
+  get seen(): Place {
+    return this.#seen
+  }
+
+  /** Takes the announcement back, where Redis can be reached. */
+  close(): void {
+    clearInterval(this.#timer)
+    if (this.#redis.status === 'ready') this.#run(0).catch(() => {})
+  }
+
+  async #announce(): Promise<void> {
+    if (this.#asking || this.#redis.status !== 'ready') return
+    this.#asking = true
+    try {
+      const [count, place] = (await this.#run(TTL_MS)) as [number, number]
+      this.#observe({ count, place }, performance.now())
+    } catch {
+      // What was last seen stands; that Redis is away is told by those who need it.
+    } finally {
+      this.#asking = false
+    }
+  }
+
+  #observe(seen: Place, now: number): void {
+    if (now - this.#answeredAt > TTL_MS) this.#backSince = now
+    this.#answeredAt = now
+    // After an outage every announcement has expired: fewer replicas are believed only once all had time to come back.
+    if (seen.count < this.#seen.count && now - this.#backSince < TTL_MS) return
+    this.#seen = seen
+  }
+
+  async #run(ttlMs: number): Promise<unknown> {
+    const args = [...this.#keys, this.#id, ttlMs]
+    try {
+      return await this.#redis.evalsha(ANNOUNCE.sha, this.#keys.length, ...args)
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
+      return this.#redis.eval(ANNOUNCE.source, this.#keys.length, ...args)
+    }
+  }
+}

@@ -1,0 +1,85 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import { Redis } from 'ioredis'
+import rateLimit from 'ml-api-rate-limiter'
+import t, { type Test } from 'tap'
+import { shareOf } from '../../plugin/src/stores/replicas.js'
+import { type RedisProcess, startRedis, until } from '../support/redis-fleet.js'
+
+t.test('the parts of all replicas add up to the limit, whatever it is', async t => {
+  for (let count = 1; count <= 40; count++) {
+    for (const limit of [0, 1, 7, 8, 39, 40, 1000, 1001]) {
+      const shares = Array.from({ length: count }, (_, place) => shareOf(limit, { count, place }))
+      const sum = shares.reduce((total, share) => total + share, 0)
+      if (sum !== limit) t.fail(`${count} replicas of a limit of ${limit} give ${sum}`)
+      if (Math.max(...shares) - Math.min(...shares) > 1) t.fail(`${shares} are not even`)
+    }
+  }
+})
+
+const limits = [10, 2] as const
+
+/** A replica with one route for each of the limits. */
+async function replica(t: Test, redis: RedisProcess): Promise<FastifyInstance> {
+  const client = new Redis(redis.port, '127.0.0.1', { enableOfflineQueue: false, lazyConnect: true })
+  client.on('error', () => {})
+  await client.connect()
+  const app = Fastify()
+  t.teardown(async () => {
+    client.disconnect()
+    await app.close()
+  })
+  await app.register(rateLimit, {
+    redis: client,
+    nameSpace: 'shared:',
+    max: 10,
+    timeWindow: '1 hour',
+    onStoreError: 'local',
+    storeTimeout: 200,
+    keyGenerator: () => 'lone',
+  })
+  for (const max of limits) app.get(`/${max}`, { config: { rateLimit: { max } } }, async () => 'ok')
+  await app.ready()
+  return app
+}
+
+async function admittedBy(app: FastifyInstance, url: string): Promise<number> {
+  let admitted = 0
+  for (let i = 0; i < 12; i++) if ((await app.inject(url)).statusCode === 200) admitted++
+  return admitted
+}
+
+t.test('replicas that lose Redis go on with one quota between them, not one each', async t => {
+  const redis = await startRedis(t)
+  const client = redis.client()
+  const announced = async () => {
+    const [key] = await client.keys('*:alive')
+    const list = key === undefined ? [] : await client.zrange(key, '0', '-1', 'WITHSCORES')
+    return new Map(list.flatMap((id, at) => (at % 2 === 0 ? [[id, Number(list[at + 1])] as const] : [])))
+  }
+  /** Each has announced itself once more since there were so many. */
+  const allKnow = async (count: number) => {
+    await until(`${count} replicas are announced`, async () => (await announced()).size === count)
+    const before = await announced()
+    await until('each has announced itself again', async () =>
+      [...(await announced())].every(([id, expires]) => expires > (before.get(id) ?? 0)),
+    )
+  }
+  const apps = await Promise.all([1, 2, 3, 4].map(() => replica(t, redis)))
+  await allKnow(4)
+  await apps.pop()?.close()
+  await until('the one that closed has taken itself out', async () => (await announced()).size === 3)
+  await allKnow(3)
+  redis.signal('SIGSTOP')
+  t.teardown(() => redis.signal('SIGCONT'))
+  for (const max of limits) {
+    const admitted = await Promise.all(apps.map(app => admittedBy(app, `/${max}`)))
+    t.equal(
+      admitted.reduce((sum, each) => sum + each, 0),
+      max,
+      `${admitted}`,
+    )
+    t.ok(Math.max(...admitted) - Math.min(...admitted) <= 1, 'evenly')
+  }
+  const headers = (await (apps[0] as FastifyInstance).inject('/10')).headers
+  t.ok(Number(headers['x-ratelimit-limit']) <= 4, 'and say what each gives')
+})

@@ -85,11 +85,11 @@ for (const retry of ['unsent', 'safe'] as const) {
       value => a.predict({ features: [value, 0, 0] }),
       () => done,
     )
-    await until(() => outcomes.length > 200, 'the load runs')
+    await until(() => outcomes.length > 60, 'the load runs')
     b.child.kill('SIGKILL')
     await b.ended
     const seen = outcomes.length
-    await until(() => outcomes.length > seen + 500, 'the load goes on')
+    await until(() => outcomes.length > seen + 200, 'the load goes on')
     const bad = outcomes.filter(({ status }) => status !== 200)
     // Two lanes with four rows each were on their way.
     t.ok(bad.length <= (retry === 'safe' ? 0 : 8), `${bad.length} of ${outcomes.length} failed`)

@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { describe } from './conditions.mjs'
+import { modelTableOf, neighbourTableOf } from './inference/table.mjs'
 import { contenders, scenarios } from './limiter/part.mjs'
 import { memoryTableOf, tableOf } from './limiter/table.mjs'
 import { ratioPicture } from './picture.mjs'
@@ -9,21 +10,28 @@ import { ratioPicture } from './picture.mjs'
  * Nothing on the page that was measured is written by hand.
  */
 const here = file => new URL(file, import.meta.url)
-const { at, conditions, limiter } = JSON.parse(readFileSync(process.argv[2] ?? here('results.json'), 'utf8'))
+const { at, conditions, limiter, inference } = JSON.parse(readFileSync(process.argv[2] ?? here('results.json'), 'utf8'))
 
-const results = [
-  '```',
-  `${at.slice(0, 10)}`,
-  describe(conditions),
-  '```',
-  '',
-  ...Object.entries(limiter.scenarios).flatMap(([name, { rows }]) => [tableOf(name, rows), '']),
-  ...(limiter.memory === undefined ? [] : [memoryTableOf(limiter.memory), '']),
-].join('\n')
+const conditionsText = ['```', at.slice(0, 10), describe(conditions), '```', '']
 
-const page = readFileSync(here('README.md'), 'utf8')
-writeFileSync(
-  here('README.md'),
-  page.replace(/(<!-- results -->\n)[\s\S]*(<!-- end of results -->)/, (_, from, to) => `${from}\n${results}\n${to}`),
-)
-writeFileSync(here('ratios.svg'), ratioPicture(limiter, contenders, scenarios))
+const parts = {
+  limiter: limiter && [
+    ...conditionsText,
+    ...Object.entries(limiter.scenarios).flatMap(([name, { rows }]) => [tableOf(name, rows), '']),
+    ...(limiter.memory === undefined ? [] : [memoryTableOf(limiter.memory), '']),
+  ],
+  inference: inference && [
+    ...conditionsText,
+    ...Object.entries(inference.models).flatMap(([name, { rows }]) => [modelTableOf(name, rows), '']),
+    ...(inference.neighbours === undefined ? [] : [neighbourTableOf(inference.neighbours), '']),
+  ],
+}
+
+let page = readFileSync(here('README.md'), 'utf8')
+for (const [part, lines] of Object.entries(parts)) {
+  if (lines === undefined) continue
+  const [from, to] = [`<!-- ${part} results -->`, `<!-- end of ${part} results -->`]
+  page = `${page.split(from)[0]}${from}\n\n${lines.join('\n')}\n${to}${page.split(to)[1]}`
+}
+writeFileSync(here('README.md'), page)
+if (limiter !== undefined) writeFileSync(here('ratios.svg'), ratioPicture(limiter, contenders, scenarios))

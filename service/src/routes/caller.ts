@@ -5,8 +5,9 @@ import type { Caller } from '../inference/types.js'
 import { badRequest, Refusal } from '../problem.js'
 
 /**
- * Gone once the connection is, answered or not. It is asked, not told: an AbortController for each request, with a
- * listener, was a twentieth of what a prediction costs. (`request.signal` aborts as soon as the body was read.)
+ * Nobody waits once the answer was sent, or the connection is gone. It is asked, not told: an AbortController for each
+ * request, with a listener, was a twentieth of what a prediction costs. (`request.signal` aborts as soon as the body was
+ * read.)
  */
 class Connected implements Caller {
   readonly #raw: ServerResponse

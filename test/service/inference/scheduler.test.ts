@@ -103,7 +103,7 @@ function schedule(options: Partial<SchedulerOptions> = {}) {
 t.test('a free worker takes at the end of the turn all that came in it', async t => {
   const { clock, events, scheduler, submit } = schedule()
   const runner = new ManualRunner('m')
-  scheduler.addModel('m', batcher())
+  scheduler.addModel('m', batcher({ maxRows: 8 }))
   scheduler.addRunner(runner)
   const results = [submit('m', [1]), submit('m', [2]), submit('m', [3])]
   t.equal(runner.runs.length, 0)
@@ -113,6 +113,23 @@ t.test('a free worker takes at the end of the turn all that came in it', async t
   runner.last.finish()
   t.match(await results[1], { computeMs: 1, queueMs: 0, batchRows: 3 })
   t.match(events, [{ key: 'm', rows: 3, requests: 3, failed: false, computeMs: 1 }])
+})
+
+t.test('half a batch leaves for a free worker within the turn, while the rest of it is read', async t => {
+  const { clock, scheduler, submit } = schedule()
+  const runner = new ManualRunner('m')
+  scheduler.addModel('m', batcher({ maxRows: 4 }))
+  scheduler.addRunner(runner)
+  void submit('m', [1])
+  t.equal(runner.runs.length, 0)
+  void submit('m', [2])
+  t.strictSame(runner.last.values, [1, 2])
+  for (const value of [3, 4, 5]) void submit('m', [value])
+  t.equal(runner.runs.length, 1, 'nothing more while it is busy')
+  clock.turn()
+  runner.last.finish()
+  await settle()
+  t.strictSame(runner.last.values, [3, 4, 5])
 })
 
 t.test('a worker has one run at a time, and takes what has gathered when it is done', async t => {

@@ -35,7 +35,11 @@ export interface RateLimiter {
 }
 
 /** A hook handler that holds each request against one limiter. */
-export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+export interface RateLimitHandler {
+  (request: FastifyRequest, reply: FastifyReply): Promise<void>
+  /** Where the client of a request stands with this limiter. Counts nothing. */
+  status(request: FastifyRequest): Promise<RateLimitStatus>
+}
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -73,10 +77,16 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
   })
   decorate(app, 'rateLimit', (options?: RateLimitOptions): RateLimitHandler => {
     const limiter = options === undefined ? registration.main : registration.byHand('attached', options)
-    return async (request, reply) => {
+    const hold = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
       const denial = await guard(limiter, request, reply)
       if (denial !== undefined) throw denial
     }
+    const status = async (request: FastifyRequest): Promise<RateLimitStatus> => {
+      const key = await limiter.key(request)
+      const { policies } = await limiter.status(key, request)
+      return { key: String(key), policies }
+    }
+    return Object.assign(hold, { status })
   })
   decorate(app, 'rateLimiter', {
     status: async (key, request) => {

@@ -94,7 +94,7 @@ export class Registration {
     return limiter
   }
 
-  /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself. */
+  /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself, unless it is given a `groupId`. */
   byHand(kind: string, given: RateLimitOptions | undefined): Limiter {
     if (given !== undefined && (typeof given !== 'object' || given === null)) {
       throw new InvalidOption('options', String(given), 'an object, or nothing')
@@ -103,7 +103,9 @@ export class Registration {
     if (kind === 'created' && config.concurrency !== undefined) {
       throw new InvalidOption('concurrency', 'given to createRateLimit', 'rateLimit(), which sees the response end')
     }
-    return this.#newLimiter(config, [kind, this.#made++], this.#childStore(config, given ?? {}, undefined))
+    // Named, it finds its logs again when it is made anew, whatever else was made before.
+    const id = given?.groupId === undefined ? [kind, this.#made++] : ['group', given.groupId]
+    return this.#newLimiter(config, id, this.#childStore(config, given ?? {}, undefined))
   }
 
   async reset(key: string): Promise<void> {

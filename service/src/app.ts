@@ -13,7 +13,7 @@ import type { Models } from './inference/types.js'
 import { acceptJsonOnly } from './json-body.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { Refusal, rawProblem, sendError } from './problem.js'
-import { registerLimits } from './protection/limits.js'
+import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
 import { requestLog } from './request-log.js'
 import { adminRoutes } from './routes/admin.js'
@@ -32,6 +32,7 @@ export interface Dependencies {
 export interface Service {
   readonly app: FastifyInstance
   readonly models: Models
+  readonly limits: Limits
   /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
   announceStop(): void
 }
@@ -89,20 +90,20 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   await collectRoutes(app)
-  await registerLimits(app, config)
+  const limits = await registerLimits(app, config)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
-  await app.register(predictRoutes, { models, requestTimeoutMs, bodyLimit })
+  await app.register(predictRoutes, { models, limits, requestTimeoutMs, bodyLimit })
   await app.register(modelRoutes, { models })
-  await app.register(limitRoutes)
+  await app.register(limitRoutes, { limits })
   await app.register(healthRoutes, {
     models,
     storeAnswers: config.redisUrls.length > 0 ? () => redisAnswers(app.redis) : undefined,
     isStopping,
   })
-  await app.register(v2Routes, { models, requestTimeoutMs, isStopping })
-  if (adminToken !== undefined) await app.register(adminRoutes, { models, token: adminToken })
+  await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping })
+  if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
   await documentRoutes(app, models)
   answerUnknownUrls(app)
   answerOtherMethods(app)
@@ -110,6 +111,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   return {
     app,
     models,
+    limits,
     announceStop: () => {
       stopping = true
     },

@@ -1,22 +1,21 @@
-/** Who asks: the caller whose quota a request counts against, and the holder of the admin token. */
+/** Who asks: an address, an API key, or the holder of the admin token. */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { normalizeIP } from 'ml-api-rate-limiter'
 import { Refusal } from './problem.js'
 
-export interface Caller {
-  /** Partition key of the caller's quota. */
-  readonly key: string
-  readonly plan: 'anonymous'
-}
+/** Partition key of a caller without a key: its address, IPv6 by its /64. */
+export const addressKey = (request: FastifyRequest): string => `ip:${normalizeIP(addressOf(request))}`
 
 /**
- * The client address, IPv6 by its /64. No keys are known to this service, and one that is not known must not open a
- * fresh quota: what a caller sends as a key changes nothing.
+ * SHA-256, in hex, of the API key that a request carries, as `x-api-key` or else as `authorization: Bearer`; undefined
+ * where it carries none. The key itself goes no further.
  */
-export function callerOf(request: FastifyRequest): Caller {
-  return { key: `ip:${normalizeIP(addressOf(request))}`, plan: 'anonymous' }
+export function keyDigestOf({ headers }: FastifyRequest): string | undefined {
+  const [, bearer] = /^bearer +(\S+)\s*$/i.exec(headers.authorization ?? '') ?? []
+  const given = headers['x-api-key'] ?? bearer
+  return given === undefined ? undefined : digest(String(given)).toString('hex')
 }
 
 /** What a trusted proxy says of the client, unless it is no address; then the proxy's own. */

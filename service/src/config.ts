@@ -74,6 +74,11 @@ export const settings = {
     description: 'Length of the sliding window.',
     takes: 'a duration such as 10s, 1 minute or 2h, or milliseconds',
   }),
+  LIMITS_FILE: optionalText({
+    description: 'Plans and the API keys that have them; see docs/limits.md.',
+    takes: 'a JSON file',
+    otherwise: 'one plan, of `RATE_LIMIT_MAX` in `RATE_LIMIT_WINDOW`',
+  }),
   ON_STORE_ERROR: oneOf(
     ['local', 'allow', 'deny'],
     'local',
@@ -160,6 +165,8 @@ export interface Config {
   readonly redisUrls: readonly string[]
   readonly redisNameSpace: string
   readonly rateLimit: { readonly max: number; readonly windowMs: number }
+  /** Where plans and keys are read from; undefined: `rateLimit` is the plan of everybody. */
+  readonly limitsFile: string | undefined
   readonly onStoreError: Settings['ON_STORE_ERROR']
   readonly storeTimeoutMs: number
   readonly trustProxy: readonly string[]
@@ -192,7 +199,7 @@ export class ConfigError extends Error {
 const commaSeparated = (text: string): string[] => text.split(',').map(part => part.trim())
 
 /** A duration in words, or a plain number of milliseconds; undefined where it is neither or not above 0. */
-function durationMs(text: string): number | undefined {
+export function durationMs(text: string): number | undefined {
   const ms = parseDuration(text.trim())
   return ms !== undefined && ms >= 1 && Number.isFinite(ms) ? Math.trunc(ms) : undefined
 }
@@ -270,6 +277,7 @@ function toConfig(read: Settings): Config {
     redisUrls: read.REDIS_URL === undefined ? [] : commaSeparated(read.REDIS_URL),
     redisNameSpace: read.REDIS_NAMESPACE,
     rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
+    limitsFile: read.LIMITS_FILE,
     onStoreError: read.ON_STORE_ERROR,
     storeTimeoutMs: read.STORE_TIMEOUT_MS,
     trustProxy: read.TRUST_PROXY === undefined ? [] : commaSeparated(read.TRUST_PROXY),

@@ -42,6 +42,7 @@ try {
   stopWell(service, config)
   process.on('SIGHUP', () => {
     service.models.reload().catch(error => service.app.log.error({ err: error }, 'the models were not reloaded'))
+    service.limits.reload()
   })
 } catch (error) {
   fail(error)

@@ -1,17 +1,177 @@
-/** The quotas in front of everything that costs: one limiter, which every route has unless it says otherwise. */
-import type { FastifyInstance } from 'fastify'
-import rateLimit from 'ml-api-rate-limiter'
-import { callerOf } from '../auth.js'
-import type { Config } from '../config.js'
+/** The quotas in front of everything that costs: of each plan one limiter in requests, and one in rows. */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import rateLimit, { type PolicyState, type RateLimitHandler } from 'ml-api-rate-limiter'
+import { addressKey, keyDigestOf } from '../auth.js'
+import { type Config, ConfigError } from '../config.js'
+import { Refusal } from '../problem.js'
+import { Guesses } from './guesses.js'
+import { onePlan, type Plan, type Plans, readPlans } from './plans.js'
 
-export async function registerLimits(app: FastifyInstance, config: Config): Promise<void> {
-  const { max, windowMs } = config.rateLimit
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Who asks, and by which plan; null before it is known, and on routes that are not limited. */
+    caller: LimitedCaller | null
+    /** Rows to be charged. */
+    rows: number
+  }
+}
+
+/** A caller and the limiters of its plan, which stay the request's own while others are read from the file. */
+interface LimitedCaller {
+  readonly key: string
+  readonly limiters: PlanLimiters
+}
+
+interface PlanLimiters {
+  readonly plan: Plan
+  readonly requests: RateLimitHandler
+  /** Undefined where the plan has no policy in rows. */
+  readonly rows: RateLimitHandler | undefined
+}
+
+export interface Standing {
+  readonly plan: string
+  readonly policies: readonly (Omit<PolicyState, 'unit'> & { readonly unit: string })[]
+}
+
+/** What became of reading the limits file again. */
+export type LimitsReload = { readonly loaded: true } | { readonly loaded: false; readonly errors: readonly string[] }
+
+const unauthorized = {
+  status: 401,
+  code: 'UNKNOWN_KEY',
+  detail: 'this API key is not known, or not any more; without a key, requests count by address',
+  headers: { 'www-authenticate': 'Bearer' },
+} as const
+
+export async function registerLimits(app: FastifyInstance, config: Config): Promise<Limits> {
+  const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
   await app.register(rateLimit, {
-    policies: [{ name: 'requests', max, timeWindow: windowMs }],
-    keyGenerator: request => callerOf(request).key,
+    // Each request is held against the limiters of its caller's plan instead.
+    global: false,
+    keyGenerator: addressKey,
     ...(app.hasDecorator('redis') ? { redis: app.redis } : {}),
     nameSpace: config.redisNameSpace,
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
   })
+  app.decorateRequest('caller', null)
+  app.decorateRequest('rows', 0)
+  const limits = new Limits(app, plans, config.limitsFile)
+  const hold = (request: FastifyRequest, reply: FastifyReply) => limits.chargeRequest(request, reply)
+  app.addHook('onRoute', route => {
+    if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
+  })
+  return limits
 }
+
+export class Limits {
+  readonly #app: FastifyInstance
+  readonly #file: string | undefined
+  readonly #guesses: Guesses
+  #plans: Plans
+  #limiters: ReadonlyMap<string, PlanLimiters>
+
+  constructor(app: FastifyInstance, plans: Plans, file: string | undefined) {
+    this.#app = app
+    this.#file = file
+    this.#guesses = new Guesses(app)
+    this.#plans = plans
+    this.#limiters = this.#limitersOf(plans, new Map())
+  }
+
+  /** The first charge, before the body: one request. Throws QuotaExceeded, or Refusal (401) for a key that is not known. */
+  async chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    const caller = await this.#identify(request, reply)
+    await caller.limiters.requests(request, reply)
+  }
+
+  /** The second charge, before the queue. Throws QuotaExceeded, or Refusal (413) for more rows than any wait could free. */
+  async chargeRows(request: FastifyRequest, reply: FastifyReply, rows: number): Promise<void> {
+    const limiters = request.caller?.limiters
+    if (limiters?.rows === undefined || rows === 0) return
+    const most = Math.min(...limiters.plan.policies.filter(isInRows).map(({ limit }) => limit))
+    if (rows > most && most > 0) {
+      const detail = `a request of ${rows} rows never fits the plan '${limiters.plan.name}'; send at most ${most} at once`
+      throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
+    }
+    request.rows = rows
+    await limiters.rows(request, reply)
+  }
+
+  /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
+  async standing(request: FastifyRequest, reply: FastifyReply): Promise<Standing> {
+    const { plan, requests, rows } = (await this.#identify(request, reply)).limiters
+    const [inRequests, inRows] = await Promise.all([requests.status(request), rows?.status(request)])
+    return {
+      plan: plan.name,
+      policies: [...inRequests.policies, ...(inRows?.policies ?? []).map(policy => ({ ...policy, unit: 'rows' }))],
+    }
+  }
+
+  /** Reads the file again and takes all of it or, where something is wrong, nothing. Undefined where there is no file. */
+  reload(): LimitsReload | undefined {
+    if (this.#file === undefined) return undefined
+    try {
+      const plans = readPlans(this.#file)
+      this.#limiters = this.#limitersOf(plans, this.#limiters)
+      this.#plans = plans
+      this.#app.log.info({ plans: plans.all.length, keys: plans.keys?.size }, 'the limits were read again')
+      return { loaded: true }
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error
+      this.#app.log.error({ errors: error.problems }, 'the limits file is wrong; the limits stay as they were')
+      return { loaded: false, errors: error.problems }
+    }
+  }
+
+  async #identify(request: FastifyRequest, reply: FastifyReply): Promise<LimitedCaller> {
+    const { keys, anonymous } = this.#plans
+    // Where there are no keys, what is sent as one changes nothing.
+    const digest = keys === undefined ? undefined : keyDigestOf(request)
+    const plan = digest === undefined ? anonymous : keys?.get(digest)
+    if (digest !== undefined) await this.#guesses.check(plan !== undefined, request, reply)
+    if (plan === undefined) throw new Refusal(unauthorized)
+    const limiters = this.#limiters.get(plan.name) ?? this.#limitersOfPlan(plan)
+    request.caller = { key: digest === undefined ? addressKey(request) : `key:${digest}`, limiters }
+    return request.caller
+  }
+
+  /** A plan that has not changed keeps its limiters. */
+  #limitersOf(plans: Plans, before: ReadonlyMap<string, PlanLimiters>): Map<string, PlanLimiters> {
+    return new Map(
+      plans.all.map(plan => {
+        const known = before.get(plan.name)
+        const same = known !== undefined && JSON.stringify(known.plan) === JSON.stringify(plan)
+        return [plan.name, same ? known : this.#limitersOfPlan(plan)]
+      }),
+    )
+  }
+
+  #limitersOfPlan(plan: Plan): PlanLimiters {
+    const keyGenerator = ({ caller }: FastifyRequest) => (caller as LimitedCaller).key
+    const policiesIn = (unit: 'requests' | 'rows') =>
+      plan.policies
+        .filter(policy => policy.unit === unit)
+        .map(({ name, limit, windowMs }) => ({ name, max: limit, timeWindow: windowMs }))
+    const { concurrency } = plan
+    const requests = this.#app.rateLimit({
+      groupId: `plan:${plan.name}`,
+      policies: policiesIn('requests'),
+      keyGenerator,
+      ...(concurrency === undefined ? {} : { concurrency: { max: concurrency } }),
+    })
+    if (!plan.policies.some(isInRows)) return { plan, requests, rows: undefined }
+    const rows = this.#app.rateLimit({
+      groupId: `plan:${plan.name}`,
+      policies: policiesIn('rows'),
+      cost: request => request.rows,
+      keyGenerator,
+      // The x-ratelimit fields go on speaking of requests, unless it is the rows that are denied.
+      addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
+    })
+    return { plan, requests, rows }
+  }
+}
+
+const isInRows = ({ unit }: { readonly unit: string }): boolean => unit === 'rows'

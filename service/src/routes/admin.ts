@@ -6,9 +6,11 @@ import { NoModels } from '../inference/errors.js'
 import type { Models } from '../inference/types.js'
 import { answers } from '../openapi/schemas.js'
 import { Refusal } from '../problem.js'
+import type { Limits } from '../protection/limits.js'
 
 interface AdminOptions {
   readonly models: Models
+  readonly limits: Limits
   readonly token: string
 }
 
@@ -28,12 +30,14 @@ const schema = {
   }),
 }
 
-export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, token }) => {
+export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, limits, token }) => {
   // After the limiter, so that wrong guesses are counted.
   const preParsing = adminOnly(token)
   app.post('/v1/admin/reload', { config: { rateLimit: { policies } }, preParsing, schema }, async () => {
     try {
-      return await models.reload()
+      const file = limits.reload()
+      const report = await models.reload()
+      return file === undefined ? report : { ...report, limits: file }
     } catch (error) {
       if (!(error instanceof NoModels)) throw error
       throw new Refusal({

@@ -1,19 +1,18 @@
 /** Where the caller stands. Asking costs nothing. */
 import type { FastifyPluginAsync } from 'fastify'
-import { callerOf } from '../auth.js'
-import { answers, Limits } from '../openapi/schemas.js'
+import { answers, Limits as LimitsSchema } from '../openapi/schemas.js'
+import type { Limits } from '../protection/limits.js'
 
 const schema = {
   tags: ['Quota'],
   summary: 'Where the caller stands; asking costs nothing',
   operationId: 'limits',
-  response: answers({ success: Limits, refusals: [503] }),
+  response: answers({ success: LimitsSchema, refusals: [401, 429, 503] }),
 }
 
-export const limitRoutes: FastifyPluginAsync = async app => {
+export const limitRoutes: FastifyPluginAsync<{ readonly limits: Limits }> = async (app, { limits }) => {
   app.get('/v1/limits', { config: { rateLimit: false }, schema }, async (request, reply) => {
-    const { key, plan } = callerOf(request)
-    const { policies } = await app.rateLimiter.status(key, request)
+    const { plan, policies } = await limits.standing(request, reply)
     reply.header('cache-control', 'no-store')
     return {
       plan,

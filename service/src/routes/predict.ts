@@ -6,6 +6,7 @@ import { encodeRows } from '../inference/rows.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
+import type { Limits } from '../protection/limits.js'
 import { callerOfReply, timeoutAsked } from './caller.js'
 
 declare module 'fastify' {
@@ -40,13 +41,14 @@ const documented = (operationId: string) => ({
   body: Body,
   response: answers({
     success: Predictions,
-    refusals: [400, 404, 413, 415, 429, 500, 503, 504],
+    refusals: [400, 401, 404, 413, 415, 429, 500, 503, 504],
     limited: true,
   }),
 })
 
 interface PredictOptions {
   readonly models: Models
+  readonly limits: Limits
   readonly requestTimeoutMs: number
   readonly bodyLimit: number
 }
@@ -73,6 +75,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     // A caller may ask for less time than the service gives, never for more.
     const deadline = request.askedAt + Math.min(timeoutAsked(request), options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
+    await options.limits.chargeRows(request, reply, rows)
     const { outputs, queueMs, computeMs } = await model.run(inputs, { rows, signal: callerOfReply(reply), deadline })
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     const { name, version } = model.info

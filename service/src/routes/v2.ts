@@ -16,6 +16,7 @@ import type {
 import { UnknownModel } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
 import { faultOf, Refusal } from '../problem.js'
+import type { Limits } from '../protection/limits.js'
 import { headerLengthField } from '../protocol/v2-binary.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
@@ -24,6 +25,8 @@ import { callerOfReply, timeoutAsked } from './caller.js'
 
 export interface V2Options {
   readonly models: Models
+  /** Charges the rows of each `infer`; left out, they cost nothing. */
+  readonly limits?: Pick<Limits, 'chargeRows'>
   /** Longest time to an answer; a caller may ask for less. */
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
@@ -53,7 +56,10 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
   await app.register(protocol, { ...options, prefix: '/v2' })
 }
 
-const protocol: FastifyPluginAsync<V2Options> = async (app, { models, requestTimeoutMs, limited, isStopping }) => {
+const protocol: FastifyPluginAsync<V2Options> = async (
+  app,
+  { models, limits, requestTimeoutMs, limited, isStopping },
+) => {
   app.setErrorHandler(sendV2Error)
   const known: string[] = []
   app.setNotFoundHandler(() => {
@@ -105,6 +111,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (app, { models, requestTim
         request.headers[headerLengthField] as string | undefined,
         model.info,
       )
+      await limits?.chargeRows(request, reply, asked.rows)
       const { outputs, queueMs, computeMs } = await model.run(asked.inputs, {
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),

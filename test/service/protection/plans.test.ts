@@ -1,0 +1,189 @@
+import { createHash } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { ConfigError } from '../../../service/src/config.js'
+import { readPlans } from '../../../service/src/protection/plans.js'
+import { buildService, IRIS, inRedis, STORES, startService } from '../../support/build.js'
+
+const sha256 = (key: string) => createHash('sha256').update(key).digest('hex')
+
+const perMinute = (name: string, limit: number, unit?: string) => ({ name, limit, window: '1 minute', unit })
+
+const LIMITS = {
+  anonymous: 'free',
+  plans: {
+    free: { policies: [perMinute('requests', 2)] },
+    pro: { policies: [perMinute('requests', 5), perMinute('rows', 10, 'rows')], concurrency: 4 },
+  },
+  keys: [
+    { sha256: sha256('one'), plan: 'pro' },
+    { sha256: sha256('two'), plan: 'pro' },
+    { sha256: sha256('gone'), plan: 'pro', revoked: true },
+  ],
+}
+
+function limitsFile(t: Test, content: unknown = LIMITS) {
+  const path = join(t.testdir(), 'limits.json')
+  const write = (next: unknown) => writeFileSync(path, typeof next === 'string' ? next : JSON.stringify(next))
+  write(content)
+  return { path, write }
+}
+
+const withKey = (key: string, more = {}) => ({ headers: { 'x-api-key': key }, ...more })
+const rowsOf = (count: number) => ({ model: 'iris', features: Array.from({ length: count }, () => IRIS.features) })
+const V2_ROWS = (count: number) => ({
+  inputs: [
+    {
+      name: 'measurements',
+      datatype: 'FP32',
+      shape: [count, 4],
+      data: Array.from({ length: count }, () => IRIS.features).flat(),
+    },
+  ],
+})
+
+for (const { name, settings } of STORES) {
+  t.test(`each key has the quota of its plan, and those without one that of their address, ${name}`, async t => {
+    const { predict } = await buildService(t, { ...settings(), LIMITS_FILE: limitsFile(t).path })
+    for (const key of ['one', 'two']) {
+      for (let i = 0; i < 5; i++) t.equal((await predict(IRIS, withKey(key))).statusCode, 200)
+      const denied = await predict(IRIS, { headers: { authorization: `Bearer ${key}` } })
+      t.equal(denied.statusCode, 429, 'the same key as a bearer token')
+      t.match(denied.json(), { 'violated-policies': ['requests'] })
+    }
+    for (const expected of [200, 200, 429]) t.equal((await predict(IRIS)).statusCode, expected)
+  })
+
+  t.test(`rows are charged besides requests, by both protocols together, ${name}`, async t => {
+    const { ask, predict } = await buildService(t, { ...settings(), LIMITS_FILE: limitsFile(t).path })
+    t.equal((await predict(rowsOf(6), withKey('one'))).statusCode, 200)
+    const v2 = { method: 'POST', url: '/v2/models/iris/infer', payload: V2_ROWS(3), ...withKey('one') } as const
+    t.equal((await ask(v2)).statusCode, 200)
+    const denied = await predict(rowsOf(2), withKey('one'))
+    t.equal(denied.statusCode, 429)
+    t.match(denied.json(), { code: 'ML_RATE_QUOTA_EXCEEDED', 'violated-policies': ['rows'] })
+    t.equal(denied.headers['retry-after'], String(denied.json().retryAfter))
+    const refused = await ask(v2)
+    t.equal(refused.statusCode, 429)
+    t.ok(refused.headers['retry-after'])
+    const last = await predict(rowsOf(1), withKey('one'))
+    t.equal(last.statusCode, 200, 'what fits is served, and the denied rows were not charged')
+    t.match(last.headers['ratelimit-policy'], /"requests";q=5;w=60.*"rows";q=10;w=60/)
+    t.match((await ask({ url: '/v1/limits', ...withKey('one') })).json(), {
+      plan: 'pro',
+      policies: [
+        { name: 'requests', unit: 'requests', limit: 5, remaining: 0, windowSeconds: 60 },
+        { unit: 'concurrent-requests', limit: 4, remaining: 4 },
+        { name: 'rows', unit: 'rows', limit: 10, remaining: 0, windowSeconds: 60 },
+      ],
+    })
+  })
+
+  t.test(`keys cannot be guessed at speed, not even where one guess is right, ${name}`, async t => {
+    const { predict } = await buildService(t, { ...settings(), LIMITS_FILE: limitsFile(t).path })
+    const refused = await predict(IRIS, withKey('gone'))
+    t.equal(refused.statusCode, 401, 'a revoked key')
+    t.match(refused.json(), { code: 'UNKNOWN_KEY', status: 401 })
+    for (let i = 0; i < 9; i++) t.equal((await predict(IRIS, withKey(`guess ${i}`))).statusCode, 401)
+    const denied = await predict(IRIS, withKey('guess 9'))
+    t.equal(denied.statusCode, 429)
+    t.ok(denied.headers['retry-after'])
+    t.equal((await predict(IRIS, withKey('one'))).statusCode, 429, 'a right key is not told from wrong ones')
+    t.equal((await predict(IRIS, withKey('one', { remoteAddress: '198.51.100.7' }))).statusCode, 200, 'elsewhere it is')
+    t.equal((await predict(IRIS)).statusCode, 200, 'and without a key the address has its own quota')
+  })
+}
+
+t.test('two replicas share one quota in rows, whatever the sizes of the batches', async t => {
+  const settings = {
+    ...inRedis(),
+    LIMITS_FILE: limitsFile(t, {
+      anonymous: 'free',
+      plans: { free: { policies: [perMinute('requests', 1000), perMinute('rows', 50, 'rows')] } },
+    }).path,
+  }
+  const replicas = await Promise.all([startService(t, settings), startService(t, settings)])
+  let admitted = 0
+  const send = async (rows: number, index: number) => {
+    const { status } = await (replicas[index % 2] as (typeof replicas)[0]).predict(rowsOf(rows))
+    if (status === 200) admitted += rows
+    else t.equal(status, 429)
+  }
+  await Promise.all([7, 3, 11, 1, 13, 2, 9, 5, 8, 4, 6, 12].map(send))
+  for (let i = 0; i < 60 && admitted < 50; i++) await send(1, i)
+  t.equal(admitted, 50, 'all of the quota, and no row more')
+  await send(1, 0)
+  t.equal(admitted, 50)
+})
+
+t.test('more rows at once than the plan has are refused as what no wait can help', async t => {
+  const { predict } = await buildService(t, { LIMITS_FILE: limitsFile(t).path })
+  const refused = await predict(rowsOf(11), withKey('one'))
+  t.equal(refused.statusCode, 413)
+  t.match(refused.json(), { code: 'TOO_MANY_ROWS', detail: /at most 10/ })
+})
+
+t.test('a reload takes a new file whole; a broken one is reported and changes nothing', async t => {
+  const file = limitsFile(t)
+  const { ask, predict } = await buildService(t, { LIMITS_FILE: file.path, ADMIN_TOKEN: 'secret' })
+  const reload = async () => {
+    const headers = { authorization: 'Bearer secret' }
+    return (await ask({ method: 'POST', url: '/v1/admin/reload', headers })).json().limits
+  }
+  t.equal((await predict(IRIS, withKey('one'))).statusCode, 200)
+
+  file.write({ ...LIMITS, keys: [{ sha256: sha256('three'), plan: 'platinum' }] })
+  t.match(await reload(), { loaded: false, errors: [/\/keys\/0\/plan names no plan; there are free, pro/] })
+  t.equal((await predict(IRIS, withKey('one'))).headers['x-ratelimit-remaining'], '3', 'the old file still holds')
+
+  const free = { policies: [perMinute('requests', 4)] }
+  file.write({ ...LIMITS, plans: { ...LIMITS.plans, free }, keys: LIMITS.keys.slice(1) })
+  t.strictSame(await reload(), { loaded: true })
+  t.equal((await predict(IRIS, withKey('one'))).statusCode, 401, 'a key that was taken out')
+  t.equal((await predict(IRIS)).headers['x-ratelimit-limit'], '4')
+  t.equal((await predict(IRIS, withKey('two'))).statusCode, 200)
+})
+
+t.test('a reload gives nobody a fresh quota', async t => {
+  const file = limitsFile(t)
+  const { limits, predict } = await buildService(t, { LIMITS_FILE: file.path })
+  t.equal((await predict(IRIS)).headers['x-ratelimit-remaining'], '1')
+  file.write({ ...LIMITS, plans: { ...LIMITS.plans, free: { policies: [perMinute('requests', 3)] } } })
+  t.strictSame(limits.reload(), { loaded: true })
+  t.equal((await predict(IRIS)).headers['x-ratelimit-remaining'], '1', 'two of the new three')
+})
+
+t.test('a wrong limits file names every wrong place, and shows nothing of what is in it', async t => {
+  const errorsOf = (content: unknown) => {
+    try {
+      readPlans(limitsFile(t, content).path)
+    } catch (error) {
+      t.ok(error instanceof ConfigError)
+      return (error as ConfigError).problems.join('\n')
+    }
+    return ''
+  }
+  const free = { policies: [perMinute('requests', 1)] }
+  for (const [content, expected] of [
+    ['{ "keys": ["a secret', /is not valid JSON/],
+    [{ plans: { free } }, /anonymous/],
+    [{ anonymous: 'free', plans: { free }, keys: [{ sha256: 'a secret', plan: 'free' }] }, /\/keys\/0\/sha256/],
+    [{ anonymous: 'free', plans: { free: { policies: [perMinute('rows', 1, 'rows')] } } }, /needs one in requests/],
+    [
+      { anonymous: 'free', plans: { free: { policies: [{ ...perMinute('x', 1), window: 'soon' }] } } },
+      /\/policies\/0\/window/,
+    ],
+    [
+      { anonymous: 'free', plans: { free: { policies: [perMinute('x', 1), perMinute('x', 2)] } } },
+      /\/policies\/1\/name/,
+    ],
+    [{ anonymous: 'free', plans: { free: { ...free, concurency: 1 } } }, /\/plans\/free/],
+    [{ anonymous: 'other', plans: { free } }, /\/anonymous names no plan; there are free/],
+  ] as const) {
+    const errors = errorsOf(content)
+    t.match(errors, expected)
+    t.notMatch(errors, /a secret/)
+  }
+  t.throws(() => readPlans('/nowhere/limits.json'), { message: /cannot be read \(ENOENT\)/ })
+})

@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
-import type { Cost, Limiter, Outcome } from './limiter.js'
+import type { Cost, Decided, Limiter, Outcome } from './limiter.js'
 import { checkedResponse } from './options.js'
 import type { Check, Lease } from './stores/store.js'
 
@@ -46,7 +46,7 @@ export function guard(
 
 function concludeWith(
   limiter: Limiter,
-  outcome: Extract<Outcome, { listed: false }>,
+  outcome: Decided,
   request: FastifyRequest,
   reply: FastifyReply,
   first: boolean,
@@ -73,7 +73,7 @@ function concludeWith(
   const retryAfter = Math.max(1, seconds(decision.retryAfterMs))
   if (config.addHeaders[config.labels.retryAfter]) reply.header(config.labels.retryAfter, retryAfter)
   const statusCode = decision.banned ? 403 : 429
-  const after = formatDuration(retryAfter * 1000, true)
+  const after = inWords(retryAfter)
   if (config.errorResponseBuilder === undefined) return new QuotaExceeded(after, statusCode, decision)
   const response = config.errorResponseBuilder(request, {
     statusCode,
@@ -83,6 +83,18 @@ function concludeWith(
     after,
   })
   return checkedResponse(response)
+}
+
+/** Those who are denied are mostly denied alike, so the last text serves again. */
+let lastSeconds = 0
+let lastWords = ''
+
+function inWords(seconds: number): string {
+  if (seconds !== lastSeconds) {
+    lastSeconds = seconds
+    lastWords = formatDuration(seconds * 1000, true)
+  }
+  return lastWords
 }
 
 /** A decision as the request carries it: enumerable data, and the way to charge more. */

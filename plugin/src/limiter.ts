@@ -19,15 +19,15 @@ import type { Answer, Check, Lease, Store } from './stores/store.js'
 export type Cost = number | Readonly<Record<string, number>>
 
 /** What became of a request: let through unasked, or decided. */
-export type Outcome =
-  | { readonly listed: true; readonly key: Key }
-  | {
-      readonly listed: false
-      readonly key: Key
-      readonly decision: Decision
-      readonly check: Check
-      readonly lease: Lease | undefined
-    }
+export type Outcome = { readonly listed: true; readonly key: Key } | Decided
+
+export interface Decided {
+  readonly listed: false
+  readonly key: Key
+  readonly decision: Decision
+  readonly check: Check
+  readonly lease: Lease | undefined
+}
 
 /** Windows of the logs that several limiters share, so that the longest decides how long a log is kept. */
 export type SharedWindows = Map<string, number>
@@ -105,25 +105,27 @@ export class Limiter {
 
   /** Counts a request, or only says what would become of it (`peek`). */
   decide(request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
-    return then(this.key(request), key =>
-      then(this.#listed(request, key), listed => {
-        if (listed) return { listed, key }
-        return then(this.#check(request, key, false), check =>
-          then(this.#answer(check, peek), ({ answer, decision }) => ({
-            listed: false,
-            key,
-            decision,
-            check,
-            lease: answer?.concurrency?.lease,
-          })),
-        )
-      }),
-    )
+    const key = this.key(request)
+    return key instanceof Promise
+      ? key.then(settled => this.#decideFor(settled, request, peek))
+      : this.#decideFor(key, request, peek)
+  }
+
+  #decideFor(key: Key, request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
+    // Most limiters: the same for every request, and for everybody.
+    if (this.#fixed !== undefined && !this.config.allowList)
+      return this.#answer(key, this.#checkOf(key, this.#fixed), peek)
+    return then(this.#listed(request, key), listed => {
+      if (listed) return { listed, key }
+      return then(this.#check(request, key, false), check => this.#answer(key, check, peek))
+    })
   }
 
   /** Where a key stands; nothing is counted. `request` is for options that are functions of it. */
   status(key: Key, request: FastifyRequest | undefined): Awaitable<Decision> {
-    return then(this.#check(request, key, true), check => then(this.#answer(check, true), ({ decision }) => decision))
+    return then(this.#check(request, key, true), check =>
+      then(this.#answer(key, check, true), ({ decision }) => decision),
+    )
   }
 
   /** Charges cost that is known only now; may overdraw. */
@@ -145,28 +147,34 @@ export class Limiter {
     await this.#local.reset(check)
   }
 
-  #answer(check: Check, peek: boolean): Awaitable<{ answer: Answer | undefined; decision: Decision }> {
-    const { ban } = this.config
-    const decided = (answer: Answer) => ({ answer, decision: decide(check, answer, ban, this.#units) })
-    const failed = (error: unknown): Awaitable<{ answer: Answer | undefined; decision: Decision }> => {
-      switch (this.config.onStoreError) {
-        case 'allow':
-          return { answer: undefined, decision: pass(check, this.#units) }
-        case 'deny':
-          throw unavailable(error)
-        case 'local': {
-          const share = this.#replicas === undefined ? check : shareOfCheck(check, this.#replicas.seen)
-          return then(peek ? this.#local.peek(share) : this.#local.check(share), answer => ({
-            answer,
-            decision: decide(share, answer, ban, this.#units),
-          }))
-        }
-        default:
-          throw error
-      }
-    }
+  #answer(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
+    // By `check` unless only a share of it counts here.
+    const decided = (answer: Answer, counted = check): Decided => ({
+      listed: false,
+      key,
+      decision: decide(counted, answer, this.config.ban, this.#units),
+      check,
+      lease: answer.concurrency?.lease,
+    })
     const answer = peek ? this.#store.peek(check) : this.#store.check(check)
-    return answer instanceof Promise ? answer.then(decided, failed) : decided(answer)
+    if (!(answer instanceof Promise)) return decided(answer)
+    return answer.then(
+      settled => decided(settled),
+      error => {
+        switch (this.config.onStoreError) {
+          case 'allow':
+            return { listed: false, key, decision: pass(check, this.#units), check, lease: undefined }
+          case 'deny':
+            throw unavailable(error)
+          case 'local': {
+            const share = this.#replicas === undefined ? check : shareOfCheck(check, this.#replicas.seen)
+            return then(peek ? this.#local.peek(share) : this.#local.check(share), local => decided(local, share))
+          }
+          default:
+            throw error
+        }
+      },
+    )
   }
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {

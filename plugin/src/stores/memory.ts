@@ -98,7 +98,8 @@ export class MemoryStore implements Store {
 
   check(check: Check): Answer {
     const now = this.#tick()
-    const { policies, allowed } = this.#look(check, now, false)
+    const rows: (Row | undefined)[] = []
+    const { policies, allowed } = this.#look(check, now, false, rows)
     const { concurrency } = check
     const inFlight = this.#inFlight(check)
     const violated = concurrency !== undefined && inFlight >= concurrency.max
@@ -110,7 +111,7 @@ export class MemoryStore implements Store {
       const policy = check.policies[index] as Policy
       if (policy.cost === 0) continue
       const answer = policies[index] as Mutable<PolicyAnswer>
-      const { log } = this.#row(policy.log, check.key, now)
+      const { log } = rows[index] ?? this.#row(policy.log, check.key, now)
       log.append(now, policy.cost, sharesSlices(policy.limit, check.precision) ? policy.windowMs * check.precision : 0)
       answer.used += policy.cost
       answer.resetMs = log.resetMs(now, policy.windowMs, policy.keepMs)
@@ -176,11 +177,19 @@ export class MemoryStore implements Store {
     return table
   }
 
-  #look(check: Check, now: number, peek: boolean): { policies: PolicyAnswer[]; allowed: boolean } {
+  /** `rows`: filled with what is kept of each policy. */
+  #look(
+    check: Check,
+    now: number,
+    peek: boolean,
+    rows: (Row | undefined)[] = [],
+  ): { policies: PolicyAnswer[]; allowed: boolean } {
     const policies: PolicyAnswer[] = []
     let allowed = true
     for (const policy of check.policies) {
-      const answer = answerOf(this.#tables.get(policy.log)?.get(check.key, now), policy, now, check.penalty, peek)
+      const row = this.#tables.get(policy.log)?.get(check.key, now)
+      rows.push(row)
+      const answer = answerOf(row, policy, now, check.penalty, peek)
       policies.push(answer)
       if (answer.retryMs > 0) allowed = false
     }

@@ -1,7 +1,7 @@
 /** Outputs of a run into one prediction a row. Pure. */
 import { elementCount, isFloat, isInteger } from './datatype.js'
 import { rowLayout } from './signature.js'
-import { elementToJson, type Nested, nestedToJson } from './tensor.js'
+import { elementToJson, type Nested, nestedToJson, valuesToJson } from './tensor.js'
 import type { ModelInfo, NamedTensors, Tensor } from './types.js'
 
 export interface Prediction {
@@ -79,6 +79,10 @@ export function decodePredictions(info: Classified, outputs: NamedTensors, rows:
 function rowValue(tensor: Tensor, row: number, rows: number, whole: boolean): Nested {
   const { shape } = tensor
   if (whole || shape.length === 0 || shape[0] !== rows) return nestedToJson(tensor)
+  if (shape.length === 2) {
+    const size = shape[1] as number
+    return valuesToJson(tensor, row * size, row * size + size)
+  }
   const inner = shape.slice(1)
   return nestedToJson(tensor, inner, row * elementCount(inner))
 }

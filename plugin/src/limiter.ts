@@ -62,8 +62,10 @@ export class Limiter {
   readonly #logs: readonly string[]
   readonly #concurrency: Check['concurrency']
   readonly #sharedWindows: SharedWindows
-  /** The policies of every request, where nothing in them depends on the request. */
-  readonly #fixed: readonly Policy[] | undefined
+  /** Whether nothing in the policies depends on the request. */
+  readonly #isFixed: boolean
+  /** The policies of every request then. A group may still gain a route with a longer window, which has them made anew. */
+  #fixed: readonly Policy[] = []
 
   constructor(parts: LimiterParts) {
     const { config, id } = parts
@@ -82,17 +84,14 @@ export class Limiter {
         this.#sharedWindows.set(log, Math.max(timeWindow, this.#sharedWindows.get(log) ?? 0))
       }
     }
-    const { policies } = config
-    const fixed = policies.every(policy =>
+    this.#isFixed = config.policies.every(policy =>
       [policy.max, policy.timeWindow, policy.cost].every(value => typeof value === 'number'),
     )
-    // A group may still gain a route with a longer window, so its policies are put together at each request.
-    this.#fixed = fixed && config.groupId === undefined ? (this.#policies(undefined, '') as Policy[]) : undefined
   }
 
   /** Whether quotas and windows are the same for every request. */
   get isFixed(): boolean {
-    return this.#fixed !== undefined
+    return this.#isFixed
   }
 
   /** Whose quota a request counts against. */
@@ -113,8 +112,9 @@ export class Limiter {
 
   #decideFor(key: Key, request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
     // Most limiters: the same for every request, and for everybody.
-    if (this.#fixed !== undefined && !this.config.allowList)
-      return this.#answer(key, this.#checkOf(key, this.#fixed), peek)
+    if (this.#isFixed && !this.config.allowList) {
+      return this.#answer(key, this.#checkOf(key, this.#fixedPolicies()), peek)
+    }
     return then(this.#listed(request, key), listed => {
       if (listed) return { listed, key }
       return then(this.#check(request, key, false), check => this.#answer(key, check, peek))
@@ -185,7 +185,7 @@ export class Limiter {
   }
 
   #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {
-    if (this.#fixed !== undefined && !free) return this.#checkOf(key, this.#fixed)
+    if (this.#isFixed && !free) return this.#checkOf(key, this.#fixedPolicies())
     return then(this.#policies(request, key), policies =>
       this.#checkOf(key, free ? policies.map(policy => ({ ...policy, cost: 0 })) : policies),
     )
@@ -194,6 +194,12 @@ export class Limiter {
   #checkOf(key: Key, policies: readonly Policy[]): Check {
     const { penalty, precision } = this.config
     return { key: String(key), limiter: this.#id, policies, penalty, precision, concurrency: this.#concurrency }
+  }
+
+  #fixedPolicies(): readonly Policy[] {
+    const kept = ({ log, keepMs }: Policy) => this.#sharedWindows.get(log) === keepMs
+    if (this.#fixed.length === 0 || !this.#fixed.every(kept)) this.#fixed = this.#policies(undefined, '') as Policy[]
+    return this.#fixed
   }
 
   #policies(request: FastifyRequest | undefined, key: Key): Awaitable<Policy[]> {

@@ -81,22 +81,29 @@ export class Limits {
   }
 
   /** The first charge, before the body: one request. Throws QuotaExceeded, or Refusal (401) for a key that is not known. */
-  async chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    const caller = await this.#identify(request, reply)
-    await caller.limiters.requests(request, reply)
+  chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    // Where there are no keys nobody has to be looked up.
+    if (this.#plans.keys === undefined) {
+      const { anonymous } = this.#plans
+      return this.#take(request, addressKey(request), anonymous).limiters.requests(request, reply)
+    }
+    return this.#identify(request, reply).then(({ limiters }) => limiters.requests(request, reply))
   }
 
-  /** The second charge, before the queue. Throws QuotaExceeded, or Refusal (413) for more rows than any wait could free. */
-  async chargeRows(request: FastifyRequest, reply: FastifyReply, rows: number): Promise<void> {
+  /**
+   * The second charge, before the queue; undefined where the plan has none. Rejects with QuotaExceeded; throws Refusal
+   * (413) for more rows than any wait could free.
+   */
+  chargeRows(request: FastifyRequest, reply: FastifyReply, rows: number): Promise<void> | undefined {
     const limiters = request.caller?.limiters
-    if (limiters?.rows === undefined || rows === 0) return
+    if (limiters?.rows === undefined || rows === 0) return undefined
     const most = Math.min(...limiters.plan.policies.filter(isInRows).map(({ limit }) => limit))
     if (rows > most && most > 0) {
       const detail = `a request of ${rows} rows never fits the plan '${limiters.plan.name}'; send at most ${most} at once`
       throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
     }
     request.rows = rows
-    await limiters.rows(request, reply)
+    return limiters.rows(request, reply)
   }
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
@@ -132,8 +139,12 @@ export class Limits {
     const plan = digest === undefined ? anonymous : keys?.get(digest)
     if (digest !== undefined) await this.#guesses.check(plan !== undefined, request, reply)
     if (plan === undefined) throw new Refusal(unauthorized)
+    return this.#take(request, digest === undefined ? addressKey(request) : `key:${digest}`, plan)
+  }
+
+  #take(request: FastifyRequest, key: string, plan: Plan): LimitedCaller {
     const limiters = this.#limiters.get(plan.name) ?? this.#limitersOfPlan(plan)
-    request.caller = { key: digest === undefined ? addressKey(request) : `key:${digest}`, limiters }
+    request.caller = { key, limiters }
     return request.caller
   }
 

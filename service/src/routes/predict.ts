@@ -75,7 +75,8 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     // A caller may ask for less time than the service gives, never for more.
     const deadline = request.askedAt + Math.min(timeoutAsked(request), options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
-    await options.limits.chargeRows(request, reply, rows)
+    const charged = options.limits.chargeRows(request, reply, rows)
+    if (charged !== undefined) await charged
     const { outputs, queueMs, computeMs } = await model.run(inputs, { rows, signal: callerOfReply(reply), deadline })
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     const { name, version } = model.info

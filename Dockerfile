@@ -16,8 +16,8 @@ COPY service service
 RUN npm run build
 
 FROM build AS test
-# For tests that stop, freeze and fill a Redis of their own.
-RUN apt-get update && apt-get install -y --no-install-recommends redis-server && rm -rf /var/lib/apt/lists/*
+# For tests that stop, freeze and fill a Redis of their own, and that open the page.
+RUN apt-get update && apt-get install -y --no-install-recommends redis-server chromium && rm -rf /var/lib/apt/lists/*
 COPY . .
 CMD ["npm", "test"]
 
@@ -33,6 +33,7 @@ WORKDIR /app
 COPY --from=production /app ./
 COPY --from=build /app/plugin/dist plugin/dist
 COPY --from=build /app/service/dist service/dist
+COPY service/web service/web
 COPY models models
 USER node
 EXPOSE 3000

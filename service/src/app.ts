@@ -9,9 +9,11 @@ import Fastify, {
   LogController,
 } from 'fastify'
 import type { Config } from './config.js'
+import type { InferenceEvent } from './inference/repository.js'
 import type { Models } from './inference/types.js'
 import { acceptJsonOnly } from './json-body.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
+import { countRequests, Stats } from './playground/stats.js'
 import { Refusal, rawProblem, sendError } from './problem.js'
 import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
@@ -21,12 +23,13 @@ import { healthRoutes } from './routes/health.js'
 import { limitRoutes } from './routes/limits.js'
 import { modelRoutes } from './routes/models.js'
 import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/other-methods.js'
+import { playgroundRoutes } from './routes/playground.js'
 import { predictRoutes } from './routes/predict.js'
 import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
 
 export interface Dependencies {
-  /** Called once; the models are closed with the app. */
-  openModels(log: FastifyBaseLogger): Promise<Models>
+  /** Called once; the models are closed with the app, and tell it what happens. */
+  openModels(log: FastifyBaseLogger, onEvent: (event: InferenceEvent) => void): Promise<Models>
 }
 
 export interface Service {
@@ -65,7 +68,8 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   let stopping = false
   const isStopping = () => stopping
   // Both take their time; neither waits for the other.
-  const opening = dependencies.openModels(app.log)
+  const stats = new Stats()
+  const opening = dependencies.openModels(app.log, event => stats.ran(event))
   // What goes wrong is told where it is waited for, below.
   const nothing = () => {}
   opening.catch(nothing)
@@ -90,6 +94,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   await collectRoutes(app)
+  countRequests(app, stats)
   const limits = await registerLimits(app, config)
 
   rememberRoutes(app)
@@ -104,6 +109,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
+  await app.register(playgroundRoutes, { stats, queueRows: () => models.queueRows })
   await documentRoutes(app, models)
   answerUnknownUrls(app)
   answerOtherMethods(app)

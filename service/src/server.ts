@@ -22,7 +22,7 @@ function messageOf(error: unknown): string {
 
 async function start(config: Config): Promise<Service> {
   const { models } = config
-  const service = await buildApp(config, { openModels: log => openModels({ ...models, log }) })
+  const service = await buildApp(config, { openModels: (log, onEvent) => openModels({ ...models, log, onEvent }) })
   try {
     await service.app.listen({
       host: config.host,

@@ -58,6 +58,9 @@ async function sharedModels(config: Config): Promise<Models> {
     get broken() {
       return models.broken
     },
+    get queueRows() {
+      return models.queueRows
+    },
     get ready() {
       return models.ready
     },

@@ -143,6 +143,8 @@ export interface Models {
    */
   get(name?: string, version?: string): Model
   readonly broken: readonly BrokenModel[]
+  /** Rows that wait, over all models. */
+  readonly queueRows: number
   /** False until every model is loaded and warm, and again when workers are missing or stopping. */
   readonly ready: boolean
   /** Reads the folder again; versions that changed are swapped, requests in flight end on the old ones. */

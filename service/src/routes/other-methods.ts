@@ -65,7 +65,7 @@ export function answerUnknownUrls(app: FastifyInstance): void {
     status: 404,
     code: 'NOT_FOUND',
     detail: 'there is no such URL; `routes` says which there are',
-    members: { routes: app.knownRoutes.filter(route => !/ \/(?:v1\/admin|docs)\//.test(route)) },
+    members: { routes: app.knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground)\//.test(route)) },
   }
   app.setNotFoundHandler(() => {
     throw new Refusal(fault)

@@ -73,6 +73,7 @@ export function fakeModels(list: readonly FakeModel[], broken: readonly BrokenMo
             known.map(({ info }) => info.version),
           )
     },
+    queueRows: 0,
     reload: async () => ({ loaded: [], unchanged: [], removed: [], broken: [] }),
     close: async () => {},
   }

@@ -1,0 +1,33 @@
+/** Any model, with the sample that it gives, or what was made of it. */
+import { predict } from './api.js'
+
+const byId = id => document.querySelector(`#${id}`)
+
+/** One row a line is read more easily than one number a line. */
+const pretty = value => JSON.stringify(value, null, 2).replace(/\[[^[\]{}]*\]/g, list => list.replace(/\s+/g, ' '))
+
+function about({ description = '', testAccuracy, testRows, version }) {
+  const measured =
+    testAccuracy === undefined
+      ? ''
+      : ` ${(testAccuracy * 100).toFixed(1)} % right on ${testRows ?? 'its'} held-out rows.`
+  return `Version ${version}. ${description}${measured}`
+}
+
+export function startModels(models) {
+  const select = byId('model')
+  for (const { name } of models) select.append(new Option(name))
+  const choose = () => {
+    const model = models[select.selectedIndex]
+    byId('model-about').textContent = about(model)
+    byId('body').value = pretty(model.sample)
+  }
+  select.addEventListener('change', choose)
+  choose()
+  byId('send').addEventListener('submit', async event => {
+    event.preventDefault()
+    const { status, ms, json } = await predict(byId('body').value)
+    byId('reply-status').textContent = `${status || 'none'}, ${ms.toFixed(0)} ms`
+    byId('reply').textContent = pretty(json)
+  })
+}

@@ -1,0 +1,166 @@
+/** The playground in a real browser, before the real service and Redis. */
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
+import { type Test, test } from 'tap'
+import { inRedis, startService } from '../support/build.js'
+import { launchChromium } from '../support/chromium.js'
+import { until } from '../support/redis-fleet.js'
+
+const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js')
+
+/** The page, open, with what it must never do: fail, or ask another origin. */
+async function open(t: Test, browser: Browser, url: string, options: BrowserContextOptions = {}) {
+  const context = await browser.newContext(options)
+  const page = await context.newPage()
+  const faults: string[] = []
+  const strangers: string[] = []
+  // Chromium logs a 429 as an error; it is what a burst is for.
+  page.on('console', message => {
+    if (message.type() === 'error' && !message.text().includes('status of 429')) faults.push(message.text())
+  })
+  page.on('pageerror', error => faults.push(error.message))
+  page.on('request', request => {
+    if (new URL(request.url()).origin !== new URL(url).origin) strangers.push(request.url())
+  })
+  t.teardown(async () => {
+    await context.close()
+  })
+  await page.goto(url)
+  // Asked from here: the page's policy keeps Playwright's own waiting out.
+  await reads(page, '#verdict', /^9$/)
+  const clean = (test: Test) => {
+    test.strictSame(faults, [], 'nothing on the console')
+    test.strictSame(strangers, [], 'nothing left the origin')
+  }
+  return { page, clean }
+}
+
+const text = async (page: Page, selector: string) => (await page.textContent(selector)) ?? ''
+
+const reads = (page: Page, selector: string, wanted: RegExp) =>
+  until(`${selector} reads ${wanted}`, async () => wanted.test(await text(page, selector)))
+
+/** The first figure that is told, NaN where there is none yet. */
+const figure = async (page: Page, selector: string) => Number(/\d+/.exec(await text(page, selector))?.[0] ?? Number.NaN)
+
+/** What a machine can tell of accessibility, contrast included. */
+async function complaints(page: Page): Promise<string[]> {
+  // As source, since the page's policy lets nothing else in.
+  const source = readFileSync(AXE, 'utf8')
+  await page.evaluate(source)
+  const { violations } = (await page.evaluate('axe.run()')) as {
+    violations: { id: string; nodes: { html: string }[] }[]
+  }
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`)
+}
+
+test('the playground', async t => {
+  const browser = await launchChromium(t)
+  const settings = { RATE_LIMIT_MAX: 40, RATE_LIMIT_WINDOW: '6s' }
+  const start = (more = {}) => startService(t, { ...inRedis(), ...settings, ...more })
+
+  await t.test('a drawing by mouse or by keys alone changes the prediction', async t => {
+    const { url } = await start()
+    const { page, clean } = await open(t, browser, url)
+    await page.click('#clear')
+    await reads(page, '#verdict', /^–$/)
+    const box = await page.locator('#pad').boundingBox()
+    if (box === null) throw new Error('the pad is not shown')
+    const at = (row: number) => [box.x + (box.width * 7) / 16, box.y + (box.height * (row + 0.5)) / 8] as const
+    await page.mouse.move(...at(0))
+    await page.mouse.down()
+    for (let row = 1; row < 8; row++) await page.mouse.move(...at(row), { steps: 3 })
+    await page.mouse.up()
+    await reads(page, '#verdict', /^[0-9]$/)
+    t.equal(await page.locator('#pad [aria-pressed=true]').count(), 8, 'a stroke of eight cells')
+
+    await page.click('#clear')
+    await reads(page, '#verdict', /^–$/)
+    await page.focus('#pad [tabindex="0"]')
+    for (const key of ['ArrowRight', 'ArrowRight', 'Space', 'ArrowRight', 'Enter', 'ArrowDown', 'Space']) {
+      await page.keyboard.press(key)
+    }
+    t.equal(await page.locator('#pad [aria-pressed=true]').count(), 3)
+    await reads(page, '#verdict', /^[0-9]$/)
+    clean(t)
+  })
+
+  await t.test('every control is reached and used with the keyboard', async t => {
+    const { url } = await start()
+    const { page, clean } = await open(t, browser, url)
+    const reached: string[] = []
+    for (let i = 0; i < 14; i++) {
+      await page.keyboard.press('Tab')
+      reached.push(
+        await page.evaluate(`document.activeElement.id || document.activeElement.closest('#pad')?.id || 'link'`),
+      )
+    }
+    const order = reached.filter(id => id !== 'link')
+    t.strictSame(order.slice(0, 8), ['pad', 'clear', 'example', 'burst-size', 'fire', 'model', 'body', 'send-button'])
+    await page.focus('#model')
+    await page.keyboard.type('iris')
+    await page.focus('#send-button')
+    await page.keyboard.press('Enter')
+    await reads(page, '#reply', /virginica/)
+    t.match(await text(page, '#reply-status'), /^200, /)
+    clean(t)
+  })
+
+  await t.test('a burst is denied beyond the quota, counts down, and the quota comes back', async t => {
+    const { url } = await start()
+    const { page, clean } = await open(t, browser, url)
+    await page.fill('#burst-size', '60')
+    await page.focus('#fire')
+    await page.keyboard.press('Enter')
+    await reads(page, '#burst-result', /denied in/)
+    const [, allowed, denied] = /(\d+) allowed, (\d+) denied/.exec(await text(page, '#burst-result')) ?? []
+    t.equal(Number(allowed) + Number(denied), 60)
+    t.ok(Number(allowed) < 40, 'the drawing had cost one')
+    t.equal(await page.locator('#shots .denied').count(), Number(denied))
+    await page.waitForSelector('#denied:not([hidden])')
+    const first = await figure(page, '#countdown')
+    t.ok(first >= 1 && first <= 6)
+    t.match(await text(page, '#denied-policies'), /requests/)
+    await until('the countdown falls', async () => (await figure(page, '#countdown')) < first)
+    await page.waitForSelector('#denied', { state: 'hidden' })
+    await until('quota is back', async () => (await figure(page, '[data-policy=requests] .left')) > 30)
+    clean(t)
+  })
+
+  await t.test('the charts follow the service, and do not keep it from stopping', async t => {
+    const { url, child, ended, predict } = await start()
+    const { page, clean } = await open(t, browser, url)
+    await reads(page, '#live-state', /^live/)
+    const seen = Promise.all(
+      ['allowed', 'denied', 'median', 'mean'].map(series => reads(page, `[data-series=${series}]`, /[1-9]/)),
+    )
+    await Promise.all(Array.from({ length: 60 }, () => predict()))
+    await seen
+    clean(t)
+    child.kill('SIGTERM')
+    t.equal((await ended).code, 0)
+  })
+
+  for (const colorScheme of ['light', 'dark'] as const) {
+    await t.test(`it is accessible and fits a phone in ${colorScheme}`, async t => {
+      const { url } = await start()
+      const { page, clean } = await open(t, browser, url, { colorScheme, viewport: { width: 360, height: 740 } })
+      t.equal(await page.evaluate('document.documentElement.scrollWidth'), 360, 'no scrolling sideways')
+      await page.fill('#burst-size', '60')
+      await page.click('#fire')
+      await page.waitForSelector('#denied:not([hidden])')
+      t.strictSame(await complaints(page), [])
+      clean(t)
+    })
+  }
+
+  await t.test('only so many may listen; the next are told to come later', async t => {
+    const { url } = await start()
+    const ending = new AbortController()
+    t.teardown(() => ending.abort())
+    const listen = () => fetch(`${url}/v1/events`, { signal: ending.signal })
+    const statuses = await Promise.all(Array.from({ length: 33 }, async () => (await listen()).status))
+    t.strictSame(statuses.sort(), [...new Array(32).fill(200), 503])
+  })
+})

@@ -86,6 +86,34 @@ test('the playground', async t => {
     clean(t)
   })
 
+  await t.test('a finger draws, and does not scroll the page', async t => {
+    const { url } = await start()
+    const { page, clean } = await open(t, browser, url, {
+      viewport: { width: 360, height: 740 },
+      hasTouch: true,
+      isMobile: true,
+    })
+    await page.tap('#clear')
+    await reads(page, '#verdict', /^–$/)
+    const box = await page.locator('#pad').boundingBox()
+    if (box === null) throw new Error('the pad is not shown')
+    const scrolled = await page.evaluate('scrollY')
+    const finger = await page.context().newCDPSession(page)
+    const touch = (type: 'touchStart' | 'touchMove' | 'touchEnd', row?: number) =>
+      finger.send('Input.dispatchTouchEvent', {
+        type,
+        touchPoints:
+          row === undefined ? [] : [{ x: box.x + (box.width * 7) / 16, y: box.y + (box.height * (row + 0.5)) / 8 }],
+      })
+    await touch('touchStart', 0)
+    for (let row = 1; row < 8; row++) await touch('touchMove', row)
+    await touch('touchEnd')
+    await until('eight cells are inked', async () => (await page.locator('#pad [aria-pressed=true]').count()) === 8)
+    await reads(page, '#verdict', /^[0-9]$/)
+    t.equal(await page.evaluate('scrollY'), scrolled)
+    clean(t)
+  })
+
   await t.test('every control is reached and used with the keyboard', async t => {
     const { url } = await start()
     const { page, clean } = await open(t, browser, url)

@@ -70,7 +70,13 @@ export class Connection {
     answered?.(this.#status)
   }
 
+  /** Servers close what has been idle for long. */
+  get isOpen() {
+    return !this.#socket.destroyed
+  }
+
   async #close() {
+    if (this.#socket.closed) return
     const closed = once(this.#socket, 'close')
     this.#socket.destroy()
     await closed

@@ -9,7 +9,7 @@ const microseconds = () => performance.now() * 1000
 const pools = new Map()
 
 async function connectionsTo(port, count) {
-  const pool = pools.get(port) ?? []
+  const pool = (pools.get(port) ?? []).filter(({ isOpen }) => isOpen)
   pools.set(port, pool)
   if (pool.length < count) pool.push(...(await Connection.open(port, count - pool.length)))
   return pool.slice(0, count)
@@ -110,14 +110,15 @@ async function openLoop({ port, messages, connections, rate, warmUpMs, ms, seed 
   }
   let due = microseconds()
   const tick = () => {
+    if (over) return
     const now = microseconds()
     for (; due <= now; due += (-Math.log(random()) / rate) * 1e6) {
       tally.sent++
-      const connection = free.pop()
+      const connection = free.shift()
       if (connection === undefined) waiting.push(now)
       else send(connection, now)
     }
-    if (!over) setTimeout(tick, 1)
+    setTimeout(tick, 1)
   }
   tick()
   await wait(warmUpMs)

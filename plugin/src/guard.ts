@@ -56,6 +56,7 @@ function concludeWith(
   const key = outcome.key as string
   if (lease !== undefined) releaseWithReply(lease, reply)
   request.rateLimit = new Limited(decision, limiter, check)
+  config.onDecision?.(request, decision)
   if (config.standardHeaders) setStandardHeaders(limiter, decision, reply, first)
   if (decision.allowed) {
     setHeaders(limiter, decision, reply, config.addHeadersOnExceeding)

@@ -164,6 +164,7 @@ export { normalizeIP } from './key.js'
 export type { Cost } from './limiter.js'
 export type {
   ErrorResponseContext,
+  OnDecision,
   OnStoreError,
   RateLimitHook,
   RateLimitOptions,
@@ -171,4 +172,5 @@ export type {
   RateLimitPolicy,
 } from './options.js'
 export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
+export type { StoreEvent, StoreListener } from './stores/observed.js'
 export type { RedisClient } from './stores/redis-client.js'

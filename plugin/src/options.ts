@@ -2,11 +2,12 @@ import { parse as parseDuration } from '@lukeed/ms'
 import type { FastifyRequest } from 'fastify'
 import { type Static, type TProperties, type TSchema, Type } from 'typebox'
 import { Value } from 'typebox/value'
-import type { QuotaUnit } from './decision.js'
+import type { Decision, QuotaUnit } from './decision.js'
 import { InvalidAnswer, InvalidGroup, InvalidOption } from './errors.js'
 import { isFieldString } from './headers.js'
 import { DEFAULT_IPV6_SUBNET } from './key.js'
 import type { CustomStoreConstructor } from './stores/custom.js'
+import type { StoreListener } from './stores/observed.js'
 import type { RedisClient } from './stores/redis-client.js'
 import type { Penalty } from './stores/store.js'
 
@@ -123,6 +124,7 @@ export const limiterOptions = {
   addHeadersOnExceeding: option<Flags>(flags, 'an object of header names with true or false'),
   onExceeding: option<Callback>(fn, 'a function (request, key)'),
   onExceeded: option<Callback>(fn, 'a function (request, key)'),
+  onDecision: option<OnDecision>(fn, 'a function (request, decision)'),
   store: option<CustomStoreConstructor>(fn, 'a class with incr(key, callback, timeWindow, max) and child(options)'),
   mode: option<'enforce' | 'report'>(
     Type.Union([Type.Literal('enforce'), Type.Literal('report')]),
@@ -143,10 +145,14 @@ export const registrationOptions = {
     Type.Union([Type.Integer({ minimum: 0 }), Type.Boolean()]),
     'denials to remember in this process: an integer ≥ 0; false or 0 for none, true for the default',
   ),
+  onStoreEvent: option<StoreListener>(fn, 'a function (event)'),
 }
 
 const LimiterSchema = Type.Object(limiterOptions)
 const RegistrationSchema = Type.Object(registrationOptions)
+
+/** Told of every decision about a request, before its headers are set. */
+export type OnDecision = (request: FastifyRequest, decision: Decision) => void
 
 export type RateLimitHook = 'onRequest' | 'preParsing' | 'preValidation' | 'preHandler'
 /** What to do with a request that the store gives no answer about. */
@@ -197,6 +203,7 @@ export interface LimiterConfig {
   readonly onExceeding: Callback | undefined
   readonly onExceeded: Callback | undefined
   readonly onBanReach: Callback | undefined
+  readonly onDecision: OnDecision | undefined
   readonly report: boolean
 }
 
@@ -209,6 +216,7 @@ export interface RegistrationConfig {
   readonly storeTimeoutMs: number
   /** Denials remembered; 0 for none. */
   readonly denyMemory: number
+  readonly onStoreEvent: StoreListener | undefined
 }
 
 const DEFAULT_MAX = 1000
@@ -253,6 +261,7 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
     nameSpace: given.nameSpace,
     storeTimeoutMs: given.storeTimeout ?? DEFAULT_STORE_TIMEOUT_MS,
     denyMemory: given.denyMemory === undefined || given.denyMemory === true ? DEFAULT_DENY_MEMORY : +given.denyMemory,
+    onStoreEvent: given.onStoreEvent,
   }
 }
 
@@ -320,6 +329,7 @@ export function parseLimiter(given: RateLimitOptions): LimiterConfig {
     onExceeding: given.onExceeding,
     onExceeded: given.onExceeded,
     onBanReach: given.onBanReach,
+    onDecision: given.onDecision,
     report: given.mode === 'report',
   }
 }

@@ -19,6 +19,7 @@ import { Breaker } from './stores/breaker.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { DenyMemory } from './stores/deny-memory.js'
 import { MemoryStore } from './stores/memory.js'
+import { ObservedStore } from './stores/observed.js'
 import { RedisStore } from './stores/redis.js'
 import { Replicas } from './stores/replicas.js'
 import type { Store } from './stores/store.js'
@@ -151,17 +152,19 @@ export class Registration {
   }
 
   #newStore(): Store {
-    const { redis, storeTimeoutMs, denyMemory } = this.config
+    const { redis, storeTimeoutMs, denyMemory, onStoreEvent } = this.config
     if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
     if (redis === undefined) return this.#local
-    const remote = new RedisStore(redis, {
+    const counting = new RedisStore(redis, {
       nameSpace: this.#nameSpace(),
       timeoutMs: storeTimeoutMs,
     })
+    const remote = onStoreEvent === undefined ? counting : new ObservedStore(counting, onStoreEvent)
     const store = denyMemory > 0 ? new DenyMemory(remote, denyMemory) : remote
     return new Breaker(store, lost => {
       if (lost === undefined) this.#app.log.info('the rate limit store answers again')
       else this.#app.log.error({ err: lost }, 'the rate limit store is lost')
+      onStoreEvent?.(lost === undefined ? { type: 'back' } : { type: 'lost', error: lost })
     })
   }
 

@@ -12,6 +12,8 @@ import type { Config } from './config.js'
 import type { InferenceEvent } from './inference/repository.js'
 import type { Models } from './inference/types.js'
 import { acceptJsonOnly } from './json-body.js'
+import { measureRequests } from './metrics/http.js'
+import { Metrics } from './metrics/metrics.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { countRequests, Stats } from './playground/stats.js'
 import { Refusal, rawProblem, sendError } from './problem.js'
@@ -21,6 +23,7 @@ import { requestLog } from './request-log.js'
 import { adminRoutes } from './routes/admin.js'
 import { healthRoutes } from './routes/health.js'
 import { limitRoutes } from './routes/limits.js'
+import { metricsRoutes } from './routes/metrics.js'
 import { modelRoutes } from './routes/models.js'
 import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/other-methods.js'
 import { playgroundRoutes } from './routes/playground.js'
@@ -69,7 +72,11 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   const isStopping = () => stopping
   // Both take their time; neither waits for the other.
   const stats = new Stats()
-  const opening = dependencies.openModels(app.log, event => stats.ran(event))
+  const metrics = config.metrics ? new Metrics() : undefined
+  const opening = dependencies.openModels(app.log, event => {
+    stats.ran(event)
+    metrics?.ran(event)
+  })
   // What goes wrong is told where it is waited for, below.
   const nothing = () => {}
   opening.catch(nothing)
@@ -95,7 +102,8 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   await collectRoutes(app)
   countRequests(app, stats)
-  const limits = await registerLimits(app, config)
+  if (metrics !== undefined) measureRequests(app, metrics)
+  const limits = await registerLimits(app, config, metrics)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
@@ -109,6 +117,10 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
+  if (metrics !== undefined) {
+    metrics.watch(models, config.redisUrls.length > 0)
+    await app.register(metricsRoutes, { metrics })
+  }
   await app.register(playgroundRoutes, { stats, queueRows: () => models.queueRows })
   await documentRoutes(app, models)
   answerUnknownUrls(app)

@@ -136,6 +136,7 @@ export const settings = {
     description: 'Longest request body.',
     takes: 'bytes, 1024 to 268435456',
   }),
+  METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and anything counted for it.'),
   ADMIN_TOKEN: optionalText(
     {
       description: 'Bearer token of `/v1/admin`.',
@@ -181,6 +182,7 @@ export interface Config {
   }
   readonly requestTimeoutMs: number
   readonly bodyLimit: number
+  readonly metrics: boolean
   readonly adminToken: string | undefined
   readonly stopDelayMs: number
   readonly stopTimeoutMs: number
@@ -293,6 +295,7 @@ function toConfig(read: Settings): Config {
     },
     requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
     bodyLimit: read.BODY_LIMIT,
+    metrics: read.METRICS === 'on',
     adminToken: read.ADMIN_TOKEN,
     stopDelayMs: read.STOP_DELAY_MS,
     stopTimeoutMs: read.STOP_TIMEOUT_MS,

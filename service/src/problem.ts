@@ -185,6 +185,7 @@ export function problemOf(fault: Fault, requestId: string): Problem {
 }
 
 export function sendFault(fault: Fault, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  request.refusedAs = fault.code
   for (const [name, value] of Object.entries(fault.headers ?? {})) reply.header(name, value)
   return (
     reply

@@ -20,7 +20,7 @@ const NESTED = { Policies: PolicySchema.properties, Concurrency: ConcurrencySche
 /** Options without a default that could be written down as a value. */
 const NO_VALUE = new Set([
   ...['policies', 'concurrency', 'keyGenerator', 'allowList', 'groupId', 'errorResponseBuilder', 'redis', 'nameSpace'],
-  ...['store', 'onExceeding', 'onExceeded', 'onBanReach'],
+  ...['store', 'onExceeding', 'onExceeded', 'onBanReach', 'onDecision', 'onStoreEvent'],
 ])
 
 const nameOf = ({ cells }: Row) => codeOf(cells.Option) ?? `not code: ${cells.Option}`

@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler } from 'ml-api-rate-limiter'
 import { addressKey, keyDigestOf } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
+import type { Metrics } from '../metrics/metrics.js'
 import { Refusal } from '../problem.js'
 import { Guesses } from './guesses.js'
 import { onePlan, type Plan, type Plans, readPlans } from './plans.js'
@@ -44,7 +45,11 @@ const unauthorized = {
   headers: { 'www-authenticate': 'Bearer' },
 } as const
 
-export async function registerLimits(app: FastifyInstance, config: Config): Promise<Limits> {
+export async function registerLimits(
+  app: FastifyInstance,
+  config: Config,
+  metrics: Metrics | undefined,
+): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
   await app.register(rateLimit, {
     // Each request is held against the limiters of its caller's plan instead.
@@ -54,6 +59,12 @@ export async function registerLimits(app: FastifyInstance, config: Config): Prom
     nameSpace: config.redisNameSpace,
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
+    ...(metrics === undefined
+      ? {}
+      : {
+          onDecision: (request, decision) => metrics.decided(request, decision),
+          onStoreEvent: event => metrics.storeTold(event),
+        }),
   })
   app.decorateRequest('caller', null)
   app.decorateRequest('rows', 0)

@@ -1,0 +1,55 @@
+/** Requests by route, method and class of status, counted once the answer is out. */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Metrics } from './metrics.js'
+import type { Count, Distribution } from './series.js'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The code of the error that the request was answered with. */
+    refusedAs: string | null
+  }
+}
+
+/** What all URLs without a route have in common, so that nobody makes up series. */
+const UNKNOWN = 'unknown'
+
+/** Counts requests of the routes that are made from here on, and of unknown URLs. */
+export function measureRequests(app: FastifyInstance, metrics: Metrics): void {
+  app.decorateRequest('refusedAs', null)
+  app.addHook('onRoute', route => {
+    const observe = observerOf(route.url, metrics)
+    route.onResponse = [
+      ...[route.onResponse ?? []].flat(),
+      (request, reply, done) => {
+        observe(request, reply)
+        done()
+      },
+    ]
+  })
+  const observeUnknown = observerOf(UNKNOWN, metrics)
+  app.addHook('onResponse', (request, reply, done) => {
+    if (request.is404) observeUnknown(request, reply)
+    done()
+  })
+}
+
+function observerOf(route: string, metrics: Metrics) {
+  const byMethod = new Map<string, { readonly count: Count; readonly duration: Distribution }[]>()
+  return (request: FastifyRequest, { statusCode, elapsedTime }: FastifyReply): void => {
+    let byClass = byMethod.get(request.method)
+    if (byClass === undefined) {
+      byClass = []
+      byMethod.set(request.method, byClass)
+    }
+    const hundreds = Math.floor(statusCode / 100)
+    let series = byClass[hundreds]
+    if (series === undefined) {
+      const labels = [route, request.method, `${hundreds}xx`]
+      series = { count: metrics.requests.of(...labels), duration: metrics.duration.of(...labels) }
+      byClass[hundreds] = series
+    }
+    series.count.value++
+    series.duration.observe(elapsedTime / 1000)
+    if ((statusCode === 503 || statusCode === 504) && request.refusedAs !== null) metrics.shed(request.refusedAs)
+  }
+}

@@ -1,0 +1,138 @@
+/** What the service tells Prometheus of itself. No label holds a key, an address or anything else that a caller sends. */
+import type { FastifyRequest } from 'fastify'
+import { type Decision, type StoreEvent, StoreForeignKey, StoreTimeout } from 'ml-api-rate-limiter'
+import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import type { InferenceEvent } from '../inference/repository.js'
+import type { Models } from '../inference/types.js'
+import { Counters, Histograms } from './series.js'
+
+/** Bounds in seconds: of whole requests, and of what takes a fraction of a millisecond when all is well. */
+const LONG = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+const SHORT = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
+const ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+
+/** Of the process and not of one app: memory, CPU, event loop, garbage collection. */
+let ofProcess: Registry | undefined
+
+function processMetrics(): Registry {
+  if (ofProcess === undefined) {
+    ofProcess = new Registry()
+    collectDefaultMetrics({ register: ofProcess })
+  }
+  return ofProcess
+}
+
+export class Metrics {
+  readonly contentType = Registry.PROMETHEUS_CONTENT_TYPE
+  readonly #registry = new Registry()
+  readonly #process = processMetrics()
+  readonly requests = new Counters('http_requests_total', 'Requests that were answered, or whose client went.', [
+    ...['route', 'method', 'status'],
+  ])
+  readonly duration = new Histograms('http_request_duration_seconds', 'From a request to its whole answer.', LONG, [
+    ...['route', 'method', 'status'],
+  ])
+  readonly #shed = new Counters('http_requests_shed_total', 'Requests answered with 503 or 504, by the code of why.', [
+    'reason',
+  ])
+  readonly #decisions = new Counters(
+    'rate_limit_decisions_total',
+    'Decisions about requests: allowed ones by every policy, denied ones by those that stood in the way.',
+    ['plan', 'policy', 'outcome'],
+  )
+  readonly #store = new Histograms('rate_limit_store_duration_seconds', 'From a check to what Redis answered.', SHORT)
+  readonly #storeErrors = new Counters('rate_limit_store_errors_total', 'Checks that Redis did not answer.', ['reason'])
+  readonly #wait = new Histograms(
+    'inference_queue_wait_seconds',
+    'How long the first request of each batch had waited.',
+    SHORT,
+    ['model'],
+  )
+  readonly #rows = new Histograms('inference_batch_rows', 'Rows of each batch.', ROWS, ['model'])
+  readonly #runs = new Histograms('inference_run_duration_seconds', 'Time of each batch in its worker.', SHORT, [
+    'model',
+  ])
+  readonly #failures = new Counters('inference_batches_failed_total', 'Batches that gave no answer.', ['model'])
+  readonly #workersLost = new Counters('inference_workers_lost_total', 'Workers that ended unasked.')
+  #storeUp = true
+
+  constructor() {
+    const families = [
+      ...[this.requests, this.duration, this.#shed, this.#decisions, this.#store, this.#storeErrors],
+      ...[this.#wait, this.#rows, this.#runs, this.#failures, this.#workersLost],
+    ]
+    for (const family of families) this.#registry.registerMetric(family.asMetric())
+    // Known from the start, so that their first rise is seen.
+    this.#workersLost.of()
+    this.#store.of()
+    for (const reason of ['timeout', 'foreign_key', 'unavailable']) this.#storeErrors.of(reason)
+  }
+
+  /** Adds what is read when somebody asks. `usesStore`: limits are counted in Redis. */
+  watch(models: Pick<Models, 'list' | 'queueRows' | 'ready'>, usesStore: boolean): void {
+    this.#gauge('rate_limit_store_up', '1 while Redis is asked, 0 while it is left alone; 1 without Redis.', () =>
+      this.#storeUp ? 1 : 0,
+    )
+    this.#gauge('rate_limit_store_remote', '1 where limits are counted in Redis, 0 where in this process.', () =>
+      usesStore ? 1 : 0,
+    )
+    this.#gauge('inference_queue_rows', 'Rows that wait, over all models.', () => models.queueRows)
+    this.#gauge('inference_models_loaded', 'Models that can be asked.', () => models.list().length)
+    this.#gauge('inference_ready', '1 while models are loaded and workers up.', () => (models.ready ? 1 : 0))
+  }
+
+  /** The code of a request that was answered 503 or 504: one of the service's own. */
+  shed(code: string): void {
+    this.#shed.of(code).value++
+  }
+
+  decided({ caller }: Pick<FastifyRequest, 'caller'>, decision: Decision): void {
+    const plan = caller?.limiters.plan.name ?? 'none'
+    if (!decision.allowed) {
+      const outcome = decision.banned ? 'banned' : 'denied'
+      for (const policy of decision.violated) this.#decisions.of(plan, policy, outcome).value++
+      return
+    }
+    const outcome = decision.known ? 'allowed' : 'unchecked'
+    for (const { name } of decision.policies) this.#decisions.of(plan, name, outcome).value++
+  }
+
+  storeTold(event: StoreEvent): void {
+    switch (event.type) {
+      case 'answered':
+        this.#store.of().observe(event.ms / 1000)
+        return
+      case 'failed':
+        this.#storeErrors.of(reasonOf(event.error)).value++
+        return
+      default:
+        this.#storeUp = event.type === 'back'
+    }
+  }
+
+  ran(event: InferenceEvent): void {
+    if (event.type === 'worker-lost') this.#workersLost.of().value++
+    if (event.type !== 'batch') return
+    this.#wait.of(event.model).observe(event.queueMs / 1000)
+    if (event.failed) {
+      this.#failures.of(event.model).value++
+      return
+    }
+    this.#rows.of(event.model).observe(event.rows)
+    this.#runs.of(event.model).observe(event.computeMs / 1000)
+  }
+
+  async text(): Promise<string> {
+    const [own, ofProcess] = await Promise.all([this.#registry.metrics(), this.#process.metrics()])
+    return `${own}\n${ofProcess}`
+  }
+
+  #gauge(name: string, help: string, read: () => number): void {
+    const gauge: Gauge = new Gauge({ name, help, registers: [this.#registry], collect: () => gauge.set(read()) })
+  }
+}
+
+function reasonOf(error: Error): string {
+  if (error instanceof StoreTimeout) return 'timeout'
+  return error instanceof StoreForeignKey ? 'foreign_key' : 'unavailable'
+}

@@ -82,6 +82,9 @@ t.test('limited routes tell of their headers, refusals of their form', async t =
   t.ok('application/problem+json' in (predict.responses['400']?.content ?? {}))
   const infer = paths['/v2/models/iris/infer']?.post as Operation
   t.match(infer.responses['429']?.content, { 'application/json': { schema: { properties: { error: {} } } } })
+  for (const { path, operation } of operations({ openapi: '', paths })) {
+    if ('429' in operation.responses) t.ok('401' in operation.responses, `${path} can refuse a key`)
+  }
   t.notOk('/v1/admin/reload' in paths, 'there are no admin routes without a token')
 })
 

@@ -88,7 +88,7 @@ const told = (operationId: string, summary: string, success: object, refusals: r
 
 const inferAnswers = answers({
   success: InferResponse,
-  refusals: [400, 404, 413, 415, 429, 500, 503, 504],
+  refusals: [400, 401, 404, 413, 415, 429, 500, 503, 504],
   limited: true,
   refusal,
 })

@@ -95,6 +95,22 @@ for (const { name, settings } of STORES) {
   })
 }
 
+t.test('guesses at one replica count at the other, and there too a right key is not told from wrong ones', async t => {
+  const settings = { ...inRedis(), LIMITS_FILE: limitsFile(t).path }
+  const [one, two] = await Promise.all([buildService(t, settings), buildService(t, settings)])
+  for (let i = 0; i < 10; i++) t.equal((await one.predict(IRIS, withKey(`guess ${i}`))).statusCode, 401)
+  t.equal((await two.predict(IRIS, withKey('one'))).statusCode, 429, 'the first key that it sees of that address')
+  t.equal((await two.predict(IRIS, withKey('guess 10'))).statusCode, 429)
+})
+
+t.test('of many keys sent at once the right one does not stand out', async t => {
+  const { predict } = await buildService(t, { ...inRedis(), LIMITS_FILE: limitsFile(t).path })
+  const keys = Array.from({ length: 60 }, (_, i) => (i === 40 ? 'one' : `guess ${i}`))
+  const statuses = await Promise.all(keys.map(async key => (await predict(IRIS, withKey(key))).statusCode))
+  t.equal(statuses.filter(status => status === 401).length, 10)
+  t.equal(statuses.filter(status => status === 429).length, 50)
+})
+
 t.test('two replicas share one quota in rows, whatever the sizes of the batches', async t => {
   const settings = {
     ...inRedis(),

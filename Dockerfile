@@ -16,8 +16,8 @@ COPY service service
 RUN npm run build
 
 FROM build AS test
-# For tests that stop, freeze and fill a Redis of their own, and that open the page.
-RUN apt-get update && apt-get install -y --no-install-recommends redis-server chromium && rm -rf /var/lib/apt/lists/*
+# For tests that stop, freeze and fill a Redis of their own, that open the page, and that do what the docs say.
+RUN apt-get update && apt-get install -y --no-install-recommends redis-server chromium curl openssl && rm -rf /var/lib/apt/lists/*
 COPY . .
 CMD ["npm", "test"]
 

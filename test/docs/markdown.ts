@@ -10,6 +10,8 @@ export function readPage(page: string): string {
 export interface CodeBlock {
   /** What stands behind the fence: `js`, `ts`, `sh`, … */
   readonly language: string
+  /** What stands behind the language, which no reader of the rendered page sees. */
+  readonly note: string
   readonly code: string
   /** Line of the opening fence, from 1. */
   readonly line: number
@@ -18,13 +20,13 @@ export interface CodeBlock {
 /** The fenced blocks of a page. */
 export function codeBlocks(markdown: string): CodeBlock[] {
   const blocks: CodeBlock[] = []
-  let open: { language: string; line: number; code: string[] } | undefined
+  let open: { language: string; note: string; line: number; code: string[] } | undefined
   for (const [index, line] of markdown.split('\n').entries()) {
-    const fence = /^```(\S*)/.exec(line)
+    const fence = /^```(\S*) ?(.*)$/.exec(line)
     if (fence === null) open?.code.push(line)
-    else if (open === undefined) open = { language: fence[1] ?? '', line: index + 1, code: [] }
+    else if (open === undefined) open = { language: fence[1] ?? '', note: fence[2] ?? '', line: index + 1, code: [] }
     else {
-      blocks.push({ language: open.language, line: open.line, code: `${open.code.join('\n')}\n` })
+      blocks.push({ ...open, code: `${open.code.join('\n')}\n` })
       open = undefined
     }
   }

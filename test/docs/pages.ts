@@ -1,4 +1,4 @@
-/** Pages whose code blocks are run and whose links are followed. A new page joins by being listed. */
+/** Pages whose JavaScript and TypeScript blocks are run, and whose links are followed. A new page joins by being listed. */
 export const PAGES: readonly string[] = [
   'docs/options.md',
   'docs/migration.md',
@@ -8,3 +8,6 @@ export const PAGES: readonly string[] = [
   'examples/README.md',
   'plugin/README.md',
 ]
+
+/** Pages whose shell blocks are run, from top to bottom. Their links are followed too. */
+export const SHELL_PAGES: readonly string[] = ['README.md', 'plugin/README.md', 'docs/limits.md']

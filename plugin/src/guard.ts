@@ -5,7 +5,7 @@ import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
 import type { Cost, Decided, Limiter, Outcome } from './limiter.js'
 import { checkedResponse } from './options.js'
-import type { Check, Lease } from './stores/store.js'
+import type { Lease } from './stores/store.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */
 export interface RequestRateLimit extends Decision {
@@ -14,6 +14,11 @@ export interface RequestRateLimit extends Decision {
    * later requests wait the longer. A number is charged to every policy of the limiter, an object by policy name.
    */
   charge(cost: Cost): Promise<void>
+  /**
+   * Gives back what the request was charged when it was admitted, for one that then was not served: what `charge` added
+   * stays. Once only; does nothing for a denied request, or where nothing was counted. Rejects when the store gives no answer.
+   */
+  refund(): Promise<void>
 }
 
 /** The limiters a request has met, so that each charges it once. */
@@ -52,10 +57,10 @@ function concludeWith(
   first: boolean,
 ): object | undefined {
   const { config } = limiter
-  const { decision, check, lease } = outcome
+  const { decision, lease } = outcome
   const key = outcome.key as string
   if (lease !== undefined) releaseWithReply(lease, reply)
-  request.rateLimit = new Limited(decision, limiter, check)
+  request.rateLimit = new Limited(limiter, outcome)
   config.onDecision?.(request, decision)
   if (config.standardHeaders) setStandardHeaders(limiter, decision, reply, first)
   if (decision.allowed) {
@@ -98,7 +103,7 @@ function inWords(seconds: number): string {
   return lastWords
 }
 
-/** A decision as the request carries it: enumerable data, and the way to charge more. */
+/** A decision as the request carries it: enumerable data, and the ways to charge more and to give back. */
 class Limited implements RequestRateLimit {
   readonly key: string
   readonly allowed: boolean
@@ -109,9 +114,11 @@ class Limited implements RequestRateLimit {
   readonly banned: boolean
   readonly known: boolean
   readonly #limiter: Limiter
-  readonly #check: Check
+  readonly #outcome: Decided
+  #refunded = false
 
-  constructor(decision: Decision, limiter: Limiter, check: Check) {
+  constructor(limiter: Limiter, outcome: Decided) {
+    const { decision } = outcome
     this.key = decision.key
     this.allowed = decision.allowed
     this.policies = decision.policies
@@ -121,11 +128,17 @@ class Limited implements RequestRateLimit {
     this.banned = decision.banned
     this.known = decision.known
     this.#limiter = limiter
-    this.#check = check
+    this.#outcome = outcome
   }
 
   charge(cost: Cost): Promise<void> {
-    return this.#limiter.charge(this.#check, cost)
+    return this.#limiter.charge(this.#outcome.check, cost)
+  }
+
+  async refund(): Promise<void> {
+    if (this.#refunded) return
+    this.#refunded = true
+    await this.#limiter.refundCharged(this.#outcome)
   }
 }
 

@@ -26,6 +26,8 @@ export interface Decided {
   readonly key: Key
   readonly decision: Decision
   readonly check: Check
+  /** Where the check was counted; undefined where it was denied or not counted at all. */
+  readonly charged: Store | undefined
   readonly lease: Lease | undefined
 }
 
@@ -139,6 +141,11 @@ export class Limiter {
     await this.#store.refund({ ...check, policies: withCost(check.policies, cost) })
   }
 
+  /** Gives back what an admitted request was charged by its decision. */
+  async refundCharged({ charged, check }: Pick<Decided, 'charged' | 'check'>): Promise<void> {
+    await charged?.refund(check)
+  }
+
   /** Forgets a key. */
   async reset(key: Key): Promise<void> {
     const policies = this.#logs.map(log => ({ name: log, limit: 0, windowMs: 1, cost: 0, log, keepMs: 1 }))
@@ -149,13 +156,11 @@ export class Limiter {
 
   #answer(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
     // By `check` unless only a share of it counts here.
-    const decided = (answer: Answer, counted = check): Decided => ({
-      listed: false,
-      key,
-      decision: decide(counted, answer, this.config.ban, this.#units),
-      check,
-      lease: answer.concurrency?.lease,
-    })
+    const decided = (answer: Answer, counted = check, by = this.#store): Decided => {
+      const decision = decide(counted, answer, this.config.ban, this.#units)
+      const charged = decision.allowed && !peek ? by : undefined
+      return { listed: false, key, decision, check, charged, lease: answer.concurrency?.lease }
+    }
     const answer = peek ? this.#store.peek(check) : this.#store.check(check)
     if (!(answer instanceof Promise)) return decided(answer)
     return answer.then(
@@ -163,12 +168,21 @@ export class Limiter {
       error => {
         switch (this.config.onStoreError) {
           case 'allow':
-            return { listed: false, key, decision: pass(check, this.#units), check, lease: undefined }
+            return {
+              listed: false,
+              key,
+              decision: pass(check, this.#units),
+              check,
+              charged: undefined,
+              lease: undefined,
+            }
           case 'deny':
             throw unavailable(error)
           case 'local': {
             const share = this.#replicas === undefined ? check : shareOfCheck(check, this.#replicas.seen)
-            return then(peek ? this.#local.peek(share) : this.#local.check(share), local => decided(local, share))
+            return then(peek ? this.#local.peek(share) : this.#local.check(share), local =>
+              decided(local, share, this.#local),
+            )
           }
           default:
             throw error

@@ -48,6 +48,37 @@ for (const { name, options } of STORES) {
     )
   })
 
+  t.test(`${name}: a request that was not served gets back what it was charged, once`, async t => {
+    const app = await limited(
+      t,
+      {
+        ...options(t),
+        policies: [
+          { name: 'requests', max: 3, timeWindow: '1 minute' },
+          { name: 'rows', max: 10, timeWindow: '1 minute', cost: 4 },
+        ],
+      },
+      app => {
+        app.get('/', async () => 'ok')
+        app.get('/shed', async (request, reply) => {
+          await request.rateLimit?.refund()
+          await request.rateLimit?.refund()
+          return reply.code(503).send()
+        })
+        app.setErrorHandler(async (error, request, reply) => {
+          await request.rateLimit?.refund()
+          return reply.code((error as { statusCode?: number }).statusCode ?? 500).send()
+        })
+      },
+    )
+    const left = async () => (await app.rateLimiter.status('lone')).policies.map(({ remaining }) => remaining)
+    t.strictSame(await statuses(app, 1), [200])
+    t.strictSame(await statuses(app, 5, '/shed'), [503, 503, 503, 503, 503])
+    t.strictSame(await left(), [2, 6])
+    t.strictSame(await statuses(app, 3), [200, 429, 429])
+    t.strictSame(await left(), [1, 2], 'a denied request was charged nothing and gets nothing back')
+  })
+
   t.test(`${name}: a key can be asked about, given quota back and set free`, async t => {
     const app = await limited(t, { ...options(t), max: 3, timeWindow: '1 minute' }, app => {
       app.get('/', async () => 'ok')

@@ -1,8 +1,10 @@
+import { writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
 import { nestsDeeper } from '../../service/src/json-body.js'
-import { buildService, IRIS, inRedis } from '../support/build.js'
+import { buildService, IRIS, inRedis, STORES } from '../support/build.js'
 import { openFolder, until } from '../support/onnx-folder.js'
 import { identity, slow } from '../support/onnx-models.js'
 
@@ -35,6 +37,32 @@ t.test('a caller may ask for less time, and a deadline that passes is a 503 or a
     t.equal(json().type, 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity')
   }
 })
+
+for (const { name, settings } of STORES) {
+  t.test(`what was not served is not charged, neither the request nor its rows, ${name}`, async t => {
+    const files = { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(512, 16) }
+    const { models } = await openFolder(t, files)
+    const policies = [
+      { name: 'requests', limit: 1000, window: '10 minutes' },
+      { name: 'rows', unit: 'rows', limit: 1000, window: '10 minutes' },
+    ]
+    const LIMITS_FILE = join(t.testdir(), 'limits.json')
+    writeFileSync(LIMITS_FILE, JSON.stringify({ anonymous: 'free', plans: { free: { policies } } }))
+    const { ask, predict } = await buildService(t, { ...settings(), LIMITS_FILE }, models)
+    const answers = await Promise.all(
+      Array.from({ length: 40 }, () =>
+        predict({ features: [[1], [2]] }, { headers: { 'x-request-timeout-ms': '100' } }),
+      ),
+    )
+    const served = answers.filter(({ statusCode }) => statusCode === 200).length
+    t.ok(served < 40, 'some are refused')
+    t.ok(answers.every(({ statusCode }) => [200, 503, 504].includes(statusCode)))
+    t.match((await ask('/v1/limits')).json().policies, [
+      { name: 'requests', remaining: 1000 - served },
+      { name: 'rows', remaining: 1000 - 2 * served },
+    ])
+  })
+}
 
 t.test('a caller that goes frees its place in the queue', async t => {
   const files = { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(512, 16) }

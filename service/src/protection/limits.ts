@@ -1,12 +1,13 @@
 /** The quotas in front of everything that costs: of each plan one limiter in requests, and one in rows. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import rateLimit, { type PolicyState, type RateLimitHandler } from 'ml-api-rate-limiter'
+import rateLimit, { type PolicyState, type RateLimitHandler, type RequestRateLimit } from 'ml-api-rate-limiter'
 import { addressKey, keyDigestOf } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
 import type { Metrics } from '../metrics/metrics.js'
 import { Refusal } from '../problem.js'
 import { Guesses } from './guesses.js'
 import { onePlan, type Plan, type Plans, readPlans } from './plans.js'
+import { refundShed } from './refunds.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -21,6 +22,8 @@ declare module 'fastify' {
 interface LimitedCaller {
   readonly key: string
   readonly limiters: PlanLimiters
+  /** What the request was charged so far, limiter by limiter. */
+  readonly charges: RequestRateLimit[]
 }
 
 interface PlanLimiters {
@@ -68,6 +71,7 @@ export async function registerLimits(
   })
   app.decorateRequest('caller', null)
   app.decorateRequest('rows', 0)
+  refundShed(app)
   const limits = new Limits(app, plans, config.limitsFile)
   const hold = (request: FastifyRequest, reply: FastifyReply) => limits.chargeRequest(request, reply)
   app.addHook('onRoute', route => {
@@ -95,10 +99,10 @@ export class Limits {
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     // Where there are no keys nobody has to be looked up.
     if (this.#plans.keys === undefined) {
-      const { anonymous } = this.#plans
-      return this.#take(request, addressKey(request), anonymous).limiters.requests(request, reply)
+      const caller = this.#take(request, addressKey(request), this.#plans.anonymous)
+      return charge(caller, caller.limiters.requests, request, reply)
     }
-    return this.#identify(request, reply).then(({ limiters }) => limiters.requests(request, reply))
+    return this.#identify(request, reply).then(caller => charge(caller, caller.limiters.requests, request, reply))
   }
 
   /**
@@ -106,15 +110,17 @@ export class Limits {
    * (413) for more rows than any wait could free.
    */
   chargeRows(request: FastifyRequest, reply: FastifyReply, rows: number): Promise<void> | undefined {
-    const limiters = request.caller?.limiters
-    if (limiters?.rows === undefined || rows === 0) return undefined
+    const { caller } = request
+    if (caller === null || rows === 0) return undefined
+    const { limiters } = caller
+    if (limiters.rows === undefined) return undefined
     const most = Math.min(...limiters.plan.policies.filter(isInRows).map(({ limit }) => limit))
     if (rows > most && most > 0) {
       const detail = `a request of ${rows} rows never fits the plan '${limiters.plan.name}'; send at most ${most} at once`
       throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
     }
     request.rows = rows
-    return limiters.rows(request, reply)
+    return charge(caller, limiters.rows, request, reply)
   }
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
@@ -155,7 +161,7 @@ export class Limits {
 
   #take(request: FastifyRequest, key: string, plan: Plan): LimitedCaller {
     const limiters = this.#limiters.get(plan.name) ?? this.#limitersOfPlan(plan)
-    request.caller = { key, limiters }
+    request.caller = { key, limiters, charges: [] }
     return request.caller
   }
 
@@ -194,6 +200,17 @@ export class Limits {
     })
     return { plan, requests, rows }
   }
+}
+
+/** Rejects with QuotaExceeded. */
+async function charge(
+  { charges }: LimitedCaller,
+  limiter: RateLimitHandler,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<void> {
+  await limiter(request, reply)
+  if (request.rateLimit !== null) charges.push(request.rateLimit)
 }
 
 const isInRows = ({ unit }: { readonly unit: string }): boolean => unit === 'rows'

@@ -96,6 +96,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     if (stopping) reply.header('connection', 'close')
     done()
   })
+  app.decorate('overloadStatus', config.overloadStatus)
   app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
   // Schemas of answers are for the OpenAPI document.

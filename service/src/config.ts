@@ -129,6 +129,14 @@ export const settings = {
     5000,
     'Longest time to an answer. A caller asks for less with the header `x-request-timeout-ms`.',
   ),
+  OVERLOAD_STATUS: Type.Unsafe<503 | 429>({
+    type: 'integer',
+    enum: [503, 429],
+    default: 503,
+    description:
+      'Status of what is refused because the service is overloaded. 429 is for balancers that take out a replica which answers 503.',
+    takes: '503, 429',
+  }),
   BODY_LIMIT: Type.Integer({
     minimum: 1024,
     maximum: 268_435_456,
@@ -181,6 +189,7 @@ export interface Config {
     readonly queueMaxRows: number
   }
   readonly requestTimeoutMs: number
+  readonly overloadStatus: 503 | 429
   readonly bodyLimit: number
   readonly metrics: boolean
   readonly adminToken: string | undefined
@@ -294,6 +303,7 @@ function toConfig(read: Settings): Config {
       queueMaxRows: read.QUEUE_MAX,
     },
     requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
+    overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
     metrics: read.METRICS === 'on',
     adminToken: read.ADMIN_TOKEN,

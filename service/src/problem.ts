@@ -64,6 +64,13 @@ export class Refusal extends Error {
   }
 }
 
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Status of what the queue refuses; 503 where an app does not say. */
+    overloadStatus?: 503 | 429
+  }
+}
+
 /** 503 with a time to come back. */
 export function unavailable(code: string, detail: string, retryAfterMs: number, members: object = {}): Fault {
   const retryAfter = Math.max(1, Math.ceil(retryAfterMs / 1000))
@@ -104,9 +111,13 @@ const byFastify: Readonly<Record<string, { code: string; status: number; detail:
 }
 
 /** What an error comes to for the caller. What is not known here is a bug: 500, with nothing of it told. */
-export function faultOf(error: unknown): Fault {
+export function faultOf(error: unknown, overloadStatus: 503 | 429 = 503): Fault {
   if (error instanceof Refusal) return error.fault
   if (error instanceof QuotaExceeded) return quotaExceeded(error)
+  if (error instanceof Overloaded) {
+    const { code, message, retryAfterMs } = error
+    return { ...unavailable(code, `overloaded: ${message}`, retryAfterMs), status: overloadStatus }
+  }
   if (error instanceof InferenceError) return ofInference(error)
   const { code, statusCode, validation } = error as {
     code?: string
@@ -144,7 +155,6 @@ function ofInference(error: InferenceError): Fault {
   if (error instanceof UnknownModel || error instanceof ModelRequired) {
     return { status, code, detail: message, members: { available: error.available } }
   }
-  if (error instanceof Overloaded) return unavailable(code, `overloaded: ${message}`, error.retryAfterMs)
   if (error instanceof Stopping || error instanceof BackendUnavailable)
     return unavailable(code, message, error.retryAfterMs)
   if (error instanceof WorkerLost) {
@@ -199,7 +209,7 @@ export function sendFault(fault: Fault, request: FastifyRequest, reply: FastifyR
 
 /** The error handler of the service. */
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const fault = faultOf(error)
+  const fault = faultOf(error, request.server.overloadStatus)
   if (fault.status === 500) request.log.error({ err: error }, 'request failed')
   return sendFault(fault, request, reply)
 }

@@ -88,7 +88,7 @@ t.test('a request that is shed is counted by the reason, in either protocol', as
   const url = '/v2/models/iris/infer'
   t.equal((await ask({ method: 'POST', url: '/v1/predict', payload: IRIS })).statusCode, 503)
   t.equal((await ask({ method: 'POST', url, payload: {} })).statusCode, 503)
-  const shed = 'http_requests_shed_total{reason="ML_RATE_STORE_UNAVAILABLE"}'
+  const shed = 'http_requests_shed_total{reason="ML_RATE_STORE_UNAVAILABLE",status="5xx"}'
   await until('both are counted', async () => sampleOf((await app.inject('/metrics')).payload, shed) === 2)
   t.pass()
 })

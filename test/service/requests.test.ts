@@ -64,6 +64,27 @@ for (const { name, settings } of STORES) {
   })
 }
 
+t.test('overload is answered with 429 where balancers would eject on 503, and says that it is no quota', async t => {
+  const files = { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(512, 16) }
+  const { models } = await openFolder(t, files)
+  const { ask, predict } = await buildService(t, { RATE_LIMIT_MAX: 1000, OVERLOAD_STATUS: 429 }, models)
+  const headers = { 'x-request-timeout-ms': '100' }
+  const input = { name: models.list()[0]?.info.inputs[0]?.name, datatype: 'FP32', shape: [1, 1], data: [1] }
+  const infer = () => ask({ method: 'POST', url: '/v2/models/slow/infer', headers, payload: { inputs: [input] } })
+  const crowd = () => [predict({ features: [1] }, { headers }), infer()]
+  const answers = await Promise.all(Array.from({ length: 20 }, crowd).flat())
+  const refused = answers.filter(({ statusCode }) => statusCode === 429)
+  t.ok(refused.length > 0)
+  t.ok(answers.every(({ statusCode }) => [200, 429, 504].includes(statusCode)))
+  for (const { headers, json } of refused) {
+    t.ok(Number(headers['retry-after']) >= 1)
+    const { code, error, status, type } = json()
+    if (error !== undefined) continue
+    t.match({ code, status }, { code: 'INFERENCE_OVERLOADED', status: 429 })
+    t.match(type, /#temporary-reduced-capacity$/)
+  }
+})
+
 t.test('a caller that goes frees its place in the queue', async t => {
   const files = { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(512, 16) }
   const { models } = await openFolder(t, files)

@@ -1,6 +1,6 @@
 /** Requests by route, method and class of status, counted once the answer is out. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import type { Metrics } from './metrics.js'
+import { classOf, type Metrics } from './metrics.js'
 import type { Count, Distribution } from './series.js'
 
 declare module 'fastify' {
@@ -44,12 +44,16 @@ function observerOf(route: string, metrics: Metrics) {
     const hundreds = Math.floor(statusCode / 100)
     let series = byClass[hundreds]
     if (series === undefined) {
-      const labels = [route, request.method, `${hundreds}xx`]
+      const labels = [route, request.method, classOf(statusCode)]
       series = { count: metrics.requests.of(...labels), duration: metrics.duration.of(...labels) }
       byClass[hundreds] = series
     }
     series.count.value++
     series.duration.observe(elapsedTime / 1000)
-    if ((statusCode === 503 || statusCode === 504) && request.refusedAs !== null) metrics.shed(request.refusedAs)
+    if (isShed(statusCode, request.refusedAs)) metrics.shed(request.refusedAs as string, statusCode)
   }
 }
+
+/** Overload may be answered with 429 as well, where the setting says so. */
+const isShed = (status: number, code: string | null): boolean =>
+  code !== null && (status === 503 || status === 504 || code === 'INFERENCE_OVERLOADED')

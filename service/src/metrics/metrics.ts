@@ -32,9 +32,11 @@ export class Metrics {
   readonly duration = new Histograms('http_request_duration_seconds', 'From a request to its whole answer.', LONG, [
     ...['route', 'method', 'status'],
   ])
-  readonly #shed = new Counters('http_requests_shed_total', 'Requests answered with 503 or 504, by the code of why.', [
-    'reason',
-  ])
+  readonly #shed = new Counters(
+    'http_requests_shed_total',
+    'Requests answered with 503 or 504, or as overload, by the code of why.',
+    [...['reason', 'status']],
+  )
   readonly #decisions = new Counters(
     'rate_limit_decisions_total',
     'Decisions about requests: allowed ones by every policy, denied ones by those that stood in the way.',
@@ -81,9 +83,9 @@ export class Metrics {
     this.#gauge('inference_ready', '1 while models are loaded and workers up.', () => (models.ready ? 1 : 0))
   }
 
-  /** The code of a request that was answered 503 or 504: one of the service's own. */
-  shed(code: string): void {
-    this.#shed.of(code).value++
+  /** The code of a request that was answered 503, 504 or as overload: one of the service's own. */
+  shed(code: string, status: number): void {
+    this.#shed.of(code, classOf(status)).value++
   }
 
   decided({ caller }: Pick<FastifyRequest, 'caller'>, decision: Decision): void {
@@ -131,6 +133,9 @@ export class Metrics {
     const gauge: Gauge = new Gauge({ name, help, registers: [this.#registry], collect: () => gauge.set(read()) })
   }
 }
+
+/** A status as the label `status` has it. */
+export const classOf = (status: number): string => `${Math.floor(status / 100)}xx`
 
 function reasonOf(error: Error): string {
   if (error instanceof StoreTimeout) return 'timeout'

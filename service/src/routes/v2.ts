@@ -222,7 +222,7 @@ function isLoaded(models: Models, params: ModelParams): boolean {
 
 /** The error handler of /v2, for whoever meets one of its URLs outside of its routes (`isV2`) as well. */
 export function sendV2Error(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const { status, code, detail, headers } = faultOf(error)
+  const { status, code, detail, headers } = faultOf(error, request.server.overloadStatus)
   request.refusedAs = code
   if (status === 500) request.log.error({ err: error }, 'request failed')
   for (const [name, value] of Object.entries(headers ?? {})) reply.header(name, value)

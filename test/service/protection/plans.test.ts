@@ -1,12 +1,8 @@
-import { createHash } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ConfigError } from '../../../service/src/config.js'
 import { readPlans } from '../../../service/src/protection/plans.js'
-import { buildService, IRIS, inRedis, STORES, startService } from '../../support/build.js'
-
-const sha256 = (key: string) => createHash('sha256').update(key).digest('hex')
+import { buildService, IRIS, inRedis, STORES } from '../../support/build.js'
+import { limitsFile as fileOf, rowsOf, sha256, v2RowsOf } from '../../support/limits-file.js'
 
 const perMinute = (name: string, limit: number, unit?: string) => ({ name, limit, window: '1 minute', unit })
 
@@ -23,25 +19,9 @@ const LIMITS = {
   ],
 }
 
-function limitsFile(t: Test, content: unknown = LIMITS) {
-  const path = join(t.testdir(), 'limits.json')
-  const write = (next: unknown) => writeFileSync(path, typeof next === 'string' ? next : JSON.stringify(next))
-  write(content)
-  return { path, write }
-}
+const limitsFile = (t: Test, content: unknown = LIMITS) => fileOf(t, content)
 
 const withKey = (key: string, more = {}) => ({ headers: { 'x-api-key': key }, ...more })
-const rowsOf = (count: number) => ({ model: 'iris', features: Array.from({ length: count }, () => IRIS.features) })
-const V2_ROWS = (count: number) => ({
-  inputs: [
-    {
-      name: 'measurements',
-      datatype: 'FP32',
-      shape: [count, 4],
-      data: Array.from({ length: count }, () => IRIS.features).flat(),
-    },
-  ],
-})
 
 for (const { name, settings } of STORES) {
   t.test(`each key has the quota of its plan, and those without one that of their address, ${name}`, async t => {
@@ -58,7 +38,7 @@ for (const { name, settings } of STORES) {
   t.test(`rows are charged besides requests, by both protocols together, ${name}`, async t => {
     const { ask, predict } = await buildService(t, { ...settings(), LIMITS_FILE: limitsFile(t).path })
     t.equal((await predict(rowsOf(6), withKey('one'))).statusCode, 200)
-    const v2 = { method: 'POST', url: '/v2/models/iris/infer', payload: V2_ROWS(3), ...withKey('one') } as const
+    const v2 = { method: 'POST', url: '/v2/models/iris/infer', payload: v2RowsOf(3), ...withKey('one') } as const
     t.equal((await ask(v2)).statusCode, 200)
     const denied = await predict(rowsOf(2), withKey('one'))
     t.equal(denied.statusCode, 429)
@@ -109,28 +89,6 @@ t.test('of many keys sent at once the right one does not stand out', async t => 
   const statuses = await Promise.all(keys.map(async key => (await predict(IRIS, withKey(key))).statusCode))
   t.equal(statuses.filter(status => status === 401).length, 10)
   t.equal(statuses.filter(status => status === 429).length, 50)
-})
-
-t.test('two replicas share one quota in rows, whatever the sizes of the batches', async t => {
-  const settings = {
-    ...inRedis(),
-    LIMITS_FILE: limitsFile(t, {
-      anonymous: 'free',
-      plans: { free: { policies: [perMinute('requests', 1000), perMinute('rows', 50, 'rows')] } },
-    }).path,
-  }
-  const replicas = await Promise.all([startService(t, settings), startService(t, settings)])
-  let admitted = 0
-  const send = async (rows: number, index: number) => {
-    const { status } = await (replicas[index % 2] as (typeof replicas)[0]).predict(rowsOf(rows))
-    if (status === 200) admitted += rows
-    else t.equal(status, 429)
-  }
-  await Promise.all([7, 3, 11, 1, 13, 2, 9, 5, 8, 4, 6, 12].map(send))
-  for (let i = 0; i < 60 && admitted < 50; i++) await send(1, i)
-  t.equal(admitted, 50, 'all of the quota, and no row more')
-  await send(1, 0)
-  t.equal(admitted, 50)
 })
 
 t.test('more rows at once than the plan has are refused as what no wait can help', async t => {

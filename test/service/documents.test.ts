@@ -3,18 +3,6 @@ import t from 'tap'
 
 const text = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
 
-t.test('CONTRIBUTING.md has a reason for every dependency, and for nothing else', async t => {
-  const declared = ['package.json', 'plugin/package.json', 'service/package.json'].flatMap(path => {
-    const { dependencies = {}, devDependencies = {}, peerDependencies = {} } = JSON.parse(text(path))
-    return Object.keys({ ...dependencies, ...devDependencies, ...peerDependencies })
-  })
-  const section = text('CONTRIBUTING.md').split('## Dependencies, and why each is there')[1] ?? ''
-  const listed = [...section.matchAll(/^\| (`.*?) \|/gm)].flatMap(([, cell]) =>
-    [...(cell as string).matchAll(/`([^`]+)`/g)].map(([, name]) => name as string),
-  )
-  t.strictSame([...new Set(listed)].sort(), [...new Set(declared)].sort())
-})
-
 t.test('the README lists every error code of the service', async t => {
   const readme = text('README.md')
   const sources = ['problem', 'json-body', 'auth', 'app', 'routes/predict', 'routes/health', 'routes/admin']

@@ -4,6 +4,7 @@ export const PAGES: readonly string[] = [
   'docs/migration.md',
   'docs/headers-and-errors.md',
   'docs/how-it-works.md',
+  'docs/faults.md',
   'docs/limits.md',
   'examples/README.md',
   'plugin/README.md',

@@ -11,4 +11,4 @@ export const PAGES: readonly string[] = [
 ]
 
 /** Pages whose shell blocks are run, from top to bottom. Their links are followed too. */
-export const SHELL_PAGES: readonly string[] = ['README.md', 'plugin/README.md', 'docs/limits.md']
+export const SHELL_PAGES: readonly string[] = ['README.md', 'plugin/README.md', 'docs/limits.md', 'docs/http-api.md']

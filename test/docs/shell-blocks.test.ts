@@ -32,6 +32,7 @@ for (const page of SHELL_PAGES) {
       REDIS_NAMESPACE: `docs:${randomUUID()}:`,
       STORE_TIMEOUT_MS: '5000',
       STOP_DELAY_MS: '0',
+      INFERENCE_THREADS: '1',
     })
     let told: { readonly block: CodeBlock; readonly text: string } | undefined
     for (const block of blocks) {

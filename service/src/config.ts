@@ -5,7 +5,7 @@ import { parse as parseDuration } from '@lukeed/ms'
 import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
 
-/** Beside what JSON Schema knows of a setting: what the README and an error message say of it. */
+/** Beside what JSON Schema knows of a setting: what docs/operations.md and an error message say of it. */
 interface Words {
   /** What it is for. */
   readonly description: string

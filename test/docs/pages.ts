@@ -1,5 +1,6 @@
 /** Pages whose JavaScript and TypeScript blocks are run, and whose links are followed. A new page joins by being listed. */
 export const PAGES: readonly string[] = [
+  'README.md',
   'docs/options.md',
   'docs/migration.md',
   'docs/headers-and-errors.md',
@@ -11,4 +12,10 @@ export const PAGES: readonly string[] = [
 ]
 
 /** Pages whose shell blocks are run, from top to bottom. Their links are followed too. */
-export const SHELL_PAGES: readonly string[] = ['README.md', 'plugin/README.md', 'docs/limits.md', 'docs/http-api.md']
+export const SHELL_PAGES: readonly string[] = [
+  'README.md',
+  'plugin/README.md',
+  'docs/limits.md',
+  'docs/http-api.md',
+  'docs/operations.md',
+]

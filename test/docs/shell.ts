@@ -71,7 +71,7 @@ export class Desk {
   async serve(code: string): Promise<void> {
     const [, port = '3000'] = /\bPORT=(\d+)/.exec(code) ?? []
     await this.#stop(port)
-    const child = spawn('bash', ['-c', this.#toOwnPorts(code)], {
+    const child = spawn('bash', ['-c', this.#toOwnPorts(code).replace(/\bPORT=\d+/g, 'PORT=0')], {
       cwd: this.#cwd,
       env: { PORT: '0', ...this.#env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -105,7 +105,6 @@ export class Desk {
   /** Services get whatever port is free, so that pages can be tried beside each other. */
   #toOwnPorts(code: string): string {
     return code
-      .replace(/\bPORT=\d+/g, 'PORT=0')
       .replace(
         /\blocalhost:(300\d)\b/g,
         (text, port) => `localhost:${this.#services.get(port)?.port ?? text.slice(10)}`,

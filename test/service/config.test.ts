@@ -1,6 +1,5 @@
-import { readFileSync } from 'node:fs'
 import t from 'tap'
-import { ConfigError, readConfig, settings } from '../../service/src/config.js'
+import { ConfigError, readConfig } from '../../service/src/config.js'
 
 const problemsOf = (environment: Record<string, string>): readonly string[] => {
   try {
@@ -92,17 +91,4 @@ t.test('an admin token is one that a header can carry', async t => {
 t.test('an empty setting counts as left out', async t => {
   const config = readConfig({ REDIS_URL: '', PORT: ' ', ADMIN_TOKEN: '' })
   t.match(config, { redisUrls: [], port: 3000, adminToken: undefined })
-})
-
-t.test('the table of settings in the README is true', async t => {
-  // However its columns are aligned.
-  const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8').replace(/ +/g, ' ')
-  for (const [name, schema] of Object.entries(settings)) {
-    const words = schema as unknown as { default?: unknown; otherwise?: string; description: string; takes: string }
-    const byDefault = words.default === undefined ? words.otherwise : `\`${words.default}\``
-    const row = `| \`${name}\` | ${byDefault} | ${words.description} | ${words.takes} |`
-    t.ok(readme.includes(row), `README.md has the row\n${row}`)
-  }
-  const rows = [...readme.matchAll(/^\| `([A-Z][A-Z_]+)` \|/gm)].map(([, name]) => name)
-  t.strictSame(rows.sort(), Object.keys(settings).sort(), 'and no row more')
 })

@@ -22,6 +22,7 @@ export async function startChild(module, args, execArgv = []) {
   const ready = await next()
   return {
     ready,
+    pid: child.pid,
     /** @param {object} message */
     ask(message) {
       const answer = next()
@@ -31,6 +32,12 @@ export async function startChild(module, args, execArgv = []) {
     stop() {
       const ended = new Promise(resolve => child.once('exit', resolve))
       if (child.connected) child.disconnect()
+      return ended
+    },
+    /** Ends it at once, whatever it is busy with. */
+    kill() {
+      const ended = new Promise(resolve => child.once('exit', resolve))
+      child.kill('SIGKILL')
       return ended
     },
   }

@@ -11,6 +11,7 @@ const LENGTH = Buffer.from('content-length: ')
 export class Connection {
   #socket
   #answered = undefined
+  #lost = undefined
   #partial = undefined
   #status = 0
 
@@ -24,8 +25,9 @@ export class Connection {
     await Promise.all(connections.map(connection => connection.#close()))
   }
 
-  constructor(port) {
-    const buffer = Buffer.allocUnsafe(16_384)
+  /** @param {number} port @param {number} [bytes] that are read at once */
+  constructor(port, bytes = 16_384) {
+    const buffer = Buffer.allocUnsafe(bytes)
     this.#socket = connect({
       port,
       host: '127.0.0.1',
@@ -39,18 +41,30 @@ export class Connection {
       },
     })
     this.ready = once(this.#socket, 'connect')
+    this.ready.catch(() => {})
     this.#socket.on('error', error => {
-      throw error
+      if (this.#lost === undefined) throw error
     })
     this.#socket.on('close', () => {
-      if (this.#answered !== undefined) throw new Error('the server closed the connection without an answer')
+      if (this.#answered === undefined) return
+      if (this.#lost === undefined) throw new Error('the server closed the connection without an answer')
+      this.#answered = undefined
+      this.#lost()
     })
   }
 
-  /** @param {Buffer} bytes @param {(status: number) => void} answered */
-  request(bytes, answered) {
+  /** @param {Buffer} bytes @param {(status: number) => void} answered @param {() => void} [lost] in place of an error */
+  request(bytes, answered, lost) {
     this.#answered = answered
+    this.#lost = lost
     this.#socket.write(bytes)
+  }
+
+  /** Gives up on whatever was asked. */
+  drop() {
+    this.#answered = undefined
+    this.#lost = () => {}
+    this.#socket.destroy()
   }
 
   #read(chunk) {

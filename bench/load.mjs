@@ -1,6 +1,8 @@
+import { arrivalsOf } from './arrivals.mjs'
 import { answerParent } from './child.mjs'
 import { Connection } from './connection.mjs'
 import { Histogram } from './histogram.mjs'
+import { surge } from './overload/surge.mjs'
 
 const wait = ms => new Promise(resolve => setTimeout(resolve, ms))
 const microseconds = () => performance.now() * 1000
@@ -95,7 +97,7 @@ async function closedLoop({ port, messages, connections, warmUpMs, ms, requests:
 async function openLoop({ port, messages, connections, rate, warmUpMs, ms, seed }) {
   const bytes = messages.map(message => Buffer.from(message))
   const tally = new Tally()
-  const random = randomOf(seed)
+  const gap = arrivalsOf(seed)
   const free = [...(await connectionsTo(port, connections))]
   const waiting = []
   let next = 0
@@ -112,7 +114,7 @@ async function openLoop({ port, messages, connections, rate, warmUpMs, ms, seed 
   const tick = () => {
     if (over) return
     const now = microseconds()
-    for (; due <= now; due += (-Math.log(random()) / rate) * 1e6) {
+    for (; due <= now; due += gap(rate)) {
       tally.sent++
       const connection = free.shift()
       if (connection === undefined) waiting.push(now)
@@ -128,17 +130,6 @@ async function openLoop({ port, messages, connections, rate, warmUpMs, ms, seed 
   return tally.result(took)
 }
 
-/** mulberry32: the same arrivals for every contender of a round. */
-function randomOf(seed) {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return (((mixed ^ (mixed >>> 14)) >>> 0) + 1) / 4_294_967_297
-  }
-}
-
 /** The servers of a scenario are about to stop. */
 async function hangUp() {
   await Promise.all([...pools.values()].map(pool => Connection.close(pool)))
@@ -146,7 +137,7 @@ async function hangUp() {
   return {}
 }
 
-const kinds = { closedLoop, openLoop, hangUp }
+const kinds = { closedLoop, openLoop, surge, hangUp }
 
 answerParent({}, async task => {
   const before = process.cpuUsage()

@@ -3,6 +3,9 @@ import { describe } from './conditions.mjs'
 import { modelTableOf, neighbourTableOf } from './inference/table.mjs'
 import { contenders, scenarios } from './limiter/part.mjs'
 import { memoryTableOf, tableOf } from './limiter/table.mjs'
+import { contenders as surgeContenders, scenarios as surges } from './overload/part.mjs'
+import { overloadPicture } from './overload/picture.mjs'
+import { greedyTableOf, overloadTableOf } from './overload/table.mjs'
 import { ratioPicture } from './picture.mjs'
 
 /**
@@ -10,7 +13,9 @@ import { ratioPicture } from './picture.mjs'
  * Nothing on the page that was measured is written by hand.
  */
 const here = file => new URL(file, import.meta.url)
-const { at, conditions, limiter, inference } = JSON.parse(readFileSync(process.argv[2] ?? here('results.json'), 'utf8'))
+const { at, conditions, limiter, inference, overload } = JSON.parse(
+  readFileSync(process.argv[2] ?? here('results.json'), 'utf8'),
+)
 
 const conditionsText = ['```', at.slice(0, 10), describe(conditions), '```', '']
 
@@ -25,6 +30,11 @@ const parts = {
     ...Object.entries(inference.models).flatMap(([name, { rows }]) => [modelTableOf(name, rows), '']),
     ...(inference.neighbours === undefined ? [] : [neighbourTableOf(inference.neighbours), '']),
   ],
+  overload: overload && [
+    ...conditionsText,
+    ...Object.entries(overload.models).flatMap(([name, model]) => [overloadTableOf(name, model), '']),
+    ...(overload.greedy === undefined ? [] : [greedyTableOf(overload.greedy), '']),
+  ],
 }
 
 let page = readFileSync(here('README.md'), 'utf8')
@@ -35,3 +45,5 @@ for (const [part, lines] of Object.entries(parts)) {
 }
 writeFileSync(here('README.md'), page)
 if (limiter !== undefined) writeFileSync(here('ratios.svg'), ratioPicture(limiter, contenders, scenarios))
+if (overload !== undefined)
+  writeFileSync(here('overload.svg'), overloadPicture(overload.models, surges, surgeContenders))

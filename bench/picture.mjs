@@ -39,17 +39,30 @@ export function ratioPicture(limiter, contenders, scenarios) {
       return `<line class="mark" x1="${x}" x2="${x}" y1="56" y2="${y - 8}"/>`
     }),
   )
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${COLUMN * 2} ${y}" role="img">
-<title>Requests per second in relation to bare Fastify</title>
+  return page({
+    title: 'Requests per second in relation to bare Fastify',
+    caption: 'Requests per second in relation to bare Fastify (longer is better; dashed: half, all)',
+    width: COLUMN * 2,
+    height: y,
+    style: `.peer { fill: #9aa5b1 } .ours { fill: #1f77b4 } .mark { stroke: #8886; stroke-dasharray: 3 3 }
+  @media (prefers-color-scheme: dark) { .peer { fill: #6b7683 } .ours { fill: #58a6ff } }`,
+    parts: [...marks, ...parts],
+  })
+}
+
+/** A picture for light and dark pages. `caption` stands at its top, and is the title where it is left out. */
+export function page({ title, caption = title, width, height, style, parts }) {
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" role="img">
+<title>${title}</title>
 <style>
   text { font: 12px system-ui, sans-serif; fill: #222 }
   .title { font-size: 15px; font-weight: 600 } .head { font-weight: 600 } .scenario { fill: #555; font-style: italic }
-  .value { font-size: 11px } .peer { fill: #9aa5b1 } .ours { fill: #1f77b4 } .mark { stroke: #8886; stroke-dasharray: 3 3 }
-  .page { fill: #fff }
-  @media (prefers-color-scheme: dark) { text { fill: #ddd } .scenario { fill: #aaa } .page { fill: #0d1117 } .peer { fill: #6b7683 } .ours { fill: #58a6ff } }
+  .value { font-size: 11px } .page { fill: #fff }
+  @media (prefers-color-scheme: dark) { text { fill: #ddd } .scenario { fill: #aaa } .page { fill: #0d1117 } }
+  ${style}
 </style>
 <rect class="page" width="100%" height="100%"/>
-${[words(10, 22, 'Requests per second in relation to bare Fastify (longer is better; dashed: half, all)', 'title'), ...marks, ...parts].join('\n')}
+${[words(10, 22, caption, 'title'), ...parts].join('\n')}
 </svg>
 `
 }
@@ -65,7 +78,8 @@ function bar(x, y, { title }, { ratios }, name) {
   ].join('')
 }
 
-function words(x, y, text, kind) {
+/** One line of text. */
+export function words(x, y, text, kind) {
   const escaped = text.replace(/[&<>]/g, character => `&#${character.charCodeAt(0)};`)
   return `<text class="${kind}" x="${x.toFixed(1)}" y="${y}">${escaped}</text>`
 }

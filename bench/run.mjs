@@ -4,17 +4,21 @@ import { startChild } from './child.mjs'
 import { conditionsOf, describe } from './conditions.mjs'
 import { inferencePart, scenarios as models } from './inference/part.mjs'
 import { contenders, limiterPart, scenarios } from './limiter/part.mjs'
+import { overloadPart, scenarios as surges } from './overload/part.mjs'
 import { startRedis } from './redis.mjs'
 
 const LIMITER = [...Object.keys(scenarios), 'memory']
 const INFERENCE = [...Object.keys(models), 'neighbours']
-const PARTS = ['limiter', 'inference']
+const OVERLOAD = [...Object.keys(surges), 'greedy']
+const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, overload: OVERLOAD }
+const PARTS = Object.keys(SCENARIOS)
 const USAGE = `npm run bench -- [parts] [options]
 
 Parts: ${PARTS.join(', ')}; all of them where none is named.
 
   --quick              less than a minute: fewer scenarios, contenders and rounds; the limiter alone unless parts are named
-  --only <names>       scenarios, apart by commas. limiter: ${LIMITER.join(', ')}; inference: ${INFERENCE.join(', ')}
+  --only <names>       scenarios, apart by commas.
+${PARTS.map(part => `                       ${part}: ${SCENARIOS[part].join(', ')}`).join('\n')}
   --contenders <names> of the limiter, apart by commas: ${Object.keys(contenders).join(', ')}
   --rounds <n>         rounds of each scenario
   --ms <n>             length of a slice: one contender in one round
@@ -42,7 +46,7 @@ if (given.help) {
   console.log(USAGE)
   process.exit(0)
 }
-const only = listOf(given.only, [...LIMITER, ...INFERENCE])
+const only = listOf(given.only, Object.values(SCENARIOS).flat())
 const parts = partsOf(listOf(positionals.join(',') || undefined, PARTS))
 const common = {
   quick: given.quick,
@@ -74,6 +78,9 @@ if (parts.includes('inference')) {
     tools,
   )
 }
+if (parts.includes('overload')) {
+  results.overload = await overloadPart({ ...common, scenarios: only?.filter(name => OVERLOAD.includes(name)) }, tools)
+}
 await load.stop()
 await redis.stop()
 
@@ -89,9 +96,7 @@ if (problems.length > 0) {
 /** The parts that are named, or that the scenarios belong to. */
 function partsOf(named) {
   if (named !== undefined) return named
-  if (only !== undefined) {
-    return PARTS.filter(part => only.some(name => (part === 'limiter' ? LIMITER : INFERENCE).includes(name)))
-  }
+  if (only !== undefined) return PARTS.filter(part => only.some(name => SCENARIOS[part].includes(name)))
   return given.quick ? ['limiter'] : PARTS
 }
 

@@ -18,4 +18,5 @@ export const SHELL_PAGES: readonly string[] = [
   'docs/limits.md',
   'docs/http-api.md',
   'docs/operations.md',
+  'docs/tutorial.md',
 ]

@@ -4,6 +4,7 @@
  *
  *   submit ─▶ [ request, request, … ] ─ take ─▶ batch of pieces ─ (a worker) ─▶ succeed / fail ─▶ each request's promise
  */
+import { AdaptiveLimit } from './adaptive-limit.js'
 import {
   type Batch,
   countRows,
@@ -15,7 +16,8 @@ import {
   shapeKey,
   wantedOutputs,
 } from './batch.js'
-import { Cancelled, DeadlineExceeded, InputRefused, NotRun, RunFailed } from './errors.js'
+import { Cancelled, DeadlineExceeded, InputRefused, NotRun, Overloaded, RunFailed } from './errors.js'
+import { RequestQueue } from './request-queue.js'
 import { ServiceTime } from './service-time.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from './stack.js'
 import type { NamedTensors, RunOptions, RunResult } from './types.js'
@@ -37,29 +39,45 @@ export interface BatcherOptions {
 /** A piece that could not be sent is put back this often: more than once, since several backends may be down. */
 const unsentRetries = 3
 
+/** Where the limit of rows under way starts: beyond what a queue is for, whatever the rows. */
+const mostRows = 16_384
+
+/** Requests that have waited so many times what they are meant to be under way are stale: fresh ones go first. */
+const staleAfter = 2
+
 /** How far into the queue a batch looks for rows of its shape, in requests. */
 const lookAhead = 256
 
 export class Batcher {
   readonly options: BatcherOptions
   readonly serviceTime: ServiceTime
-  #queue: Request[] = []
-  #head = 0
+  /** Rows that may be under way; only while some wait. */
+  readonly limit: AdaptiveLimit
+  /** When the last of the refused callers was told to come back. */
+  comeBackAt = Number.NEGATIVE_INFINITY
+  readonly #queue = new RequestQueue()
   #queueRows = 0
+  #runningRows = 0
   /** Pieces of batches that failed, each to be run once more by itself. */
   #retries: Piece[] = []
   /** How often a piece was put back. */
   readonly #retried = new WeakMap<Piece, number>()
   readonly #running = new Set<Batch>()
 
-  constructor(options: BatcherOptions, serviceTime = new ServiceTime()) {
+  constructor(options: BatcherOptions, serviceTime = new ServiceTime(), limit = new AdaptiveLimit(mostRows)) {
     this.options = options
     this.serviceTime = serviceTime
+    this.limit = limit
   }
 
   /** Rows that wait. */
   get queueRows(): number {
     return this.#queueRows
+  }
+
+  /** Rows that wait or run. */
+  get busyRows(): number {
+    return this.#queueRows + this.#runningRows
   }
 
   /** Nothing waits and nothing runs. */
@@ -70,18 +88,26 @@ export class Batcher {
   /** When the oldest waiting request arrived; undefined when none waits. */
   get oldestAt(): number | undefined {
     if (this.#retries.length > 0) return Number.NEGATIVE_INFINITY
-    return this.#queue[this.#head]?.arrivedAt
+    return this.#queue.oldestAt
   }
 
-  /** Expected milliseconds of one worker's time that the waiting rows will take. */
-  backlogMs(): number {
-    if (this.#queueRows === 0) return 0
+  /**
+   * Whether the newest request goes first: once the oldest has waited for long, which a queue in good order has none do.
+   * Adaptive LIFO, as in B. Maurer, Fail at Scale (ACM Queue 13(8), 2015): the oldest are those whose callers are the
+   * most likely to have given up, and in turn all would be served too late.
+   */
+  newestFirst(now: number): boolean {
+    const oldest = this.#queue.oldestAt
+    return oldest !== undefined && oldest < this.#staleBefore(now)
+  }
+
+  /** Expected milliseconds of one worker's time that the waiting rows will take; of those that go before `priority`. */
+  backlogMs(priority = Number.NEGATIVE_INFINITY): number {
+    const rows = this.#queue.rowsBefore(priority, this.#queueRows)
+    if (rows === 0) return 0
     const { overheadMs, perRowMs } = this.serviceTime.line()
-    const batches =
-      this.options.mode === 'alone'
-        ? this.#queue.length - this.#head
-        : Math.ceil(this.#queueRows / this.options.maxRows)
-    return batches * overheadMs + this.#queueRows * perRowMs
+    const batches = this.options.mode === 'alone' ? this.#queue.length : Math.ceil(rows / this.options.maxRows)
+    return batches * overheadMs + rows * perRowMs
   }
 
   /** Expected milliseconds of one worker's time for a request of `rows`. */
@@ -111,7 +137,24 @@ export class Batcher {
         parts: undefined,
       })
       this.#queueRows += rows
+      this.limit.occupied(this.busyRows)
     })
+  }
+
+  /**
+   * Has waiting requests give up their places for one of so many rows: those of lower priorities, and stale ones of the
+   * same. False, and nothing done, where that would not be enough.
+   */
+  makeRoom(rows: number, priority: number, retryAfterMs: () => number, now: number): boolean {
+    const victims = this.#queue.victims(rows, priority, this.#staleBefore(now))
+    if (victims === undefined) return false
+    for (const request of victims) {
+      settle(request, new Overloaded('another request took the place of this one in the queue', retryAfterMs()))
+      this.#queueRows -= request.rows
+      request.taken = request.rows
+    }
+    this.#queue.trim()
+    return true
   }
 
   /** When the next batch may start: now, or when the oldest request has waited long enough for company. */
@@ -134,16 +177,18 @@ export class Batcher {
     let shape: string | undefined
     const skipped: Request[] = []
     const unfinished: Request[] = []
-    while (room > 0 && this.#head < this.#queue.length && skipped.length < lookAhead) {
-      const request = this.#queue[this.#head] as Request
-      if (!this.#alive(request, now)) {
+    const newestFirst = this.newestFirst(now)
+    while (room > 0 && skipped.length < lookAhead) {
+      const request = this.#queue.peek(newestFirst)
+      if (request === undefined) break
+      if (!this.#alive(request, now) || this.#isHopeless(request, now)) {
         this.#queueRows -= request.rows - request.taken
-        this.#dropHead()
+        this.#queue.drop(newestFirst)
         continue
       }
       if (shape !== undefined && request.shapeKey !== shape) {
         skipped.push(request)
-        this.#dropHead()
+        this.#queue.drop(newestFirst)
         continue
       }
       const left = request.rows - request.taken
@@ -153,13 +198,13 @@ export class Batcher {
       shape = request.shapeKey
       pieces.push(this.#piece(request, rows, now))
       room -= rows
-      this.#dropHead()
+      this.#queue.drop(newestFirst)
       // A large request goes behind the others after each of its batches, so that small ones pass between.
       if (rows < left) unfinished.push(request)
       if (this.options.mode !== 'shared') break
     }
-    if (skipped.length > 0) this.#queue.splice(this.#head, 0, ...skipped)
-    this.#queue.push(...unfinished)
+    this.#queue.putBack(skipped, newestFirst)
+    for (const request of unfinished) this.#queue.push(request)
     return pieces.length === 0 ? undefined : this.#start(pieces, countRows(pieces), now)
   }
 
@@ -171,7 +216,7 @@ export class Batcher {
       this.fail(batch, new RunFailed(`the model answered ${batch.rows} rows with another number of them`))
       return
     }
-    this.#running.delete(batch)
+    this.#ended(batch)
     let at = 0
     for (const piece of batch.pieces) {
       const { request } = piece
@@ -181,7 +226,7 @@ export class Batcher {
       at += piece.rows
       request.computeMs += computeMs
       request.batchRows = Math.max(request.batchRows, batch.rows)
-      this.#answer(piece, part)
+      this.#answer(piece, part, now)
     }
   }
 
@@ -191,7 +236,7 @@ export class Batcher {
    * the answer to all.
    */
   fail(batch: Batch, error: Error): void {
-    this.#running.delete(batch)
+    this.#ended(batch)
     for (const piece of batch.pieces) {
       const retries = this.#retried.get(piece) ?? 0
       if (!mayRunAgain(error, batch, retries)) settle(piece.request, error)
@@ -225,8 +270,7 @@ export class Batcher {
       look(request, true)
       if (request.settled) dead++
     }
-    for (let i = this.#head; i < this.#queue.length; i++) {
-      const request = this.#queue[i] as Request
+    for (const request of this.#queue) {
       look(request, request.taken > 0)
       if (request.settled) dead++
     }
@@ -237,10 +281,9 @@ export class Batcher {
   /** Answers everything that waits with this error; what runs is left to end. */
   rejectWaiting(error: Error): void {
     for (const piece of this.#retries) settle(piece.request, error)
-    for (let i = this.#head; i < this.#queue.length; i++) settle(this.#queue[i] as Request, error)
+    for (const request of this.#queue) settle(request, error)
     this.#retries = []
-    this.#queue = []
-    this.#head = 0
+    this.#queue.clear()
     this.#queueRows = 0
   }
 
@@ -255,7 +298,26 @@ export class Batcher {
       tensors: () => this.#tensors(pieces, rows),
     }
     this.#running.add(batch)
+    this.#runningRows += rows
     return batch
+  }
+
+  #ended(batch: Batch): void {
+    if (this.#running.delete(batch)) this.#runningRows -= batch.rows
+  }
+
+  #staleBefore(now: number): number {
+    return now - staleAfter * this.limit.targetMs
+  }
+
+  /** A run that would end too late for one request is left to another that can use it. */
+  #isHopeless(request: Request, now: number): boolean {
+    const { deadline } = request.options
+    if (deadline === undefined || request.taken > 0 || this.#queue.length === 1) return false
+    const runMs = this.requestMs(request.rows)
+    if (now + runMs <= deadline) return false
+    settle(request, new Overloaded('the answer would come after the deadline', runMs))
+    return true
   }
 
   #tensors(pieces: readonly Piece[], rows: number): NamedTensors {
@@ -278,7 +340,7 @@ export class Batcher {
     return piece
   }
 
-  #answer(piece: Piece, part: NamedTensors): void {
+  #answer(piece: Piece, part: NamedTensors, now: number): void {
     const { request } = piece
     if (request.settled) return
     request.done += piece.rows
@@ -290,6 +352,17 @@ export class Batcher {
       return
     }
     request.settled = true
+    const { arrivedAt, startedAt } = request
+    const { deadline } = request.options
+    this.limit.observe(
+      {
+        sojournMs: now - arrivedAt,
+        serviceMs: now - startedAt,
+        givenMs: deadline === undefined ? undefined : deadline - arrivedAt,
+      },
+      now - (this.#queue.oldestAt ?? now),
+      now,
+    )
     request.resolve({
       outputs,
       queueMs: request.startedAt - request.arrivedAt,
@@ -306,21 +379,8 @@ export class Batcher {
     return !request.settled
   }
 
-  #dropHead(): void {
-    // What is left behind the head goes in bulk: shifting one by one would move the whole queue each time.
-    this.#queue[this.#head++] = undefined as unknown as Request
-    if (this.#head === this.#queue.length) {
-      this.#queue = []
-      this.#head = 0
-    } else if (this.#head > 1024 && this.#head * 2 > this.#queue.length) {
-      this.#queue = this.#queue.slice(this.#head)
-      this.#head = 0
-    }
-  }
-
   #purge(): void {
-    this.#queue = this.#queue.slice(this.#head).filter(request => !request.settled)
-    this.#head = 0
+    this.#queue.keep(request => !request.settled)
     this.#retries = this.#retries.filter(({ request }) => !request.settled)
     this.#queueRows = countRows(this.#retries)
     for (const request of this.#queue) this.#queueRows += request.rows - request.taken

@@ -54,6 +54,9 @@ export interface SchedulerOptions {
   readonly onBatch?: (event: BatchEvent) => void
 }
 
+/** Longest time after which a refused caller is asked back, in milliseconds. */
+const mostRetryMs = 10_000
+
 /** Callers that have gone are looked for this often while anything waits, in milliseconds. */
 const watchMs = 50
 
@@ -74,6 +77,7 @@ export class Scheduler {
   #stopping = false
   #cancelSweep: (() => void) | undefined
   #sweepAt = Number.POSITIVE_INFINITY
+  #nextSweepFull = Number.NEGATIVE_INFINITY
   #cancelDelay: (() => void) | undefined
   #idleWaiters: { key: string; resolve: () => void }[] = []
 
@@ -120,14 +124,19 @@ export class Scheduler {
 
   /**
    * Expected milliseconds until a request of `rows` would be answered if it came now: what waits for all models and
-   * what still runs, shared by the workers, and its own time.
+   * what still runs, shared by the workers, and its own time. Of its own model only what goes before `priority` counts,
+   * by default all.
    */
-  estimateWaitMs(key: string, rows: number): number {
+  estimateWaitMs(key: string, rows: number, priority = Number.NEGATIVE_INFINITY): number {
     const batcher = this.#batchers.get(key)
     if (batcher === undefined) return 0
     const now = this.#options.clock.now()
     let work = 0
-    for (const each of this.#batchers.values()) work += each.backlogMs()
+    for (const each of this.#batchers.values()) {
+      if (each !== batcher) work += each.backlogMs()
+      // A fresh request passes those that wait.
+      else if (priority === Number.NEGATIVE_INFINITY || !each.newestFirst(now)) work += each.backlogMs(priority)
+    }
     let workers = 0
     for (const { runner, freeAt } of this.#slots) {
       if (!runner.keys.has(key)) continue
@@ -181,24 +190,57 @@ export class Scheduler {
     this.#tellIdle()
   }
 
-  #admit(key: string, batcher: Batcher, { rows, deadline }: RunOptions, now: number): void {
+  #admit(key: string, batcher: Batcher, { rows, deadline, priority = 0 }: RunOptions, now: number): void {
     // While nothing waits, everything is taken: a request larger than the queue, or one that the estimate gives no
     // chance (which only a run can put right).
     if (batcher.queueRows === 0) return
-    if (batcher.queueRows + rows > this.#options.queueMaxRows) {
-      // Callers that have gone and deadlines that have passed hold no place.
-      batcher.sweep(now)
-      if (batcher.queueRows > 0 && batcher.queueRows + rows > this.#options.queueMaxRows) {
-        const wait = this.estimateWaitMs(key, rows)
-        throw new Overloaded(`${batcher.queueRows} rows wait already, ${this.#options.queueMaxRows} may`, wait)
-      }
+    const missing = () => this.#missingRows(key, batcher, rows)
+    // Callers that have gone and deadlines that have passed hold no place.
+    if (missing() > 0) this.#sweepFull(batcher, now)
+    if (batcher.queueRows === 0) return
+    const retryAfterMs = () => this.#comeBack(key, batcher, now)
+    if (missing() > 0 && !batcher.makeRoom(missing(), priority, retryAfterMs, now)) {
+      throw new Overloaded(`${batcher.queueRows} rows wait already, and no more are taken at present`, retryAfterMs())
     }
     if (deadline === undefined) return
-    const wait = this.estimateWaitMs(key, rows)
-    if (now + wait > deadline) {
-      const late = Math.ceil(now + wait - deadline)
-      throw new Overloaded(`the answer would come ${late} ms after the deadline`, late)
+    const late = Math.ceil(now + this.estimateWaitMs(key, rows, priority) - deadline)
+    if (late > 0) {
+      throw new Overloaded(`the answer would come ${late} ms after the deadline`, Math.max(late, retryAfterMs()))
     }
+  }
+
+  /** Rows that would have to leave for a request of `rows` to be taken; 0 or less where none. */
+  #missingRows(key: string, batcher: Batcher, rows: number): number {
+    const workers = this.#slots.filter(({ runner }) => runner.keys.has(key)).length
+    // Below a batch that runs and one that waits for each worker, they would have to wait for work.
+    const limit = Math.max(batcher.limit.rows, 2 * workers * batcher.options.maxRows)
+    // One that is larger than what is left is taken all the same, or none would be while smaller ones come.
+    const overLimit = batcher.busyRows >= limit ? batcher.busyRows + 1 - limit : 0
+    return Math.ceil(Math.max(overLimit, batcher.queueRows + rows - this.#options.queueMaxRows))
+  }
+
+  /** Often enough: while a queue stays full, each look at all of it would be for one request. */
+  #sweepFull(batcher: Batcher, now: number): void {
+    if (now < this.#nextSweepFull) return
+    this.#nextSweepFull = now + 10
+    batcher.sweep(now)
+  }
+
+  /**
+   * Milliseconds until there will be room for one more of those that were refused: each is given its own time on the
+   * workers, after the others, so that they do not all come back at once.
+   */
+  #comeBack(key: string, batcher: Batcher, now: number): number {
+    const workers = Math.max(1, this.#slots.filter(({ runner }) => runner.keys.has(key)).length)
+    const { maxRows } = batcher.options
+    const each = batcher.requestMs(maxRows) / maxRows / workers
+    const at = Math.max(batcher.comeBackAt + each, now + this.estimateWaitMs(key, 1))
+    if (at <= now + mostRetryMs) {
+      batcher.comeBackAt = at
+      return at - now
+    }
+    // More than will all come back: anywhere in the time that is asked of them.
+    return mostRetryMs * (0.5 + Math.random() / 2)
   }
 
   #dispatch(): void {

@@ -97,6 +97,8 @@ export interface RunOptions {
   readonly outputs?: readonly string[]
   /** Once it is aborted the request leaves the queue, within 50 ms; a run that has begun ends unheard. */
   readonly signal?: Caller
+  /** Whose requests go first where several wait: the higher. 0 by default. */
+  readonly priority?: number
   /** Latest `performance.now()` at which an answer is still of use, in milliseconds. */
   readonly deadline?: number
 }

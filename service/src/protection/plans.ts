@@ -26,6 +26,7 @@ const FileSchema = Type.Object(
         {
           policies: Type.Array(PolicySchema, { minItems: 1 }),
           concurrency: Type.Optional(Type.Integer({ minimum: 1 })),
+          priority: Type.Optional(Type.Integer({ minimum: -1000, maximum: 1000 })),
         },
         closed,
       ),
@@ -60,6 +61,8 @@ export interface Plan {
   readonly policies: readonly PlanPolicy[]
   /** Requests in flight at most; undefined: any number. */
   readonly concurrency: number | undefined
+  /** While requests wait, those of the higher go first. */
+  readonly priority: number
 }
 
 export interface Plans {
@@ -72,7 +75,7 @@ export interface Plans {
 /** What holds without a file: one plan, and no keys. */
 export function onePlan({ max, windowMs }: { readonly max: number; readonly windowMs: number }): Plans {
   const policies = [{ name: 'requests', unit: 'requests', limit: max, windowMs }] as const
-  const anonymous: Plan = { name: 'anonymous', policies, concurrency: undefined }
+  const anonymous: Plan = { name: 'anonymous', policies, concurrency: undefined, priority: 0 }
   return { anonymous, all: [anonymous], keys: undefined }
 }
 
@@ -116,7 +119,11 @@ export function readPlans(file: string): Plans {
 
 type PlanGiven = Static<typeof FileSchema>['plans'][string]
 
-function planOf(name: string, { policies, concurrency }: PlanGiven, problem: (text: string) => void): Plan {
+function planOf(
+  name: string,
+  { policies, concurrency, priority = 0 }: PlanGiven,
+  problem: (text: string) => void,
+): Plan {
   const path = `/plans/${name}`
   if (!Value.Check(Name, name)) problem(`${path} is no name: a-z, then a-z, 0-9 and -, at most 32`)
   const names = new Set<string>()
@@ -130,5 +137,5 @@ function planOf(name: string, { policies, concurrency }: PlanGiven, problem: (te
     return { name, unit, limit, windowMs: windowMs ?? 1 }
   })
   if (!read.some(({ unit }) => unit === 'requests')) problem(`${path}/policies needs one in requests`)
-  return { name, policies: read, concurrency }
+  return { name, policies: read, concurrency, priority }
 }

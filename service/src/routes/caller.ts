@@ -23,6 +23,9 @@ class Connected implements Caller {
 
 export const callerOfReply = ({ raw }: FastifyReply): Caller => new Connected(raw)
 
+/** Whose requests go first while some wait. */
+export const priorityOf = ({ caller }: FastifyRequest): number => caller?.limiters.plan.priority ?? 0
+
 /**
  * Milliseconds that the caller gives with the header `x-request-timeout-ms`; Infinity where it says nothing. Throws
  * Refusal.

@@ -7,7 +7,7 @@ import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
 import type { Limits } from '../protection/limits.js'
-import { callerOfReply, timeoutAsked } from './caller.js'
+import { callerOfReply, priorityOf, timeoutAsked } from './caller.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -77,7 +77,12 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { inputs, rows } = encodeRows(model.info, body)
     const charged = options.limits.chargeRows(request, reply, rows)
     if (charged !== undefined) await charged
-    const { outputs, queueMs, computeMs } = await model.run(inputs, { rows, signal: callerOfReply(reply), deadline })
+    const { outputs, queueMs, computeMs } = await model.run(inputs, {
+      rows,
+      signal: callerOfReply(reply),
+      deadline,
+      priority: priorityOf(request),
+    })
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     const { name, version } = model.info
     return { model: name, version, predictions: decodePredictions(model.info, outputs, rows) }

@@ -21,7 +21,7 @@ import { headerLengthField } from '../protocol/v2-binary.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
-import { callerOfReply, timeoutAsked } from './caller.js'
+import { callerOfReply, priorityOf, timeoutAsked } from './caller.js'
 
 export interface V2Options {
   readonly models: Models
@@ -116,6 +116,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
         signal: callerOfReply(reply),
+        priority: priorityOf(request),
         deadline: request.arrivedAt + Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
       })
       reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)

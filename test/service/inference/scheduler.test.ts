@@ -1,4 +1,5 @@
 import t from 'tap'
+import { AdaptiveLimit } from '../../../service/src/inference/adaptive-limit.js'
 import { Batcher, type BatcherOptions } from '../../../service/src/inference/batcher.js'
 import { Overloaded, RunFailed, Stopping, WorkerLost } from '../../../service/src/inference/errors.js'
 import {
@@ -244,14 +245,16 @@ t.test('a full queue refuses with the time until there is room', async t => {
   const gone = new AbortController()
   void submit('m', [1, 2])
   void submit('m', [3], { signal: gone.signal })
-  t.throws(() => submit('m', [4]), Overloaded)
   try {
     submit('m', [4])
+    t.fail('it was taken')
   } catch (error) {
+    t.type(error, Overloaded)
     // The one that runs (100 ms), three that wait (75 ms) and itself (25 ms).
     t.ok(Math.abs((error as Overloaded).retryAfterMs - 200) <= 1)
   }
   gone.abort()
+  clock.advance(10)
   t.doesNotThrow(() => submit('m', [5]), 'those who have gone hold no place')
 })
 
@@ -409,4 +412,106 @@ t.test('service time is learnt as a line, and from one size as a ratio', async t
   ] as const)
     falling.observe(n, ms)
   t.ok(falling.estimateMs(100) >= 0, 'more rows are never told to take less than nothing')
+})
+
+/** A model of one row a run, 25 ms each, and one worker that is busy. */
+function loaded(limitRows: number) {
+  const parts = schedule()
+  const serviceTime = new ServiceTime()
+  for (let i = 0; i < 10; i++) serviceTime.observe(1, 25)
+  const limit = new AdaptiveLimit(limitRows)
+  const runner = new ManualRunner('m')
+  parts.scheduler.addModel(
+    'm',
+    new Batcher({ mode: 'shared', maxRows: 1, maxDelayMs: 0, shapesVary: false }, serviceTime, limit),
+  )
+  parts.scheduler.addRunner(runner)
+  void parts.submit('m', [0])
+  parts.clock.turn()
+  const runAll = async () => {
+    for (let before = -1; before < runner.runs.length; ) {
+      before = runner.runs.length
+      parts.clock.advance(25)
+      runner.last.finish()
+      await settle()
+    }
+    return runner.runs.flatMap(({ values }) => values)
+  }
+  return { ...parts, limit, runner, runAll }
+}
+
+t.test('higher plans are run before lower ones, and within a plan who came first', async t => {
+  const { submit, runAll } = loaded(100)
+  void submit('m', [1])
+  void submit('m', [20], { priority: 2 })
+  void submit('m', [10], { priority: 1 })
+  void submit('m', [21], { priority: 2 })
+  void submit('m', [2])
+  t.strictSame(await runAll(), [0, 20, 21, 10, 1, 2])
+})
+
+t.test('once requests have waited for long, fresh ones go before them', async t => {
+  const { clock, submit, runAll } = loaded(100)
+  for (const value of [1, 2, 3]) void submit('m', [value])
+  clock.advance(5000)
+  for (const value of [4, 5]) void submit('m', [value])
+  const order = await runAll()
+  t.strictSame(order.slice(0, 3), [0, 5, 4], 'the newest first')
+  t.same(new Set(order), new Set([0, 1, 2, 3, 4, 5]), 'and nobody is forgotten')
+})
+
+t.test(
+  'while the model has all it can take, others are refused at once, with times to come back one after the other',
+  async t => {
+    const { scheduler, submit } = loaded(3)
+    for (const value of [1, 2]) void submit('m', [value])
+    const told: number[] = []
+    for (let i = 0; i < 4; i++) {
+      try {
+        void submit('m', [9])
+      } catch (error) {
+        t.type(error, Overloaded)
+        told.push((error as Overloaded).retryAfterMs)
+      }
+    }
+    t.equal(scheduler.queueRows, 2)
+    t.equal(told.length, 4)
+    for (const [i, ms] of told.slice(1).entries()) t.ok(ms >= (told[i] as number) + 20, `${told}`)
+  },
+)
+
+t.test(
+  'then a request of a higher plan takes the place of the newest of a lower one, which is told so at once',
+  async t => {
+    const { submit, runAll } = loaded(3)
+    const [older, newer] = [submit('m', [1]), submit('m', [2])]
+    void submit('m', [10], { priority: 1 })
+    await t.rejects(newer, Overloaded)
+    t.throws(() => submit('m', [3]), Overloaded, 'not the other way round')
+    t.throws(() => submit('m', [4], { priority: -1 }), Overloaded)
+    t.strictSame(await runAll(), [0, 10, 1])
+    await t.resolves(older)
+  },
+)
+
+t.test('and a fresh request that of one which has waited for long', async t => {
+  const { clock, submit, runAll } = loaded(3)
+  const stale = submit('m', [1])
+  clock.advance(4000)
+  void submit('m', [2])
+  void submit('m', [3])
+  await t.rejects(stale, Overloaded)
+  t.throws(() => submit('m', [4]), Overloaded, 'none of the others has')
+  t.strictSame(await runAll(), [0, 2, 3])
+})
+
+t.test('no run is given to a request that it would answer too late, while another waits', async t => {
+  const { clock, submit, runner } = loaded(100)
+  const late = submit('m', [1], { deadline: 60 })
+  void submit('m', [2])
+  clock.advance(40)
+  runner.last.finish()
+  await settle()
+  t.strictSame(runner.last.values, [2])
+  await t.rejects(late, Overloaded)
 })

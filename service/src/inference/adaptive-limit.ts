@@ -1,0 +1,98 @@
+/**
+ * How many rows of one model may be under way, found from what they wait: a gradient controller, as Envoy's adaptive
+ * concurrency filter and Netflix's Gradient2 have it,
+ *
+ *   limit ← gradient · limit + √limit,   gradient = (tolerance · service + slack) / sojourn,  ½ … 1
+ *
+ * once a window. Those have to guess what a request takes without a queue, by letting the service run dry now and then;
+ * here each batch tells how long it ran. Pure: time is an argument.
+ *
+ * https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/adaptive_concurrency_filter
+ * https://github.com/Netflix/concurrency-limits
+ */
+
+/** A request may be under way for so many times its run: one runs while one waits, so that no worker does. */
+const tolerance = 2
+/** Besides, it may wait this part of the time that its caller gives, so that bursts are taken; and never more than that. */
+const slackPart = 1 / 8
+const mostSlackMs = 500
+const mostPart = 1 / 2
+const windowMs = 100
+/** Answers by which a window is judged, unless it takes a second to have them. */
+const enoughAnswers = 8
+
+export interface Sample {
+  /** Milliseconds from the request's arrival in the queue to its answer. */
+  readonly sojournMs: number
+  /** Milliseconds of that in which it ran. */
+  readonly serviceMs: number
+  /** Milliseconds that it had from its arrival; undefined: any number. */
+  readonly givenMs: number | undefined
+}
+
+export class AdaptiveLimit {
+  readonly #most: number
+  #limit: number
+  #since: number | undefined
+  #count = 0
+  #sojourn = 0
+  #target = 0
+  /** Most rows that were under way in this window. */
+  #peak = 0
+  #targetMs = mostSlackMs
+
+  /** `most`: rows that it never goes beyond. It starts there, and comes down once rows wait for long. */
+  constructor(most: number) {
+    this.#most = most
+    this.#limit = most
+  }
+
+  /** Rows that may be under way. */
+  get rows(): number {
+    return this.#limit
+  }
+
+  /** Milliseconds that a request is meant to be under way at most, by the last window. */
+  get targetMs(): number {
+    return this.#targetMs
+  }
+
+  /** So many rows are under way. */
+  occupied(rows: number): void {
+    if (rows > this.#peak) this.#peak = rows
+  }
+
+  /** A request was answered. `oldestMs`: for how long the oldest one now waits. */
+  observe({ sojournMs, serviceMs, givenMs }: Sample, oldestMs: number, now: number): void {
+    this.#since ??= now
+    this.#count++
+    // Newest first, those that are answered say nothing of those that wait.
+    this.#sojourn += Math.max(sojournMs, oldestMs)
+    this.#target += targetOf(serviceMs, givenMs)
+    const elapsed = now - this.#since
+    if (elapsed >= windowMs && (this.#count >= enoughAnswers || elapsed >= 1000)) this.#endWindow(elapsed, now)
+  }
+
+  #endWindow(elapsed: number, now: number): void {
+    const gradient = Math.max(0.5, this.#target / this.#sojourn)
+    this.#targetMs = this.#target / this.#count
+    if (gradient < 1) {
+      const used = Math.min(this.#limit, Math.max(1, this.#peak))
+      this.#limit = Math.min(this.#limit, used * gradient + Math.sqrt(used))
+    } else {
+      // A service that was asked little has had as much time to show that it is well.
+      for (let i = Math.min(100, Math.floor(elapsed / windowMs)); i > 0; i--) this.#limit += Math.sqrt(this.#limit)
+      this.#limit = Math.min(this.#limit, this.#most)
+    }
+    this.#since = now
+    this.#count = 0
+    this.#sojourn = 0
+    this.#target = 0
+    this.#peak = 0
+  }
+}
+
+function targetOf(serviceMs: number, givenMs: number | undefined): number {
+  const given = givenMs ?? Number.POSITIVE_INFINITY
+  return Math.min(tolerance * serviceMs + Math.min(given * slackPart, mostSlackMs), given * mostPart)
+}

@@ -192,13 +192,15 @@ t.test('a window of thirty days is exact to the millisecond', async t => {
   t.equal((await ask(app)).statusCode, 200)
 })
 
-t.test('a clock that goes back stands still: nobody gets more, and nobody waits longer than the jump', async t => {
+t.test('a clock that goes back: nobody gets more, and nobody waits longer than the window', async t => {
   const clock = frozenDate(t)
   const app = await limited(t, { max: 1, timeWindow: 1000 })
   t.equal((await ask(app)).statusCode, 200)
   clock.advance(-30_000)
   t.equal((await ask(app)).statusCode, 429)
-  clock.advance(31_000)
+  clock.advance(999)
+  t.equal((await ask(app)).statusCode, 429)
+  clock.advance(1)
   t.equal((await ask(app)).statusCode, 200)
 })
 

@@ -6,6 +6,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ttl = tonumber(ARGV[2])
 if ttl > 0 then
+  -- Where the clock has gone back, who does not announce itself again is gone in the usual time all the same.
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%d', now + ttl), '+inf')) do
+    redis.call('ZADD', KEYS[1], now + ttl, id)
+  end
   redis.call('ZADD', KEYS[1], now + ttl, ARGV[1])
   redis.call('ZADD', KEYS[2], 0, ARGV[1])
 else

@@ -1,5 +1,6 @@
 -- Answers a list of checks against sliding windows, penalties and leases, one after the other: each is admitted by
--- all of its policies and charged to all, or denied and charged to none. A denial writes nothing but its penalty.
+-- all of its policies and charged to all, or denied and charged to none. A denial writes nothing but its penalty,
+-- unless the clock has gone back.
 -- KEYS   per check: for each policy its log, and its penalty where the shape has one; then its leases, if any
 -- ARGV   latest time to run at (µs of this clock, 0 for any) · number of shapes · the shapes · runs of equal checks
 --        shape: operation (0 peek, 1 check, 2 charge) · penalty (0 none, 1 count, 2 renew, 3 backoff)
@@ -47,7 +48,7 @@ local function look_at_penalty(policy, key, kind, op)
   policy.denials, policy.till = 0, 0
   if kind == 1 then
     policy.penalty = policy.penalty or {}
-    local problem = look(policy.penalty, key, now, policy.window)
+    local problem = look(policy.penalty, key, now, policy.window, op > 0 and policy.window)
     if problem then return problem end
     policy.denials = policy.penalty.total - policy.penalty.base
     return nil
@@ -56,9 +57,13 @@ local function look_at_penalty(policy, key, kind, op)
   if not value then return nil end
   if value.err then return value end
   local denials, till, last = string.match(value, '^(%d+):(%d+):(%d+)$')
-  till = tonumber(till)
+  till, last = tonumber(till), tonumber(last)
   if not till then return FOREIGN end
-  if op == 0 then till = math.min(tonumber(last) + policy.window, till) end -- asked without charging: the base window
+  if op > 0 and last - now > STEP then -- the clock has gone back, and the block with it
+    till, last = till - last + now, now
+    redis.call('SET', key, string.format('%s:%d:%d', denials, till, last), 'PX', text((till - now) / 1000 + 1))
+  end
+  if op == 0 then till = math.min(last + policy.window, till) end -- asked without charging: the base window
   if till > now then policy.denials, policy.till = tonumber(denials), till end
   return nil
 end
@@ -77,6 +82,17 @@ local function penalise(policy, key, kind)
   redis.call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, now), 'PX', text(math.ceil(block / 1000)))
 end
 
+-- Leases that were taken before the clock went back end as if they had been taken now; their holders renew them.
+local function set_back_leases(key, life)
+  local ahead = redis.call('ZRANGEBYSCORE', key, '(' .. text(now + life + STEP), '+inf')
+  for _, lease in ipairs(ahead) do
+    if tonumber(lease) > now + STEP then
+      redis.call('ZADD', key, text(now + life), lease)
+      redis.call('PEXPIRE', key, text(life / 1000 + 1))
+    end
+  end
+end
+
 -- One check; `costs` by policy. Returns an error that concerns the whole store, if there is one.
 local function check(shape, costs)
   local op, kind, policies = shape.op, shape.penalty, #shape
@@ -87,7 +103,7 @@ local function check(shape, costs)
 
   for i = 1, policies do
     local policy, key = shape[i], first + (i - 1) * step
-    problem = look(policy.log, KEYS[key], now, policy.window)
+    problem = look(policy.log, KEYS[key], now, policy.window, op > 0 and policy.keep)
     if not problem and kind > 0 then problem = look_at_penalty(policy, KEYS[key + 1], kind, op) end
     if problem then break end
     policy.wait = 0
@@ -108,6 +124,7 @@ local function check(shape, costs)
         problem = in_flight
       elseif in_flight >= shape.leases and op < 2 then
         admitted, lease = false, -1
+        if op == 1 then set_back_leases(leases_key, shape.life) end
       end
     end
   end

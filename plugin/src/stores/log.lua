@@ -9,9 +9,23 @@ local function text(number) return string.format('%d', number) end
 -- The answer for a sorted set or a string that is not ours, in the words Redis has for other types.
 local FOREIGN = { err = 'WRONGTYPE The key holds a value that is not a log' }
 
--- Looks at a log, writes nothing, and fills in `log` (a table made once and used again). Times and windows in µs.
+-- What was written more than this ahead of the clock (µs) says that the clock has gone back. Less is no more than
+-- many entries in one microsecond, or a failover between clocks as near as clocks are.
+local STEP = 100000
+
+-- The clock has gone back by `ahead`, and so does the log: its last entry is made now, and all others as long before
+-- it as they were. None looks older than it is, and none keeps anybody waiting for the clock to catch up.
+local function set_back(key, ahead, keep)
+  local all = redis.call('ZRANGE', key, '0', '-1', 'WITHSCORES')
+  for i = 3, #all, 2 do redis.call('ZADD', key, text(tonumber(all[i + 1]) - ahead), all[i]) end
+  redis.call('ZADD', key, '0', all[1]) -- the base
+  redis.call('PEXPIRE', key, text(keep / 1000 + 1))
+end
+
+-- Looks at a log and fills in `log` (a table made once and used again). Times and windows in µs. Writes nothing,
+-- unless the clock has gone back and `keep` says for how long the log is of use.
 -- Returns the error (a table with `err`) where the key holds something else.
-local function look(log, key, now, window)
+local function look(log, key, now, window, keep)
   local head = redis.pcall('ZRANGE', key, '0', '1', 'WITHSCORES')
   if head.err then return head end
   local size = #head
@@ -26,6 +40,10 @@ local function look(log, key, now, window)
     member, last = tail[1], tonumber(tail[2])
   else
     last = tonumber(head[size])
+  end
+  if keep and last - now > STEP and tonumber(member) and tonumber(head[1]) then
+    set_back(key, last - now, keep)
+    return look(log, key, now, window)
   end
   if last >= now then now = last + 1 end -- the clock stood still or went back: time goes on from the last entry
   local edge = now - window

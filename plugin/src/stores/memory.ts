@@ -86,10 +86,13 @@ export class MemoryStore implements Store {
   readonly #clock: () => number
   readonly #tables = new Map<string, Table>()
   readonly #leases = new Map<string, Set<Lease>>()
-  #now = 0
+  /** What the clock said last, and how far it has gone back since the start, in all. */
+  #read = 0
+  #ahead = 0
 
   /**
-   * `capacity`: keys kept for each log, 1 or more. `clock`: milliseconds; a step backwards is taken as standing still.
+   * `capacity`: keys kept for each log, 1 or more. `clock`: milliseconds; where it steps back, time goes on from where
+   * it was.
    */
   constructor(capacity: number, clock: () => number = () => Date.now()) {
     this.#capacity = capacity
@@ -164,8 +167,10 @@ export class MemoryStore implements Store {
   }
 
   #tick(): number {
-    this.#now = Math.max(this.#now, this.#clock())
-    return this.#now
+    const read = this.#clock()
+    if (read < this.#read) this.#ahead += this.#read - read
+    this.#read = read
+    return read + this.#ahead
   }
 
   #table(log: string): Table {

@@ -15,8 +15,8 @@ export class Connection {
   #partial = undefined
   #status = 0
 
-  static async open(port, count) {
-    const connections = Array.from({ length: count }, () => new Connection(port))
+  static async open(port, count, bytes) {
+    const connections = Array.from({ length: count }, () => new Connection(port, bytes))
     await Promise.all(connections.map(({ ready }) => ready))
     return connections
   }

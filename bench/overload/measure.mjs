@@ -7,6 +7,8 @@ import { contenders } from './scenarios.mjs'
 
 /** A request nobody answered for so many deadlines is given up. */
 const GIVE_UP = 5
+/** Opened before a surge: one for each request that comes within a deadline, but no more than a system will have. */
+const MOST_CONNECTIONS = 4000
 /** Load before and after a surge, in multiples of the capacity. */
 const NORMAL = 0.5
 const MEBIBYTE = 2 ** 20
@@ -31,7 +33,10 @@ export const settingsOf = ({ deadlineMs }) => ({ REQUEST_TIMEOUT_MS: String(dead
 /** One open-loop task over some streams. */
 export async function offer(server, { deadlineMs }, { load, seed, quickMs, streams }) {
   const began = performance.now()
-  const task = { kind: 'surge', port: server.ready.port, deadlineMs, giveUpMs: GIVE_UP * deadlineMs, seed, streams }
+  const most = streams.reduce((sum, { phases }) => sum + Math.max(...phases.map(({ rate }) => rate)), 0)
+  const connections = Math.min(MOST_CONNECTIONS, Math.ceil((most * deadlineMs) / 1000))
+  const giveUpMs = GIVE_UP * deadlineMs
+  const task = { kind: 'surge', port: server.ready.port, connections, deadlineMs, giveUpMs, seed, streams }
   const { streams: results, cpu } = await load.ask(quickMs === undefined ? task : { ...task, quickMs })
   return { results, generatorShare: cpu / 1000 / (performance.now() - began) }
 }

@@ -7,6 +7,8 @@ const microseconds = () => performance.now() * 1000
 const READ_BYTES = 2048
 /** Length of the stretches that a phase is cut into, to see when it is back to normal. */
 const STRETCH_MS = 100
+/** Connections that are opened at once, less than what servers let wait to be accepted. */
+const OPENED_AT_ONCE = 100
 
 /**
  * What came back of the requests that were due in one phase.
@@ -70,15 +72,17 @@ class Tally {
 
 /**
  * Open loop: requests of each stream come at random (Poisson) at the rate of its phase, whether or not others are
- * answered, each on a connection of its own while it lasts. Latency counts from when a request was due. One that is not
- * answered within `giveUpMs` is given up and its connection dropped. Ends when the last one is answered or given up, and
- * gives the tallies of each stream, phase by phase.
+ * answered. They are those of many clients: each goes out on the connection that has been idle for longest, of so many
+ * that were opened before, or on a new one where all are busy. Latency counts from when a request was due. One that is
+ * not answered within `giveUpMs` is given up and its connection dropped. Ends when the last one is answered or given up,
+ * and gives the tallies of each stream, phase by phase.
  *
- * @param {{ port: number, deadlineMs: number, giveUpMs: number, quickMs?: number, seed: number,
+ * @param {{ port: number, connections: number, deadlineMs: number, giveUpMs: number, quickMs?: number, seed: number,
  *   streams: { messages: string[], phases: { rate: number, ms: number }[] }[] }} task `quickMs`: what is normal
  */
-export async function surge({ port, deadlineMs, giveUpMs, quickMs = deadlineMs, seed, streams }) {
+export async function surge({ port, connections, deadlineMs, giveUpMs, quickMs = deadlineMs, seed, streams }) {
   const client = new Client(port, giveUpMs * 1000, deadlineMs * 1000)
+  await client.open(connections)
   const sources = streams.map((stream, index) => new Source(stream, seed * 1000 + index, quickMs, client))
   await new Promise(resolve => {
     const tick = () => {
@@ -143,12 +147,13 @@ class Source {
   }
 }
 
-/** Connections as many as there are requests on their way, used again when they are free. */
+/** Connections as many as there are requests on their way, and more; the one that was idle for longest is used next. */
 class Client {
   #port
   #giveUpUs
   #deadlineUs
   #free = []
+  #freeHead = 0
   /** In the order in which they were due, since all are given up after the same time. */
   #open = []
   #head = 0
@@ -164,10 +169,15 @@ class Client {
     return this.#pending === 0
   }
 
+  async open(count) {
+    while (this.#free.length < count) {
+      const more = Math.min(OPENED_AT_ONCE, count - this.#free.length)
+      this.#free.push(...(await Connection.open(this.#port, more, READ_BYTES)))
+    }
+  }
+
   send(bytes, due, tally, stretch) {
-    let connection = this.#free.pop()
-    while (connection !== undefined && !connection.isOpen) connection = this.#free.pop()
-    connection ??= new Connection(this.#port, READ_BYTES)
+    const connection = this.#idle() ?? new Connection(this.#port, READ_BYTES)
     const request = { due, connection, tally, open: true }
     this.#open.push(request)
     this.#pending++
@@ -189,6 +199,18 @@ class Client {
     )
   }
 
+  #idle() {
+    while (this.#freeHead < this.#free.length) {
+      const connection = this.#free[this.#freeHead++]
+      if (this.#freeHead > 4096) {
+        this.#free = this.#free.slice(this.#freeHead)
+        this.#freeHead = 0
+      }
+      if (connection.isOpen) return connection
+    }
+    return undefined
+  }
+
   giveUp(now) {
     for (; this.#head < this.#open.length; this.#head++) {
       const { due, connection, tally, open } = this.#open[this.#head]
@@ -205,6 +227,6 @@ class Client {
   }
 
   close() {
-    for (const connection of this.#free) connection.drop()
+    for (const connection of this.#free.slice(this.#freeHead)) connection.drop()
   }
 }

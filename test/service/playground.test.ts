@@ -1,59 +1,20 @@
 /** The playground in a real browser, before the real service and Redis. */
-import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { type Test, test } from 'tap'
 import { inRedis, startService } from '../support/build.js'
 import { launchChromium } from '../support/chromium.js'
+import { complaints, openPage, reads, text } from '../support/page.js'
 import { until } from '../support/redis-fleet.js'
 
-const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js')
-
-/** The page, open, with what it must never do: fail, or ask another origin. */
+/** The playground, open, and its first answer there. */
 async function open(t: Test, browser: Browser, url: string, options: BrowserContextOptions = {}) {
-  const context = await browser.newContext(options)
-  const page = await context.newPage()
-  const faults: string[] = []
-  const strangers: string[] = []
-  // Chromium logs a 429 as an error; it is what a burst is for.
-  page.on('console', message => {
-    if (message.type() === 'error' && !message.text().includes('status of 429')) faults.push(message.text())
-  })
-  page.on('pageerror', error => faults.push(error.message))
-  page.on('request', request => {
-    if (new URL(request.url()).origin !== new URL(url).origin) strangers.push(request.url())
-  })
-  t.teardown(async () => {
-    await context.close()
-  })
-  await page.goto(url)
-  // Asked from here: the page's policy keeps Playwright's own waiting out.
-  await reads(page, '#verdict', /^9$/)
-  const clean = (test: Test) => {
-    test.strictSame(faults, [], 'nothing on the console')
-    test.strictSame(strangers, [], 'nothing left the origin')
-  }
-  return { page, clean }
+  const opened = await openPage(t, browser, url, options)
+  await reads(opened.page, '#verdict', /^9$/)
+  return opened
 }
-
-const text = async (page: Page, selector: string) => (await page.textContent(selector)) ?? ''
-
-const reads = (page: Page, selector: string, wanted: RegExp) =>
-  until(`${selector} reads ${wanted}`, async () => wanted.test(await text(page, selector)))
 
 /** The first figure that is told, NaN where there is none yet. */
 const figure = async (page: Page, selector: string) => Number(/\d+/.exec(await text(page, selector))?.[0] ?? Number.NaN)
-
-/** What a machine can tell of accessibility, contrast included. */
-async function complaints(page: Page): Promise<string[]> {
-  // As source, since the page's policy lets nothing else in.
-  const source = readFileSync(AXE, 'utf8')
-  await page.evaluate(source)
-  const { violations } = (await page.evaluate('axe.run()')) as {
-    violations: { id: string; nodes: { html: string }[] }[]
-  }
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`)
-}
 
 test('the playground', async t => {
   const browser = await launchChromium(t)

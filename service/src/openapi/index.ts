@@ -17,6 +17,11 @@ const PAGE_POLICY =
   "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; " +
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
+const web = (filename: string) => ({
+  filename,
+  content: readFileSync(new URL(`../../web/${filename}`, import.meta.url), 'utf8'),
+})
+
 const DESCRIPTION = `Predictions of ONNX models behind an exact rate limiter.
 
 Every answer of a limited route says what is left of the caller's quota, in \`x-ratelimit-*\` and in the two fields of
@@ -68,7 +73,15 @@ export async function documentRoutes(app: FastifyInstance, models: Models): Prom
   await app.register(swaggerUi, {
     routePrefix: DOCS,
     staticCSP: PAGE_POLICY,
-    uiConfig: { docExpansion: 'list', deepLinking: true, displayRequestDuration: true, validatorUrl: null },
+    theme: { title: 'API reference · ml-api-rate-limiter', css: [web('reference.css')], js: [web('reference.js')] },
+    uiConfig: {
+      // Without the bar at the top, which asks for the address of another document.
+      layout: 'BaseLayout',
+      docExpansion: 'list',
+      deepLinking: true,
+      displayRequestDuration: true,
+      validatorUrl: null,
+    },
     transformSpecification: (_object: Document, _request: FastifyRequest) => document(),
     transformSpecificationClone: false,
   } as object)

@@ -14,6 +14,10 @@ npm() {
     ci) test -f package-lock.json ;; # was done
     test) echo '# { total: 1, pass: 1 }' ;; # is going on
     install) npm_has "$2" ;;
+    run) case "$2" in
+      bench) test -n "$(command npm pkg get scripts.bench)" ;;
+      *) command npm "$@" ;;
+    esac ;;
     *) command npm "$@" ;;
   esac
 }

@@ -1,0 +1,40 @@
+/** The ratios of docs/performance.md beside what the page of the benchmarks has. */
+import t from 'tap'
+import { readPage, tableRows } from './markdown.js'
+
+const told = tableRows(readPage('docs/performance.md'))
+const measured = tableRows(readPage('bench/README.md'))
+
+/** Another run on another day has other figures; a page that is further away than this tells something else. */
+const isNear = (one: number, other: number) => Math.abs(Math.log(one / other)) < Math.log(1.5)
+
+const OURS = 'ml-api-rate-limiter'
+
+t.test('the limiter beside its peers', async t => {
+  const rows = told.filter(({ cells }) => 'Requests' in cells)
+  t.equal(rows.length, 5)
+  for (const { cells } of rows) {
+    const scenario = /\(`.*`\)$/.exec(cells.Requests ?? '')?.[0] ?? 'none'
+    const inRedis = measured.filter(row => row.heading.endsWith(scenario) && row.cells.store === 'redis')
+    const of = (limiter: string) => inRedis.find(row => row.cells.limiter === limiter)?.cells ?? {}
+    const pairs = [
+      [cells['over bare Fastify'], of(OURS)['/ bare']],
+      [cells['over `@fastify/rate-limit`'], of('@fastify/rate-limit')['ours / it']],
+      [cells['over `rate-limiter-flexible`'], of('rate-limiter-flexible')['ours / it']],
+    ]
+    for (const [here, there] of pairs) t.ok(isNear(Number(here), Number(there)), `${scenario}: ${here} and ${there}`)
+  }
+})
+
+t.test('the service beside a run on the main thread', async t => {
+  const rows = told.filter(({ cells }) => 'Model' in cells)
+  t.equal(rows.length, 2)
+  for (const { cells } of rows) {
+    const model = /^`.*?`/.exec(cells.Model ?? '')?.[0] ?? 'none'
+    for (const contender of ['the service', 'the service, limits in Redis']) {
+      const row = measured.find(each => each.heading.startsWith(`${model},`) && each.cells[''] === contender)
+      const there = row?.cells['/ naive']
+      t.ok(isNear(Number(cells[contender]), Number(there)), `${model}, ${contender}: ${cells[contender]} and ${there}`)
+    }
+  }
+})

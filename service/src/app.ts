@@ -104,7 +104,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   await collectRoutes(app)
   countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics)
-  const limits = await registerLimits(app, config, metrics)
+  const limits = await registerLimits(app, config, models, metrics)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config

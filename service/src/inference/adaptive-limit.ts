@@ -5,7 +5,7 @@
  *   limit ← gradient · limit + √limit,   gradient = (tolerance · service + slack) / sojourn,  ½ … 1
  *
  * once a window. Those have to guess what a request takes without a queue, by letting the service run dry now and then;
- * here each batch tells how long it ran. Pure: time is an argument.
+ * here each batch tells how long it ran, and what a request will wait is known when it comes. Pure: time is an argument.
  *
  * https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/adaptive_concurrency_filter
  * https://github.com/Netflix/concurrency-limits
@@ -18,8 +18,12 @@ const slackPart = 1 / 8
 const mostSlackMs = 500
 const mostPart = 1 / 2
 const windowMs = 100
-/** Answers by which a window is judged, unless it takes a second to have them. */
-const enoughAnswers = 8
+/** What has waited so many times what it is meant to be under way, and this part of the time it was given, is stale. */
+const staleAfter = 2
+const stalePart = 0.85
+const mostGivenMs = 5000
+/** Samples by which a window is judged, unless it takes a second to have them. */
+const enoughSamples = 8
 
 export interface Sample {
   /** Milliseconds from the request's arrival in the queue to its answer. */
@@ -39,7 +43,9 @@ export class AdaptiveLimit {
   #target = 0
   /** Most rows that were under way in this window. */
   #peak = 0
+  #given = 0
   #targetMs = mostSlackMs
+  #givenMs = mostGivenMs
 
   /** `most`: rows that it never goes beyond. It starts there, and comes down once rows wait for long. */
   constructor(most: number) {
@@ -52,9 +58,9 @@ export class AdaptiveLimit {
     return this.#limit
   }
 
-  /** Milliseconds that a request is meant to be under way at most, by the last window. */
-  get targetMs(): number {
-    return this.#targetMs
+  /** Milliseconds after which a request has waited too long: most of what it was given, by the last window. */
+  get staleMs(): number {
+    return Math.max(staleAfter * this.#targetMs, stalePart * this.#givenMs)
   }
 
   /** So many rows are under way. */
@@ -62,20 +68,22 @@ export class AdaptiveLimit {
     if (rows > this.#peak) this.#peak = rows
   }
 
-  /** A request was answered. `oldestMs`: for how long the oldest one now waits. */
+  /** A request was answered, or one was admitted of which this is expected. `oldestMs`: for how long the oldest one now waits. */
   observe({ sojournMs, serviceMs, givenMs }: Sample, oldestMs: number, now: number): void {
     this.#since ??= now
     this.#count++
     // Newest first, those that are answered say nothing of those that wait.
     this.#sojourn += Math.max(sojournMs, oldestMs)
     this.#target += targetOf(serviceMs, givenMs)
+    this.#given += Math.min(givenMs ?? mostGivenMs, mostGivenMs)
     const elapsed = now - this.#since
-    if (elapsed >= windowMs && (this.#count >= enoughAnswers || elapsed >= 1000)) this.#endWindow(elapsed, now)
+    if (elapsed >= windowMs && (this.#count >= enoughSamples || elapsed >= 1000)) this.#endWindow(elapsed, now)
   }
 
   #endWindow(elapsed: number, now: number): void {
     const gradient = Math.max(0.5, this.#target / this.#sojourn)
     this.#targetMs = this.#target / this.#count
+    this.#givenMs = this.#given / this.#count
     if (gradient < 1) {
       const used = Math.min(this.#limit, Math.max(1, this.#peak))
       this.#limit = Math.min(this.#limit, used * gradient + Math.sqrt(used))
@@ -88,6 +96,7 @@ export class AdaptiveLimit {
     this.#count = 0
     this.#sojourn = 0
     this.#target = 0
+    this.#given = 0
     this.#peak = 0
   }
 }

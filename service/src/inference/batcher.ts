@@ -42,9 +42,6 @@ const unsentRetries = 3
 /** Where the limit of rows under way starts: beyond what a queue is for, whatever the rows. */
 const mostRows = 16_384
 
-/** Requests that have waited so many times what they are meant to be under way are stale: fresh ones go first. */
-const staleAfter = 2
-
 /** How far into the queue a batch looks for rows of its shape, in requests. */
 const lookAhead = 256
 
@@ -92,7 +89,7 @@ export class Batcher {
   }
 
   /**
-   * Whether the newest request goes first: once the oldest has waited for long, which a queue in good order has none do.
+   * Whether the newest request goes first: once the oldest has waited so long that it will hardly be answered in time.
    * Adaptive LIFO, as in B. Maurer, Fail at Scale (ACM Queue 13(8), 2015): the oldest are those whose callers are the
    * most likely to have given up, and in turn all would be served too late.
    */
@@ -141,20 +138,20 @@ export class Batcher {
     })
   }
 
-  /**
-   * Has waiting requests give up their places for one of so many rows: those of lower priorities, and stale ones of the
-   * same. False, and nothing done, where that would not be enough.
-   */
-  makeRoom(rows: number, priority: number, retryAfterMs: () => number, now: number): boolean {
-    const victims = this.#queue.victims(rows, priority, this.#staleBefore(now))
-    if (victims === undefined) return false
+  /** Whose places would make so many rows' room for a request of this priority; undefined where there is not enough. */
+  victims(rows: number, priority: number, now: number): readonly Request[] | undefined {
+    return rows <= 0 ? [] : this.#queue.victims(rows, priority, this.#staleBefore(now))
+  }
+
+  /** Has waiting requests give up their places. */
+  evict(victims: readonly Request[], retryAfterMs: () => number): void {
+    if (victims.length === 0) return
     for (const request of victims) {
       settle(request, new Overloaded('another request took the place of this one in the queue', retryAfterMs()))
       this.#queueRows -= request.rows
       request.taken = request.rows
     }
     this.#queue.trim()
-    return true
   }
 
   /** When the next batch may start: now, or when the oldest request has waited long enough for company. */
@@ -307,7 +304,7 @@ export class Batcher {
   }
 
   #staleBefore(now: number): number {
-    return now - staleAfter * this.limit.targetMs
+    return now - this.limit.staleMs
   }
 
   /** A run that would end too late for one request is left to another that can use it. */

@@ -2,7 +2,7 @@
  * One pool of workers for the queues of all models: a free worker takes the batch whose first request has waited
  * longest. Pure: workers, clock and timers are given.
  */
-import type { Batch, RunControl } from './batch.js'
+import type { Batch, Request, RunControl } from './batch.js'
 import type { Batcher } from './batcher.js'
 import { Overloaded, Stopping } from './errors.js'
 import type { NamedTensors, RunOptions, RunResult } from './types.js'
@@ -53,6 +53,9 @@ export interface SchedulerOptions {
   readonly depth?: number
   readonly onBatch?: (event: BatchEvent) => void
 }
+
+/** Runs may take longer than the last ones did: so many times what is expected must fit before the deadline. */
+const safety = 1.2
 
 /** Longest time after which a refused caller is asked back, in milliseconds. */
 const mostRetryMs = 10_000
@@ -146,6 +149,12 @@ export class Scheduler {
     return work / Math.max(1, workers) + batcher.requestMs(rows)
   }
 
+  /** Throws Overloaded where such a request would be refused if it came now. */
+  assertRoom(key: string, options: RunOptions): void {
+    const batcher = this.#batchers.get(key)
+    if (batcher !== undefined) this.#roomFor(key, batcher, options, this.#options.clock.now())
+  }
+
   /** Throws Stopping or Overloaded; rejects with what became of the request. */
   submit(key: string, inputs: NamedTensors, options: RunOptions): Promise<RunResult> {
     const batcher = this.#batchers.get(key)
@@ -190,33 +199,62 @@ export class Scheduler {
     this.#tellIdle()
   }
 
-  #admit(key: string, batcher: Batcher, { rows, deadline, priority = 0 }: RunOptions, now: number): void {
+  #admit(key: string, batcher: Batcher, options: RunOptions, now: number): void {
+    const room = this.#roomFor(key, batcher, options, now)
+    if (room === undefined) return
+    batcher.evict(room.victims, () => this.#comeBack(key, batcher, now))
+    const { rows, deadline } = options
+    const givenMs = deadline === undefined ? undefined : deadline - now
+    batcher.limit.observe({ sojournMs: room.sojournMs, serviceMs: batcher.requestMs(rows), givenMs }, 0, now)
+  }
+
+  /**
+   * Who would have to give up its place for such a request, and when it would be answered; undefined where it goes to
+   * the front of the queue. Throws Overloaded.
+   */
+  #roomFor(
+    key: string,
+    batcher: Batcher,
+    { rows, deadline, priority = 0 }: RunOptions,
+    now: number,
+  ): { readonly victims: readonly Request[]; readonly sojournMs: number } | undefined {
     // While nothing waits, everything is taken: a request larger than the queue, or one that the estimate gives no
     // chance (which only a run can put right).
-    if (batcher.queueRows === 0) return
+    if (batcher.queueRows === 0) return undefined
     const missing = () => this.#missingRows(key, batcher, rows)
     // Callers that have gone and deadlines that have passed hold no place.
     if (missing() > 0) this.#sweepFull(batcher, now)
-    if (batcher.queueRows === 0) return
+    if (batcher.queueRows === 0) return undefined
     const retryAfterMs = () => this.#comeBack(key, batcher, now)
-    if (missing() > 0 && !batcher.makeRoom(missing(), priority, retryAfterMs, now)) {
+    const victims = batcher.victims(missing(), priority, now)
+    if (victims === undefined) {
       throw new Overloaded(`${batcher.queueRows} rows wait already, and no more are taken at present`, retryAfterMs())
     }
-    if (deadline === undefined) return
-    const late = Math.ceil(now + this.estimateWaitMs(key, rows, priority) - deadline)
-    if (late > 0) {
-      throw new Overloaded(`the answer would come ${late} ms after the deadline`, Math.max(late, retryAfterMs()))
+    const sojournMs = this.estimateWaitMs(key, rows, priority)
+    const givenMs = deadline === undefined ? undefined : deadline - now
+    if (givenMs !== undefined && sojournMs * safety > givenMs) {
+      throw new Overloaded(
+        `the answer is expected in ${Math.ceil(sojournMs)} ms, too late for the deadline`,
+        Math.max(sojournMs - givenMs, retryAfterMs()),
+      )
     }
+    return { victims, sojournMs }
   }
 
   /** Rows that would have to leave for a request of `rows` to be taken; 0 or less where none. */
   #missingRows(key: string, batcher: Batcher, rows: number): number {
-    const workers = this.#slots.filter(({ runner }) => runner.keys.has(key)).length
+    const workers = this.#workersOf(key)
     // Below a batch that runs and one that waits for each worker, they would have to wait for work.
     const limit = Math.max(batcher.limit.rows, 2 * workers * batcher.options.maxRows)
     // One that is larger than what is left is taken all the same, or none would be while smaller ones come.
     const overLimit = batcher.busyRows >= limit ? batcher.busyRows + 1 - limit : 0
     return Math.ceil(Math.max(overLimit, batcher.queueRows + rows - this.#options.queueMaxRows))
+  }
+
+  #workersOf(key: string): number {
+    let workers = 0
+    for (const { runner } of this.#slots) if (runner.keys.has(key)) workers++
+    return workers
   }
 
   /** Often enough: while a queue stays full, each look at all of it would be for one request. */
@@ -231,7 +269,7 @@ export class Scheduler {
    * workers, after the others, so that they do not all come back at once.
    */
   #comeBack(key: string, batcher: Batcher, now: number): number {
-    const workers = Math.max(1, this.#slots.filter(({ runner }) => runner.keys.has(key)).length)
+    const workers = Math.max(1, this.#workersOf(key))
     const { maxRows } = batcher.options
     const each = batcher.requestMs(maxRows) / maxRows / workers
     const at = Math.max(batcher.comeBackAt + each, now + this.estimateWaitMs(key, 1))

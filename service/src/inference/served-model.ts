@@ -37,6 +37,11 @@ export class ServedModel implements Model {
     return this.#serving.scheduler.estimateWaitMs(this.#serving.key, rows)
   }
 
+  assertRoom(priority: number, deadline: number): void {
+    if (this.#retired) this.#serving.successor().assertRoom?.(priority, deadline)
+    else this.#serving.scheduler.assertRoom(this.#serving.key, { rows: 1, priority, deadline })
+  }
+
   register(): void {
     this.#serving.scheduler.addModel(this.#serving.key, this.#serving.batcher)
   }

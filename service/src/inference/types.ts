@@ -117,6 +117,8 @@ export interface RunResult {
 export interface Model {
   readonly info: ModelInfo
   run(inputs: NamedTensors, options: RunOptions): Promise<RunResult>
+  /** Throws Overloaded where a request of one row would be refused if it came now. Counts nothing. */
+  assertRoom?(priority: number, deadline: number): void
 }
 
 /** One model of the repository that could not be loaded, and why. */

@@ -3,11 +3,14 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler, type RequestRateLimit } from 'ml-api-rate-limiter'
 import { addressKey, keyDigestOf } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
+import type { Model, Models } from '../inference/types.js'
 import type { Metrics } from '../metrics/metrics.js'
 import { Refusal } from '../problem.js'
+import { Gate } from './gate.js'
 import { Guesses } from './guesses.js'
 import { onePlan, type Plan, type Plans, readPlans } from './plans.js'
 import { refundShed } from './refunds.js'
+import { priorityOf, timeoutOf } from './urgency.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -15,6 +18,8 @@ declare module 'fastify' {
     caller: LimitedCaller | null
     /** Rows to be charged. */
     rows: number
+    /** Milliseconds that it waited before it was seen, as far as can be told. */
+    seenLateMs?: number
   }
 }
 
@@ -51,6 +56,7 @@ const unauthorized = {
 export async function registerLimits(
   app: FastifyInstance,
   config: Config,
+  models: Models,
   metrics: Metrics | undefined,
 ): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
@@ -71,8 +77,16 @@ export async function registerLimits(
   })
   app.decorateRequest('caller', null)
   app.decorateRequest('rows', 0)
+  app.decorateRequest('seenLateMs', 0)
   refundShed(app)
-  const limits = new Limits(app, plans, config.limitsFile)
+  const gate = new Gate()
+  app.addHook('onClose', () => gate.close())
+  const pass = (request: FastifyRequest, reply: FastifyReply) => {
+    const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
+    gate.pass({ models: modelsMeant(models, request), priority: priorityOf(request), timeoutMs }, reply.raw)
+    request.seenLateMs = gate.delayMs
+  }
+  const limits = new Limits(app, plans, config.limitsFile, pass)
   const hold = (request: FastifyRequest, reply: FastifyReply) => limits.chargeRequest(request, reply)
   app.addHook('onRoute', route => {
     if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
@@ -84,10 +98,18 @@ export class Limits {
   readonly #app: FastifyInstance
   readonly #file: string | undefined
   readonly #guesses: Guesses
+  readonly #pass: (request: FastifyRequest, reply: FastifyReply) => void
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
-  constructor(app: FastifyInstance, plans: Plans, file: string | undefined) {
+  /** `pass` throws Overloaded where a request that could be charged is not taken at present. */
+  constructor(
+    app: FastifyInstance,
+    plans: Plans,
+    file: string | undefined,
+    pass: (request: FastifyRequest, reply: FastifyReply) => void,
+  ) {
+    this.#pass = pass
     this.#app = app
     this.#file = file
     this.#guesses = new Guesses(app)
@@ -95,14 +117,21 @@ export class Limits {
     this.#limiters = this.#limitersOf(plans, new Map())
   }
 
-  /** The first charge, before the body: one request. Throws QuotaExceeded, or Refusal (401) for a key that is not known. */
+  /**
+   * The first charge, before the body: one request, where there is room for it. Throws QuotaExceeded, Overloaded, or
+   * Refusal (401) for a key that is not known.
+   */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     // Where there are no keys nobody has to be looked up.
     if (this.#plans.keys === undefined) {
       const caller = this.#take(request, addressKey(request), this.#plans.anonymous)
+      this.#pass(request, reply)
       return charge(caller, caller.limiters.requests, request, reply)
     }
-    return this.#identify(request, reply).then(caller => charge(caller, caller.limiters.requests, request, reply))
+    return this.#identify(request, reply).then(caller => {
+      this.#pass(request, reply)
+      return charge(caller, caller.limiters.requests, request, reply)
+    })
   }
 
   /**
@@ -199,6 +228,18 @@ export class Limits {
       addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
     })
     return { plan, requests, rows }
+  }
+}
+
+/** Every model that a request may be about, as its URL tells. */
+function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model[] {
+  const { name, model = name, version } = params as Readonly<Record<string, string | undefined>>
+  if (model === undefined) return models.list()
+  try {
+    return [models.get(model, version)]
+  } catch {
+    // Its route says so.
+    return []
   }
 }
 

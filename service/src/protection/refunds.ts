@@ -11,11 +11,17 @@ function isShed(error: unknown): boolean {
 
 /** Gives all charges of such a request back before it is answered, so that the caller finds its quota whole. */
 export function refundShed(app: FastifyInstance): void {
-  app.addHook('onError', async ({ caller, log }, _reply, error) => {
-    if (caller === null || caller.charges.length === 0 || !isShed(error)) return
-    const given = await Promise.allSettled(caller.charges.map((charge: RequestRateLimit) => charge.refund()))
-    const failed = given.find(({ status }) => status === 'rejected')
-    // The store is away; what was charged leaves with its window.
-    if (failed !== undefined) log.debug({ err: (failed as PromiseRejectedResult).reason }, 'a charge stays')
+  app.addHook('onError', ({ caller, log }, _reply, error, done) => {
+    // Most were refused before they were charged.
+    if (caller === null || caller.charges.length === 0 || !isShed(error)) {
+      done()
+      return
+    }
+    void Promise.allSettled(caller.charges.map((charge: RequestRateLimit) => charge.refund())).then(given => {
+      const failed = given.find(({ status }) => status === 'rejected')
+      // The store is away; what was charged leaves with its window.
+      if (failed !== undefined) log.debug({ err: (failed as PromiseRejectedResult).reason }, 'a charge stays')
+      done()
+    })
   })
 }

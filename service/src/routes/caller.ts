@@ -3,6 +3,7 @@ import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Caller } from '../inference/types.js'
 import { badRequest, Refusal } from '../problem.js'
+import { timeoutOf } from '../protection/urgency.js'
 
 /**
  * Nobody waits once the answer was sent, or the connection is gone. It is asked, not told: an AbortController for each
@@ -23,17 +24,13 @@ class Connected implements Caller {
 
 export const callerOfReply = ({ raw }: FastifyReply): Caller => new Connected(raw)
 
-/** Whose requests go first while some wait. */
-export const priorityOf = ({ caller }: FastifyRequest): number => caller?.limiters.plan.priority ?? 0
-
 /**
  * Milliseconds that the caller gives with the header `x-request-timeout-ms`; Infinity where it says nothing. Throws
  * Refusal.
  */
 export function timeoutAsked({ headers }: FastifyRequest): number {
-  const given = headers['x-request-timeout-ms']
-  if (given === undefined) return Number.POSITIVE_INFINITY
-  if (typeof given === 'string' && /^0*[1-9]\d{0,8}$/.test(given)) return Number(given)
+  const timeoutMs = timeoutOf(headers)
+  if (timeoutMs !== undefined) return timeoutMs
   const message = 'takes milliseconds, 1 or more'
   throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'headers.x-request-timeout-ms', message }]))
 }

@@ -7,7 +7,8 @@ import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
 import type { Limits } from '../protection/limits.js'
-import { callerOfReply, priorityOf, timeoutAsked } from './caller.js'
+import { deadlineOf, priorityOf } from '../protection/urgency.js'
+import { callerOfReply, timeoutAsked } from './caller.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -73,7 +74,8 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const model = models.get(request.params.name ?? body.model, body.version)
     checkName(request.params.name, body.model)
     // A caller may ask for less time than the service gives, never for more.
-    const deadline = request.askedAt + Math.min(timeoutAsked(request), options.requestTimeoutMs)
+    const timeoutMs = Math.min(timeoutAsked(request), options.requestTimeoutMs)
+    const deadline = deadlineOf(request, request.askedAt, timeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
     const charged = options.limits.chargeRows(request, reply, rows)
     if (charged !== undefined) await charged

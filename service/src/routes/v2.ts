@@ -17,11 +17,12 @@ import { UnknownModel } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
 import { faultOf, Refusal } from '../problem.js'
 import type { Limits } from '../protection/limits.js'
+import { deadlineOf, priorityOf } from '../protection/urgency.js'
 import { headerLengthField } from '../protocol/v2-binary.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
-import { callerOfReply, priorityOf, timeoutAsked } from './caller.js'
+import { callerOfReply, timeoutAsked } from './caller.js'
 
 export interface V2Options {
   readonly models: Models
@@ -117,7 +118,11 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
         signal: callerOfReply(reply),
         priority: priorityOf(request),
-        deadline: request.arrivedAt + Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
+        deadline: deadlineOf(
+          request,
+          request.arrivedAt,
+          Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
+        ),
       })
       reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
       const answer = writeInferResponse(model.info, asked, outputs)

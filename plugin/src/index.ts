@@ -37,8 +37,8 @@ export interface RateLimiter {
 /** A hook handler that holds each request against one limiter. */
 export interface RateLimitHandler {
   (request: FastifyRequest, reply: FastifyReply): Promise<void>
-  /** Where the client of a request stands with this limiter. Counts nothing. */
-  status(request: FastifyRequest): Promise<RateLimitStatus>
+  /** Where the client of a request, or a key, stands with this limiter. Counts nothing. */
+  status(of: FastifyRequest | string): Promise<RateLimitStatus>
 }
 
 declare module 'fastify' {
@@ -81,8 +81,8 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       const denial = await guard(limiter, request, reply)
       if (denial !== undefined) throw denial
     }
-    const status = async (request: FastifyRequest): Promise<RateLimitStatus> => {
-      const key = await limiter.key(request)
+    const status = async (of: FastifyRequest | string): Promise<RateLimitStatus> => {
+      const [key, request] = typeof of === 'string' ? [of, undefined] : [await limiter.key(of), of]
       const { policies } = await limiter.status(key, request)
       return { key: String(key), policies }
     }

@@ -200,9 +200,7 @@ export class Limiter {
 
   #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {
     if (this.#isFixed && !free) return this.#checkOf(key, this.#fixedPolicies())
-    return then(this.#policies(request, key), policies =>
-      this.#checkOf(key, free ? policies.map(policy => ({ ...policy, cost: 0 })) : policies),
-    )
+    return then(this.#policies(request, key, free), policies => this.#checkOf(key, policies))
   }
 
   #checkOf(key: Key, policies: readonly Policy[]): Check {
@@ -212,12 +210,16 @@ export class Limiter {
 
   #fixedPolicies(): readonly Policy[] {
     const kept = ({ log, keepMs }: Policy) => this.#sharedWindows.get(log) === keepMs
-    if (this.#fixed.length === 0 || !this.#fixed.every(kept)) this.#fixed = this.#policies(undefined, '') as Policy[]
+    if (this.#fixed.length === 0 || !this.#fixed.every(kept))
+      this.#fixed = this.#policies(undefined, '', false) as Policy[]
     return this.#fixed
   }
 
-  #policies(request: FastifyRequest | undefined, key: Key): Awaitable<Policy[]> {
-    const policies = this.config.policies.map((policy, index) => this.#policy(policy, index, request, key))
+  /** `free`: they cost nothing, and no function is asked what they would. */
+  #policies(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Policy[]> {
+    const policies = this.config.policies.map((policy, index) =>
+      this.#policy(free ? { ...policy, cost: 0 } : policy, index, request, key),
+    )
     return policies.some(policy => policy instanceof Promise) ? Promise.all(policies) : (policies as Policy[])
   }
 

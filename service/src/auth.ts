@@ -6,7 +6,7 @@ import { normalizeIP } from 'ml-api-rate-limiter'
 import { Refusal } from './problem.js'
 
 /** Partition key of a caller without a key: its address, IPv6 by its /64. */
-export const addressKey = (request: FastifyRequest): string => `ip:${normalizeIP(addressOf(request))}`
+export const addressKey = (request: FastifyRequest): string => keyOfAddress(addressOf(request))
 
 /**
  * SHA-256, in hex, of the API key that a request carries, as `x-api-key` or else as `authorization: Bearer`; undefined
@@ -15,8 +15,15 @@ export const addressKey = (request: FastifyRequest): string => `ip:${normalizeIP
 export function keyDigestOf({ headers }: FastifyRequest): string | undefined {
   const [, bearer] = /^bearer +(\S+)\s*$/i.exec(headers.authorization ?? '') ?? []
   const given = headers['x-api-key'] ?? bearer
-  return given === undefined ? undefined : digest(String(given)).toString('hex')
+  return given === undefined ? undefined : digestOfKey(String(given))
 }
+
+/** SHA-256 of an API key, in hex, as the limits file has it. */
+export const digestOfKey = (key: string): string => digest(key).toString('hex')
+
+/** Partition keys: an address, as it stands in one of its spellings, or an API key by its digest. */
+export const keyOfAddress = (address: string): string => `ip:${normalizeIP(address)}`
+export const keyOfDigest = (sha256: string): string => `key:${sha256}`
 
 /** What a trusted proxy says of the client, unless it is no address; then the proxy's own. */
 function addressOf(request: FastifyRequest): string {

@@ -6,7 +6,7 @@ import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
 
 /** Beside what JSON Schema knows of a setting: what docs/operations.md and an error message say of it. */
-interface Words {
+export interface Words {
   /** What it is for. */
   readonly description: string
   /** What it may be. */
@@ -241,13 +241,25 @@ const formats: Readonly<Record<string, (text: string) => boolean>> = {
   token: text => /^[\x21-\x7e]+$/.test(text),
 }
 
-/** Reads the settings. Throws ConfigError, which names every wrong one. */
-export function readConfig(environment: Readonly<Record<string, string | undefined>>): Config {
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** What an environment sets: an empty value counts as left out. */
+export function givenSettings(environment: Environment): Record<string, string> {
   const given: Record<string, string> = {}
   for (const name of Object.keys(settings)) {
     const value = environment[name]
     if (value !== undefined && value.trim() !== '') given[name] = value
   }
+  return given
+}
+
+/** What a setting says of itself. */
+export const wordsOf = (name: string): Words & { readonly default?: unknown } =>
+  (settings as Readonly<Record<string, TSchema>>)[name] as unknown as Words
+
+/** Reads the settings. Throws ConfigError, which names every wrong one. */
+export function readConfig(environment: Environment): Config {
+  const given = givenSettings(environment)
   let read: Settings
   try {
     read = envSchema<Settings>({
@@ -273,7 +285,7 @@ function problemsOf(error: unknown, given: Readonly<Record<string, string>>): st
   if (found === undefined) throw error
   const names = new Set(found.map(({ instancePath }) => instancePath.slice(1)))
   return [...names].map(name => {
-    const { takes, secret } = (settings as Readonly<Record<string, TSchema>>)[name] as unknown as Words
+    const { takes, secret } = wordsOf(name)
     return `${name} is ${secret ? 'not usable' : `'${clip(given[name] ?? '')}'`}; it takes ${takes}`
   })
 }

@@ -76,6 +76,7 @@ t.test('every dependency for development is used', async t => {
   const imported = new Set(['test/', 'bench/', 'examples/', 'scripts/'].flatMap(folder => [...importedIn(folder)]))
   const commands = `${readPage('package.json')}\n${readPage('test/plugin/package.test.ts')}`
   const usedOtherwise: Readonly<Record<string, string>> = {
+    '@types/cli-progress': 'types of a package that has none',
     '@types/node': 'tsconfig.json names it',
     '@typescript/native': 'is `tsc`',
     typescript: 'tap asks it for types',

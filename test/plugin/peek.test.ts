@@ -46,4 +46,18 @@ for (const [where, options] of Object.entries(stores)) {
     t.match(doesNot, { isExceeded: true })
     t.match((await app.inject({ url: '/', headers: { cost: '2' } })).json(), { isExceeded: false, remaining: 0 })
   })
+
+  t.test(`a key alone is enough to ask where it stands and to reset it, ${where}`, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const cost = ({ headers }: { headers: Record<string, unknown> }) => Number(headers.cost)
+    await app.register(rateLimit, { global: false, ...options(t) })
+    const hold = app.rateLimit({ max: 5, timeWindow: '1 minute', cost, keyGenerator: () => 'somebody' })
+    app.get('/', { onRequest: hold }, async () => 'ok')
+    await app.inject({ url: '/', headers: { cost: '3' } })
+    t.match(await hold.status('somebody'), { key: 'somebody', policies: [{ remaining: 2 }] })
+    t.match(await hold.status('somebody else'), { policies: [{ remaining: 5 }] })
+    await app.rateLimiter.reset('somebody')
+    t.match(await hold.status('somebody'), { policies: [{ remaining: 5 }] })
+  })
 }

@@ -89,15 +89,26 @@ export interface Ended {
   readonly stderr: string
 }
 
+const PROGRAMS = { server: 'dist/server.js', cli: 'bin/ml-api-rate-limiter.js' } as const
+
 /** A program of the service as its own process: as it was built, since a loader for its source takes seconds to start. */
-export function runProgram(t: Test, file: 'server' | 'client', args: readonly string[], settings: Settings = {}) {
-  const program = fileURLToPath(new URL(`../../service/dist/${file}.js`, import.meta.url))
-  if (!existsSync(program)) throw new Error('there is no build to test; npm run build makes one')
+export function runProgram(
+  t: Test,
+  name: keyof typeof PROGRAMS,
+  args: readonly string[],
+  settings: Settings = {},
+  input?: string,
+) {
+  const service = new URL('../../service/', import.meta.url)
+  const program = fileURLToPath(new URL(PROGRAMS[name], service))
+  if (!existsSync(new URL('dist/server.js', service)))
+    throw new Error('there is no build to test; npm run build makes one')
   const { REDIS_URL: _, ...env } = childEnv()
   const child = spawn(process.execPath, [program, ...args], {
     env: { ...env, ...asText(settings) },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: 'pipe',
   })
+  child.stdin.end(input)
   let stdout = ''
   let stderr = ''
   child.stdout.on('data', data => (stdout += data))

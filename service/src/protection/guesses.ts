@@ -33,7 +33,7 @@ export class Guesses {
    */
   async check(right: boolean, request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const address = addressKey(request)
-    if (right && !this.#counting.has(address) && !(await this.#isUsedUp(address, request))) return
+    if (right && !this.#counting.has(address) && !(await this.#isUsedUp(address))) return
     this.#counting.set(address, (this.#counting.get(address) ?? 0) + 1)
     try {
       await this.#count(request, reply)
@@ -49,12 +49,17 @@ export class Guesses {
     }
   }
 
+  /** Where an address stands, by its partition key. Counts nothing. */
+  async standing(address: string): Promise<PolicyState> {
+    const { policies } = await this.#count.status(address)
+    return policies[0] as PolicyState
+  }
+
   /** Asked of the store, which all replicas share, once a second for each address that sends right keys. */
-  async #isUsedUp(address: string, request: FastifyRequest): Promise<boolean> {
+  async #isUsedUp(address: string): Promise<boolean> {
     const known = this.#known.get(address)
     if (known !== undefined && performance.now() - known.since < FRESH_MS) return known.usedUp
-    const { policies } = await this.#count.status(request)
-    return this.#remember(address, (policies[0] as PolicyState).remaining === 0)
+    return this.#remember(address, (await this.standing(address)).remaining === 0)
   }
 
   #remember(address: string, usedUp: boolean): boolean {

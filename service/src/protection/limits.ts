@@ -1,7 +1,7 @@
 /** The quotas in front of everything that costs: of each plan one limiter in requests, and one in rows. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler, type RequestRateLimit } from 'ml-api-rate-limiter'
-import { addressKey, keyDigestOf } from '../auth.js'
+import { addressKey, keyDigestOf, keyOfDigest } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
 import type { Model, Models } from '../inference/types.js'
 import type { Metrics } from '../metrics/metrics.js'
@@ -114,7 +114,7 @@ export class Limits {
     this.#file = file
     this.#guesses = new Guesses(app)
     this.#plans = plans
-    this.#limiters = this.#limitersOf(plans, new Map())
+    this.#limiters = this.#limitersOfAll(plans, new Map())
   }
 
   /**
@@ -154,12 +154,26 @@ export class Limits {
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
   async standing(request: FastifyRequest, reply: FastifyReply): Promise<Standing> {
-    const { plan, requests, rows } = (await this.#identify(request, reply)).limiters
-    const [inRequests, inRows] = await Promise.all([requests.status(request), rows?.status(request)])
-    return {
-      plan: plan.name,
-      policies: [...inRequests.policies, ...(inRows?.policies ?? []).map(policy => ({ ...policy, unit: 'rows' }))],
-    }
+    const { key, limiters } = await this.#identify(request, reply)
+    return standingWith(limiters, key)
+  }
+
+  /** The plan of an API key, by its SHA-256, or of callers without one; undefined for a key that is not known. */
+  planOf(sha256: string | undefined): Plan | undefined {
+    const { keys, anonymous } = this.#plans
+    return sha256 === undefined ? anonymous : keys?.get(sha256)
+  }
+
+  /** Where a partition key stands with every policy of a plan, and an address with wrong keys. Counts nothing. */
+  async standingOf(key: string, plan: Plan): Promise<Standing> {
+    const standing = await standingWith(this.#limitersOf(plan), key)
+    if (this.#plans.keys === undefined || !key.startsWith('ip:')) return standing
+    return { ...standing, policies: [...standing.policies, await this.#guesses.standing(key)] }
+  }
+
+  /** Gives a partition key its whole quota back, with every plan. */
+  reset(key: string): Promise<void> {
+    return this.#app.rateLimiter.reset(key)
   }
 
   /** Reads the file again and takes all of it or, where something is wrong, nothing. Undefined where there is no file. */
@@ -167,7 +181,7 @@ export class Limits {
     if (this.#file === undefined) return undefined
     try {
       const plans = readPlans(this.#file)
-      this.#limiters = this.#limitersOf(plans, this.#limiters)
+      this.#limiters = this.#limitersOfAll(plans, this.#limiters)
       this.#plans = plans
       this.#app.log.info({ plans: plans.all.length, keys: plans.keys?.size }, 'the limits were read again')
       return { loaded: true }
@@ -185,17 +199,20 @@ export class Limits {
     const plan = digest === undefined ? anonymous : keys?.get(digest)
     if (digest !== undefined) await this.#guesses.check(plan !== undefined, request, reply)
     if (plan === undefined) throw new Refusal(unauthorized)
-    return this.#take(request, digest === undefined ? addressKey(request) : `key:${digest}`, plan)
+    return this.#take(request, digest === undefined ? addressKey(request) : keyOfDigest(digest), plan)
   }
 
   #take(request: FastifyRequest, key: string, plan: Plan): LimitedCaller {
-    const limiters = this.#limiters.get(plan.name) ?? this.#limitersOfPlan(plan)
-    request.caller = { key, limiters, charges: [] }
+    request.caller = { key, limiters: this.#limitersOf(plan), charges: [] }
     return request.caller
   }
 
+  #limitersOf(plan: Plan): PlanLimiters {
+    return this.#limiters.get(plan.name) ?? this.#limitersOfPlan(plan)
+  }
+
   /** A plan that has not changed keeps its limiters. */
-  #limitersOf(plans: Plans, before: ReadonlyMap<string, PlanLimiters>): Map<string, PlanLimiters> {
+  #limitersOfAll(plans: Plans, before: ReadonlyMap<string, PlanLimiters>): Map<string, PlanLimiters> {
     return new Map(
       plans.all.map(plan => {
         const known = before.get(plan.name)
@@ -252,6 +269,14 @@ async function charge(
 ): Promise<void> {
   await limiter(request, reply)
   if (request.rateLimit !== null) charges.push(request.rateLimit)
+}
+
+async function standingWith({ plan, requests, rows }: PlanLimiters, key: string): Promise<Standing> {
+  const [inRequests, inRows] = await Promise.all([requests.status(key), rows?.status(key)])
+  return {
+    plan: plan.name,
+    policies: [...inRequests.policies, ...(inRows?.policies ?? []).map(policy => ({ ...policy, unit: 'rows' }))],
+  }
 }
 
 const isInRows = ({ unit }: { readonly unit: string }): boolean => unit === 'rows'

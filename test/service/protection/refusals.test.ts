@@ -151,7 +151,8 @@ t.test('clients that obey get all their work done, whatever limits they run into
   const overloaded = await buildService(t, { RATE_LIMIT_MAX: 1000 }, await oftenOverloaded(t))
   const run = async (app: typeof limited.app, ...args: string[]) => {
     const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`
-    const { code, stdout } = await runProgram(t, 'client', ['--url', url, '--json', '--retries', '100', ...args]).ended
+    const { code, stdout } = await runProgram(t, 'cli', ['call', '--url', url, '--json', '--retries', '100', ...args])
+      .ended
     const events = stdout
       .trim()
       .split('\n')

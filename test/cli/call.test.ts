@@ -2,12 +2,13 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { buildService, runProgram } from '../support/build.js'
+import { cli } from '../support/cli.js'
 
 type Event = Readonly<Record<string, unknown>>
 
 /** Runs the client to its end. */
 async function client(t: Test, ...args: string[]) {
-  const { code, stdout, stderr } = await runProgram(t, 'client', args).ended
+  const { code, stdout, stderr } = await runProgram(t, 'cli', ['call', ...args]).ended
   const events = args.includes('--json')
     ? (stdout
         .trim()
@@ -57,7 +58,7 @@ t.test('for people, a line for each answer and a summary', async t => {
   t.equal(code, 0)
   t.match(stdout, /^1\/3 {2}200 {2}virginica .* 1 of 2 left, more in 1 s/m)
   t.match(stdout, /^3\/3 {2}429 .*; again in 1 s$/m)
-  t.match(stdout, /^3 of 3 answered, 0 failed/m)
+  t.match(stdout, /^3 of 3 answered, 0 failed; 4 tries/m)
 })
 
 t.test('dropped connections and overload are said, and tried again', async t => {
@@ -112,5 +113,61 @@ t.test('wrong options are named, and --help tells what there is', async t => {
   }
   const { code, stdout } = await client(t, '--help')
   t.equal(code, 0)
-  t.match(stdout, /--requests N/)
+  t.match(stdout, /--requests <n>/)
+})
+
+t.test('rows of your own are asked once, and each prediction is shown whole', async t => {
+  const url = await serve(t)
+  const rows = '[[5.1,3.5,1.4,0.2],[6.2,2.8,4.8,1.8]]'
+  const folder = t.testdir({ 'rows.json': rows })
+  for (const given of [rows, `@${folder}/rows.json`, '-']) {
+    const args = ['call', '--url', url, '--model', 'iris', '--features', given]
+    const { code, stdout } = await cli(args, { input: rows })
+    t.equal(code, 0, given)
+    t.match(stdout, /^ {2}1 {2}setosa +0\.\d{4} {2}\{"probabilities":\[/m)
+    t.match(stdout, /^ {2}2 {2}virginica +0\.\d{4} /m)
+    t.match(stdout, /^1 of 1 answered/m)
+  }
+})
+
+t.test('programs get each prediction with its outputs', async t => {
+  const url = await serve(t)
+  const input = '{"model":"iris","features":[5.1,3.5,1.4,0.2]}'
+  const { code, stdout } = await cli(['call', '--url', url, '--body', '-', '--json'], { input })
+  t.equal(code, 0)
+  const [answer] = stdout.split('\n')
+  t.match(JSON.parse(answer ?? ''), { predictions: [{ label: 'setosa', outputs: { probabilities: [Number] } }] })
+})
+
+t.test('features that are no JSON, and two kinds of input at once, are refused', async t => {
+  for (const args of [
+    ['--features', 'setosa'],
+    ['--features', '[1]', '--body', '{}'],
+  ]) {
+    const { code, stderr } = await cli(['call', ...args])
+    t.equal(code, 2, args.join(' '))
+    t.match(stderr, /^error: --features/)
+  }
+})
+
+t.test('on a terminal there is a bar that counts the wait, and a table at the end', async t => {
+  const url = await serve(t, { RATE_LIMIT_MAX: 2, RATE_LIMIT_WINDOW: '1s' })
+  const args = ['call', '--url', url, '--model', 'iris', '--requests', '3']
+  const { code, stdout } = await cli(args, { terminal: true, env: { NO_COLOR: '1' } })
+  t.equal(code, 0)
+  t.match(stdout, /█+░+ 2\/3 waiting 1 s/)
+  for (const number of [1, 2, 3]) t.match(stdout, new RegExp(`${number}/3  200  virginica`), `line ${number} is there`)
+  t.match(stdout, /│ 200 +│ answered +│ +3 │ +75\.0% │/)
+  t.match(stdout, /│ 429 +│ over the quota +│ +1 │/)
+  t.match(stdout, /3 of 3 answered/)
+})
+
+t.test('there are colours on a terminal, and none with NO_COLOR or in a pipe', async t => {
+  const url = await serve(t)
+  const args = ['call', '--url', url, '--requests', '1']
+  const green = '\u001b[32m'
+  t.match((await cli(args, { terminal: true })).stdout, green)
+  t.notMatch((await cli(args, { terminal: true, env: { NO_COLOR: '1' } })).stdout, green)
+  t.notMatch((await cli(args)).stdout, '\u001b')
+  t.match((await cli(args, { env: { FORCE_COLOR: '1' } })).stdout, green)
 })

@@ -1,0 +1,117 @@
+/** `inspect KEY` and `reset KEY`: what the limiter knows of a caller in Redis, read and forgotten by its own means. */
+import { isIP } from 'node:net'
+import { Command } from 'commander'
+import { digestOfKey, keyOfAddress, keyOfDigest } from '../auth.js'
+import type { Standing } from '../protection/limits.js'
+import { type Io, UsageError } from './io.js'
+import type { Caller } from './limiter-in-redis.js'
+import { readSecret } from './secret.js'
+import { addSettings, SETTINGS_HELP, settingsOf } from './settings.js'
+import { table } from './table.js'
+
+const SETTINGS = ['REDIS_URL', 'REDIS_NAMESPACE', 'LIMITS_FILE', 'RATE_LIMIT_MAX', 'RATE_LIMIT_WINDOW']
+
+const KEY = `KEY is one of
+  192.0.2.7, 2001:db8::1     an address: of callers without an API key (IPv6 counts by its /64)
+  2c26b46b…  (64 hex digits) an API key by its SHA-256, as "keys" of the limits file has it
+  -                          an API key itself, asked for without showing it, or read from a pipe
+  ip:192.0.2.7, key:2c26b46b…  the same, as it stands in Redis`
+
+const settingsHelp = `
+The limits are counted in Redis, so REDIS_URL has to be that of the service, and so have the name space and the limits.
+${SETTINGS_HELP}`
+
+const INSPECT_EXAMPLES = `
+${KEY}
+${settingsHelp}
+
+Examples:
+  $ npx ml-api-rate-limiter inspect 192.0.2.7 --redis-url redis://localhost
+  $ npx ml-api-rate-limiter inspect - --env-file production.env < key.txt
+  $ npx ml-api-rate-limiter inspect 192.0.2.7 --json | jq '.policies[].remaining'
+`
+
+const RESET_EXAMPLES = `
+${KEY}
+${settingsHelp}
+A replica that has just denied the caller may go on denying it for a second.
+
+Examples:
+  $ npx ml-api-rate-limiter reset 192.0.2.7 --redis-url redis://localhost
+  $ npx ml-api-rate-limiter reset - --env-file production.env
+`
+
+type Options = Readonly<Record<string, unknown>>
+
+export function inspectCommand(io: Io): Command {
+  const command = new Command('inspect')
+    .summary('show where a caller stands with the limits in Redis')
+    .description('Shows where a caller stands with every limit of its plan. Counts nothing.')
+    .argument('<key>', 'whose quota: see below')
+    .option('--json', 'as one JSON object, for programs')
+  return addSettings(command, SETTINGS)
+    .addHelpText('after', INSPECT_EXAMPLES)
+    .action((key: string, options: Options) => act('inspect', key, options, io))
+}
+
+export function resetCommand(io: Io): Command {
+  const command = new Command('reset')
+    .summary('give a caller its whole quota back')
+    .description('Makes the limits in Redis forget a caller: it has its whole quota again, with every limit.')
+    .argument('<key>', 'whose quota: see below')
+    .option('--json', 'where it stands then, as one JSON object, for programs')
+  return addSettings(command, SETTINGS)
+    .addHelpText('after', RESET_EXAMPLES)
+    .action((key: string, options: Options) => act('reset', key, options, io))
+}
+
+async function act(what: 'inspect' | 'reset', given: string, options: Options, io: Io): Promise<void> {
+  const settings = settingsOf(options, io.env)
+  const caller = await readCaller(given, io)
+  // Loaded by who needs it: the other commands begin sooner.
+  const { standingInRedis } = await import('./limiter-in-redis.js')
+  const standing = await standingInRedis(caller, settings.environment, what === 'reset')
+  if (options.json) {
+    io.stdout.write(`${json(caller, standing)}\n`)
+    return
+  }
+  io.stdout.write(human(caller, standing, io))
+  if (what === 'reset') io.stdout.write(`${caller.key} has its whole quota again\n`)
+}
+
+async function readCaller(given: string, io: Io): Promise<Caller> {
+  if (given === '-') {
+    const key = await readSecret(io, 'API key (not shown): ')
+    if (key === '') throw new UsageError('there is no key: nothing was read')
+    return ofDigest(digestOfKey(key))
+  }
+  const sha256 = given.replace(/^key:/, '').toLowerCase()
+  if (/^[0-9a-f]{64}$/.test(sha256)) return ofDigest(sha256)
+  const address = given.replace(/^ip:/, '')
+  if (isIP(address.split('/', 1)[0] as string) !== 0) {
+    return { key: keyOfAddress(address.replace(/\/\d+$/, '')), sha256: undefined }
+  }
+  // Not quoted: it may be an API key.
+  throw new UsageError('KEY takes an address, the SHA-256 of an API key, or - to be asked for the API key')
+}
+
+const ofDigest = (sha256: string): Caller => ({ key: keyOfDigest(sha256), sha256 })
+
+const json = ({ key }: Caller, { plan, policies }: Standing): string =>
+  JSON.stringify({
+    key,
+    plan,
+    policies: policies.map(({ name, unit, limit, remaining, windowMs, reset }) => ({
+      ...{ name, unit, limit, used: limit - remaining, remaining },
+      ...{ windowSeconds: windowMs / 1000, resetSeconds: Math.ceil(reset / 1000) },
+    })),
+  })
+
+function human({ key }: Caller, { plan, policies }: Standing, { stdout, env }: Io): string {
+  const rows = policies.map(({ name, unit, limit, remaining, windowMs, reset }) => [
+    ...[name, unit, limit, windowMs === 0 ? '' : `${windowMs / 1000} s`, limit - remaining, remaining],
+    reset === 0 ? '' : `${Math.ceil(reset / 1000)} s`,
+  ])
+  const headings = ['policy', 'unit', 'limit', 'window', 'used', 'remaining', 'more in']
+  return `${key}  plan ${plan}\n${table(stdout, env, headings, rows, [2, 3, 4, 5, 6])}`
+}

@@ -1,0 +1,33 @@
+/** `serve`: the service as this process; `--check`: whether it would start. */
+import { Command } from 'commander'
+import type { Io } from './io.js'
+import { addSettings, SETTINGS_HELP, settingsOf } from './settings.js'
+
+const EXAMPLES = `
+${SETTINGS_HELP}
+ADMIN_TOKEN has no option, nor has a password for Redis: everybody on the machine can see the arguments of a process.
+
+Examples:
+  $ npx ml-api-rate-limiter serve                                       the models of this repository on port 3000
+  $ npx ml-api-rate-limiter serve --rate-limit-max 3 --rate-limit-window 10s
+  $ REDIS_URL=redis://localhost npx ml-api-rate-limiter serve --port 3001
+  $ npx ml-api-rate-limiter serve --check --env-file production.env     say what is wrong, start nothing
+
+--check reads the settings and the limits file, loads and runs every model, asks Redis, and exits with 0 if the service
+would start, else 1. What the service would start without, such as Redis, is a warning.
+`
+
+export function serveCommand(io: Io): Command {
+  const command = new Command('serve')
+    .summary('start the service')
+    .description('Starts the service: predictions over HTTP, behind limits. Ctrl-C or SIGTERM ends it well.')
+    .option('--check', 'check settings, limits file, models and Redis, say what is wrong, and start nothing')
+  return addSettings(command)
+    .addHelpText('after', EXAMPLES)
+    .action(async (options: Readonly<Record<string, unknown>>) => {
+      const given = settingsOf(options, io.env)
+      // Loaded by who needs them: the other commands begin sooner.
+      if (options.check) await (await import('./check.js')).check(given, io)
+      else await (await import('../serve.js')).serve(given.environment)
+    })
+}

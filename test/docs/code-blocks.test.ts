@@ -5,7 +5,8 @@
  *   can be listened on.
  * - `console.log(…) // text`: the lines it prints are, in order, the texts of these comments.
  * - TypeScript blocks are type-checked besides, under the settings of the workspace.
- * - What is not to be run is no `js` or `ts` block: `sh`, `diff`, `json`, `http`, `text`.
+ * - What a `diff` block adds runs too, in an app: it has to be what this plugin takes.
+ * - `sh` and what follows it: shell-blocks.test.ts. `http` and `json` of the limiter: headers.test.ts.
  */
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -29,6 +30,7 @@ interface Block extends CodeBlock {
 
 const blocks = PAGES.flatMap(page =>
   codeBlocks(readPage(page))
+    .map(block => (block.language === 'diff' ? { ...block, language: 'js', code: added(block.code) } : block))
     .filter(({ language }) => language in LANGUAGES)
     .map((block): Block => {
       const typed = LANGUAGES[block.language] === 'ts'
@@ -61,6 +63,24 @@ for (const page of PAGES) {
 t.test('the TypeScript blocks have no type errors', async t => {
   t.strictSame(typeErrors(blocks.filter(block => block.typed)), [])
 })
+
+/** The lines that a change adds, as a module: with an app, a Redis and, unless they import it, the plugin. */
+function added(diff: string): string {
+  const lines = diff.split('\n').flatMap(line => (line.startsWith('+') ? [line.slice(1)] : []))
+  const importsIt = lines.some(line => /^import |require\(/.test(line))
+  return `
+    import { createRequire } from 'node:module'
+    import Fastify from 'fastify'
+    import { Redis } from 'ioredis'
+    ${importsIt ? '' : "import rateLimit from 'ml-api-rate-limiter'"}
+    ${lines.filter(line => line.startsWith('import ')).join('\n')}
+    const require = createRequire(import.meta.url)
+    const redis = new Redis(process.env.REDIS_URL)
+    const app = Fastify()
+    ${lines.filter(line => !line.startsWith('import ')).join('\n')}
+    await app.ready()
+    redis.disconnect()`
+}
 
 /** What `console.log(…) // text` says will be printed. */
 function expectedOutput(code: string): string[] {

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs'
 import t from 'tap'
 import { readPage, root } from './markdown.js'
-import { PAGES, SHELL_PAGES } from './pages.js'
+import { PAGES } from './pages.js'
 
-for (const page of new Set([...PAGES, ...SHELL_PAGES])) {
+for (const page of PAGES) {
   t.test(`the links of ${page} lead somewhere`, async t => {
     for (const link of linksOf(readPage(page))) {
       const target = new URL(link, new URL(page, root))

@@ -1,17 +1,16 @@
-/** Pages whose JavaScript and TypeScript blocks are run, and whose links are followed. A new page joins by being listed. */
+import { readdirSync } from 'node:fs'
+import { root } from './markdown.js'
+
+/** All that there is to read: JavaScript and TypeScript blocks are run, and links are followed. */
 export const PAGES: readonly string[] = [
-  'README.md',
-  'docs/options.md',
-  'docs/migration.md',
-  'docs/headers-and-errors.md',
-  'docs/how-it-works.md',
-  'docs/faults.md',
-  'docs/limits.md',
-  'examples/README.md',
-  'plugin/README.md',
+  ...['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'],
+  ...['bench', 'examples', 'models', 'models/train', 'plugin'].map(folder => `${folder}/README.md`),
+  ...readdirSync(new URL('docs/', root))
+    .filter(name => name.endsWith('.md'))
+    .map(name => `docs/${name}`),
 ]
 
-/** Pages whose shell blocks are run, from top to bottom. Their links are followed too. */
+/** Pages whose shell blocks are followed, from top to bottom. */
 export const SHELL_PAGES: readonly string[] = [
   'README.md',
   'plugin/README.md',

@@ -1,7 +1,7 @@
 /** The limits as the service has them, on its Redis, without the service. */
 import Fastify from 'fastify'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
-import { registerLimits, type Standing } from '../protection/limits.js'
+import { openLimits, type Standing } from '../protection/limits.js'
 import { redisAnswers, registerRedis } from '../redis.js'
 import { Failure, UsageError } from './io.js'
 
@@ -23,7 +23,7 @@ export async function standingInRedis(
     const config = limitsConfig(environment)
     await registerRedis(app, config)
     if (!(await redisAnswers(app.redis))) throw new Failure(`Redis does not answer at ${placesOf(config.redisUrls)}`)
-    const limits = await registerLimits(app, config, undefined)
+    const limits = await openLimits(app, config, undefined, () => {})
     const plan = limits.planOf(sha256)
     if (plan === undefined) {
       throw new Failure(`there is no such API key in the limits file (LIMITS_FILE), or it is revoked: ${key}`)

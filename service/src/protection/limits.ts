@@ -59,6 +59,30 @@ export async function registerLimits(
   models: Models,
   metrics: Metrics | undefined,
 ): Promise<Limits> {
+  app.decorateRequest('seenLateMs', 0)
+  refundShed(app)
+  const gate = new Gate()
+  app.addHook('onClose', () => gate.close())
+  const pass = (request: FastifyRequest, reply: FastifyReply) => {
+    const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
+    gate.pass({ models: modelsMeant(models, request), priority: priorityOf(request), timeoutMs }, reply.raw)
+    request.seenLateMs = gate.delayMs
+  }
+  const limits = await openLimits(app, config, metrics, pass)
+  const hold = (request: FastifyRequest, reply: FastifyReply) => limits.chargeRequest(request, reply)
+  app.addHook('onRoute', route => {
+    if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
+  })
+  return limits
+}
+
+/** The limits in their store, in front of nothing yet. For `pass` see Limits. */
+export async function openLimits(
+  app: FastifyInstance,
+  config: Config,
+  metrics: Metrics | undefined,
+  pass: Pass,
+): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
   await app.register(rateLimit, {
     // Each request is held against the limiters of its caller's plan instead.
@@ -77,38 +101,21 @@ export async function registerLimits(
   })
   app.decorateRequest('caller', null)
   app.decorateRequest('rows', 0)
-  app.decorateRequest('seenLateMs', 0)
-  refundShed(app)
-  const gate = new Gate()
-  app.addHook('onClose', () => gate.close())
-  const pass = (request: FastifyRequest, reply: FastifyReply) => {
-    const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
-    gate.pass({ models: modelsMeant(models, request), priority: priorityOf(request), timeoutMs }, reply.raw)
-    request.seenLateMs = gate.delayMs
-  }
-  const limits = new Limits(app, plans, config.limitsFile, pass)
-  const hold = (request: FastifyRequest, reply: FastifyReply) => limits.chargeRequest(request, reply)
-  app.addHook('onRoute', route => {
-    if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
-  })
-  return limits
+  return new Limits(app, plans, config.limitsFile, pass)
 }
+
+type Pass = (request: FastifyRequest, reply: FastifyReply) => void
 
 export class Limits {
   readonly #app: FastifyInstance
   readonly #file: string | undefined
   readonly #guesses: Guesses
-  readonly #pass: (request: FastifyRequest, reply: FastifyReply) => void
+  readonly #pass: Pass
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
   /** `pass` throws Overloaded where a request that could be charged is not taken at present. */
-  constructor(
-    app: FastifyInstance,
-    plans: Plans,
-    file: string | undefined,
-    pass: (request: FastifyRequest, reply: FastifyReply) => void,
-  ) {
+  constructor(app: FastifyInstance, plans: Plans, file: string | undefined, pass: Pass) {
     this.#pass = pass
     this.#app = app
     this.#file = file

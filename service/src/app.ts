@@ -1,22 +1,23 @@
 /** The service put together: settings and models in, an app that can listen out. */
 import { randomUUID } from 'node:crypto'
-import type { Socket } from 'node:net'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
   type FastifyReply,
   type FastifyRequest,
+  type FastifyServerOptions,
   LogController,
 } from 'fastify'
 import type { Config } from './config.js'
 import type { InferenceEvent } from './inference/repository.js'
 import type { Models } from './inference/types.js'
 import { acceptJsonOnly } from './json-body.js'
+import { Malformed } from './malformed.js'
 import { measureRequests } from './metrics/http.js'
 import { Metrics } from './metrics/metrics.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { countRequests, Stats } from './playground/stats.js'
-import { Refusal, rawProblem, sendError } from './problem.js'
+import { Refusal, sendError } from './problem.js'
 import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
 import { requestLog } from './request-log.js'
@@ -29,6 +30,7 @@ import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/
 import { playgroundRoutes } from './routes/playground.js'
 import { predictRoutes } from './routes/predict.js'
 import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
+import { SECURITY_HEADERS } from './security-headers.js'
 
 export interface Dependencies {
   /** Called once; the models are closed with the app, and tell it what happens. */
@@ -42,17 +44,6 @@ export interface Service {
   /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
   announceStop(): void
 }
-
-/**
- * For answers that are data, and that no page may show, frame or guess the kind of. (`@fastify/helmet` says as much in
- * a dozen headers, at the price of half the throughput.)
- */
-const SECURITY_HEADERS = {
-  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
-  'cross-origin-resource-policy': 'same-origin',
-  'referrer-policy': 'no-referrer',
-  'x-content-type-options': 'nosniff',
-} as const
 
 const NO_HOST = { status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' } as const
 
@@ -139,7 +130,8 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
 
 /** A server that gives up on slow, large and malformed requests before they cost anything. */
 function createServer(config: Config): FastifyInstance {
-  return Fastify({
+  const malformed = new Malformed()
+  const app = Fastify({
     logger: { level: config.logLevel },
     // Two lines a request are most of the cost of a cheap one.
     logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
@@ -165,10 +157,15 @@ function createServer(config: Config): FastifyInstance {
       ignoreDuplicateSlashes: true,
     },
     frameworkErrors: (error, request, reply) => {
+      // No hook runs before these.
+      malformed.remember(request.raw, reply.raw)
+      reply.headers(SECURITY_HEADERS)
       sendErrorInForm(error, request, reply)
     },
-    clientErrorHandler: (error, socket) => answerMalformed(error as NodeJS.ErrnoException, socket as Socket),
+    clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
   })
+  malformed.watch(app)
+  return app
 }
 
 /** Each protocol has its own form of errors, also for what no route was found for. */
@@ -178,18 +175,3 @@ function sendErrorInForm(error: unknown, request: FastifyRequest, reply: Fastify
 
 /** Whether the request names its host, as RFC 9112, section 3.2, demands. */
 const hasHost = ({ raw }: FastifyRequest): boolean => raw.headers.host !== undefined || raw.httpVersion === '1.0'
-
-/** What the parser refuses never becomes a request. */
-function answerMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy()
-    return
-  }
-  const [status, code, detail] =
-    error.code === 'HPE_HEADER_OVERFLOW'
-      ? ([431, 'HEADERS_TOO_LARGE', 'the headers are too long'] as const)
-      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-        ? ([408, 'REQUEST_TIMEOUT', 'the request did not arrive in time'] as const)
-        : ([400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request'] as const)
-  socket.end(rawProblem(status, code, detail, randomUUID()), () => socket.destroy())
-}

@@ -213,16 +213,3 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   if (fault.status === 500) request.log.error({ err: error }, 'request failed')
   return sendFault(fault, request, reply)
 }
-
-/** The whole answer to what was never a request, for a bare socket. */
-export function rawProblem(status: number, code: string, detail: string, requestId: string): string {
-  const body = JSON.stringify(problemOf({ status, code, detail }, requestId))
-  return [
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
-    `content-type: ${MEDIA_TYPE}`,
-    `content-length: ${Buffer.byteLength(body)}`,
-    'connection: close',
-    '',
-    body,
-  ].join('\r\n')
-}

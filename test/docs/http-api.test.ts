@@ -41,7 +41,16 @@ t.test('every header of an answer that the document knows is in a table', async 
 })
 
 t.test('every error code of the service is in the table, once, and no other', async t => {
-  const sources = ['problem', 'json-body', 'auth', 'app', 'routes/predict', 'routes/health', 'routes/admin']
+  const sources = [
+    'problem',
+    'malformed',
+    'json-body',
+    'auth',
+    'app',
+    'routes/predict',
+    'routes/health',
+    'routes/admin',
+  ]
     .concat(['routes/other-methods', 'routes/playground', 'protection/limits', 'inference/errors'])
     .map(name => readFileSync(new URL(`service/src/${name}.ts`, root), 'utf8'))
     .join('\n')

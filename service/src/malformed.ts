@@ -1,0 +1,104 @@
+/** What comes over a connection and never becomes a request of the app: it is answered all the same, and in its turn. */
+import { randomUUID } from 'node:crypto'
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import { MEDIA_TYPE, problemOf } from './problem.js'
+import { SECURITY_HEADERS } from './security-headers.js'
+
+/** The request that came last over a connection, and the answer before its own where that is not out yet. */
+interface Newest {
+  readonly request: IncomingMessage
+  readonly answer: ServerResponse
+  readonly before: ServerResponse | undefined
+}
+
+type ClientErrorHandler = (error: Error & { readonly code?: string }, socket: Socket) => void
+
+const isOut = (answer: ServerResponse): boolean => answer.writableFinished || answer.destroyed
+
+/** What the parser refuses: status, code and detail by the code of its error. */
+const REFUSALS = {
+  HPE_HEADER_OVERFLOW: [431, 'HEADERS_TOO_LARGE', 'the headers are too long'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'REQUEST_TIMEOUT', 'the request did not arrive in time'],
+} as const
+const MALFORMED = [400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request'] as const
+
+/**
+ * Answers to what the parser refuses. Clients may send requests one behind the other; those that came whole keep their
+ * answers, and the refusal goes out after them (RFC 9112, section 9.3.2).
+ */
+export class Malformed {
+  readonly #newest = new WeakMap<Socket, Newest>()
+  readonly #refused = new WeakSet<Socket>()
+
+  /** Watches the requests of the app, and answers to expectations (RFC 9110, section 10.1.1) that it does not know. */
+  watch(app: FastifyInstance): void {
+    app.addHook('onRequest', (request, reply, done) => {
+      this.remember(request.raw, reply.raw)
+      done()
+    })
+    app.server.on('checkContinue', (request: IncomingMessage, answer: ServerResponse) => {
+      const before = this.#newest.get(request.socket)?.answer
+      this.remember(request, answer)
+      const proceed = () => {
+        if (request.socket.destroyed) return
+        answer.writeContinue()
+        app.server.emit('request', request, answer)
+      }
+      // Without a socket its turn has not come, and Node would put this between the headers and the body of the answer.
+      if (answer.socket === null) before?.once('close', proceed)
+      else proceed()
+    })
+    app.server.on('checkExpectation', (request: IncomingMessage, answer: ServerResponse) => {
+      this.remember(request, answer)
+      const detail = 'the header expect takes 100-continue and nothing else'
+      const [headers, body] = rawProblem(417, 'EXPECTATION_FAILED', detail)
+      answer.writeHead(417, headers).end(body)
+    })
+  }
+
+  /** To be called for each request as it comes; `watch` does for those that reach a route. */
+  remember(request: IncomingMessage, answer: ServerResponse): void {
+    const previous = this.#newest.get(request.socket)?.answer
+    if (previous === answer) return
+    const before = previous === undefined || isOut(previous) ? undefined : previous
+    this.#newest.set(request.socket, { request, answer, before })
+  }
+
+  /** For Fastify's `clientErrorHandler`. */
+  readonly handle: ClientErrorHandler = (error, socket) => {
+    if (error.code === 'ECONNRESET' || !socket.writable) {
+      socket.destroy()
+      return
+    }
+    // Whatever else comes is refused as well, and was told so.
+    if (this.#refused.has(socket)) return
+    this.#refused.add(socket)
+    const newest = this.#newest.get(socket)
+    const isBroken = newest?.request.complete === false
+    const last = isBroken && !newest.answer.writableEnded ? newest.before : newest?.answer
+    const end = () => {
+      if (!socket.writable) socket.destroy()
+      // The rest of a request that was refused by its headers has had its answer.
+      else if (isBroken && last === newest.answer) socket.end(() => socket.destroy())
+      else socket.end(refusalOf(error.code), () => socket.destroy())
+    }
+    if (last === undefined || isOut(last)) end()
+    else last.once('close', end)
+  }
+}
+
+function refusalOf(parserCode: string | undefined): string {
+  const [status, code, detail] = REFUSALS[parserCode as keyof typeof REFUSALS] ?? MALFORMED
+  const [headers, body] = rawProblem(status, code, detail)
+  const fields = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${fields.join('')}connection: close\r\n\r\n${body}`
+}
+
+/** Headers and body of a problem that is tied to no request of the app. */
+function rawProblem(status: number, code: string, detail: string): [Record<string, string | number>, string] {
+  const body = JSON.stringify(problemOf({ status, code, detail }, randomUUID()))
+  const headers = { ...SECURITY_HEADERS, 'content-type': MEDIA_TYPE, 'content-length': Buffer.byteLength(body) }
+  return [headers, body]
+}

@@ -16,6 +16,7 @@ export interface Request {
   settled: boolean
   startedAt: number
   computeMs: number
+  computeShareMs: number
   batchRows: number
   /** Outputs of the pieces of a split request, by their place. */
   parts: (NamedTensors | undefined)[] | undefined

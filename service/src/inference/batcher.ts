@@ -130,6 +130,7 @@ export class Batcher {
         settled: false,
         startedAt: 0,
         computeMs: 0,
+        computeShareMs: 0,
         batchRows: 0,
         parts: undefined,
       })
@@ -222,6 +223,7 @@ export class Batcher {
         : sliceOutputs(outputs, at, piece.rows, request.options.outputs)
       at += piece.rows
       request.computeMs += computeMs
+      request.computeShareMs += (computeMs * piece.rows) / batch.rows
       request.batchRows = Math.max(request.batchRows, batch.rows)
       this.#answer(piece, part, now)
     }
@@ -364,6 +366,7 @@ export class Batcher {
       outputs,
       queueMs: request.startedAt - request.arrivedAt,
       computeMs: request.computeMs,
+      computeShareMs: request.computeShareMs,
       batchRows: request.batchRows,
     })
   }

@@ -109,6 +109,8 @@ export interface RunResult {
   readonly queueMs: number
   /** Milliseconds the batch took in the worker. */
   readonly computeMs: number
+  /** The part of it that falls to this request, by its rows. */
+  readonly computeShareMs: number
   /** Rows of the whole batch that this request ran in (the largest, where it was split). */
   readonly batchRows: number
 }

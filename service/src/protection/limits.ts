@@ -8,7 +8,7 @@ import type { Metrics } from '../metrics/metrics.js'
 import { Refusal } from '../problem.js'
 import { Gate } from './gate.js'
 import { Guesses } from './guesses.js'
-import { onePlan, type Plan, type Plans, readPlans } from './plans.js'
+import { onePlan, type Plan, type Plans, readPlans, type Unit } from './plans.js'
 import { refundShed } from './refunds.js'
 import { priorityOf, timeoutOf } from './urgency.js'
 
@@ -27,6 +27,8 @@ declare module 'fastify' {
 interface LimitedCaller {
   readonly key: string
   readonly limiters: PlanLimiters
+  /** The decision to which compute time is added; undefined where the plan has no policy in it. */
+  compute: RequestRateLimit | undefined
   /** What the request was charged so far, limiter by limiter. */
   readonly charges: RequestRateLimit[]
 }
@@ -36,6 +38,8 @@ interface PlanLimiters {
   readonly requests: RateLimitHandler
   /** Undefined where the plan has no policy in rows. */
   readonly rows: RateLimitHandler | undefined
+  /** Undefined where the plan has no policy in compute time. */
+  readonly compute: RateLimitHandler | undefined
 }
 
 export interface Standing {
@@ -132,13 +136,9 @@ export class Limits {
     // Where there are no keys nobody has to be looked up.
     if (this.#plans.keys === undefined) {
       const caller = this.#take(request, addressKey(request), this.#plans.anonymous)
-      this.#pass(request, reply)
-      return charge(caller, caller.limiters.requests, request, reply)
+      return this.#chargeCaller(caller, request, reply)
     }
-    return this.#identify(request, reply).then(caller => {
-      this.#pass(request, reply)
-      return charge(caller, caller.limiters.requests, request, reply)
-    })
+    return this.#identify(request, reply).then(caller => this.#chargeCaller(caller, request, reply))
   }
 
   /**
@@ -157,6 +157,17 @@ export class Limits {
     }
     request.rows = rows
     return charge(caller, limiters.rows, request, reply)
+  }
+
+  /** What the run took, after it: also beyond the quota. Undefined where the plan has no policy in it. */
+  chargeCompute({ caller, log }: FastifyRequest, computeMs: number): Promise<void> | undefined {
+    if (caller?.compute === undefined) return undefined
+    // Whole milliseconds, right on average: rounded up, a run of a tenth of one would count ten times.
+    const whole = Math.floor(computeMs + Math.random())
+    if (whole === 0) return undefined
+    return caller.compute.charge(whole).catch(error => {
+      log.warn({ err: error }, 'compute time could not be charged')
+    })
   }
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
@@ -199,6 +210,17 @@ export class Limits {
     }
   }
 
+  async #chargeCaller(caller: LimitedCaller, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    const { requests, compute } = caller.limiters
+    this.#pass(request, reply)
+    if (compute !== undefined) {
+      // First, since it costs nothing: a request that is denied for it is charged nothing else.
+      await compute(request, reply)
+      caller.compute = request.rateLimit ?? undefined
+    }
+    return charge(caller, requests, request, reply)
+  }
+
   async #identify(request: FastifyRequest, reply: FastifyReply): Promise<LimitedCaller> {
     const { keys, anonymous } = this.#plans
     // Where there are no keys, what is sent as one changes nothing.
@@ -210,7 +232,7 @@ export class Limits {
   }
 
   #take(request: FastifyRequest, key: string, plan: Plan): LimitedCaller {
-    request.caller = { key, limiters: this.#limitersOf(plan), charges: [] }
+    request.caller = { key, limiters: this.#limitersOf(plan), compute: undefined, charges: [] }
     return request.caller
   }
 
@@ -231,7 +253,7 @@ export class Limits {
 
   #limitersOfPlan(plan: Plan): PlanLimiters {
     const keyGenerator = ({ caller }: FastifyRequest) => (caller as LimitedCaller).key
-    const policiesIn = (unit: 'requests' | 'rows') =>
+    const policiesIn = (unit: Unit) =>
       plan.policies
         .filter(policy => policy.unit === unit)
         .map(({ name, limit, windowMs }) => ({ name, max: limit, timeWindow: windowMs }))
@@ -242,16 +264,23 @@ export class Limits {
       keyGenerator,
       ...(concurrency === undefined ? {} : { concurrency: { max: concurrency } }),
     })
-    if (!plan.policies.some(isInRows)) return { plan, requests, rows: undefined }
-    const rows = this.#app.rateLimit({
-      groupId: `plan:${plan.name}`,
-      policies: policiesIn('rows'),
-      cost: request => request.rows,
-      keyGenerator,
-      // The x-ratelimit fields go on speaking of requests, unless it is the rows that are denied.
-      addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
-    })
-    return { plan, requests, rows }
+    const inUnit = (unit: Unit, cost: number | ((request: FastifyRequest) => number)) => {
+      const policies = policiesIn(unit)
+      if (policies.length === 0) return undefined
+      return this.#app.rateLimit({
+        groupId: `plan:${plan.name}`,
+        policies,
+        cost,
+        keyGenerator,
+        // The x-ratelimit fields go on speaking of requests, unless it is these that are denied.
+        addHeadersOnExceeding: {
+          'x-ratelimit-limit': false,
+          'x-ratelimit-remaining': false,
+          'x-ratelimit-reset': false,
+        },
+      })
+    }
+    return { plan, requests, rows: inUnit('rows', request => request.rows), compute: inUnit('compute-ms', 0) }
   }
 }
 
@@ -278,11 +307,16 @@ async function charge(
   if (request.rateLimit !== null) charges.push(request.rateLimit)
 }
 
-async function standingWith({ plan, requests, rows }: PlanLimiters, key: string): Promise<Standing> {
-  const [inRequests, inRows] = await Promise.all([requests.status(key), rows?.status(key)])
+async function standingWith({ plan, requests, rows, compute }: PlanLimiters, key: string): Promise<Standing> {
+  const [inRequests, inRows, inCompute] = await Promise.all([
+    requests.status(key),
+    rows?.status(key),
+    compute?.status(key),
+  ])
+  const within = (standing: typeof inRows, unit: Unit) => standing?.policies.map(policy => ({ ...policy, unit })) ?? []
   return {
     plan: plan.name,
-    policies: [...inRequests.policies, ...(inRows?.policies ?? []).map(policy => ({ ...policy, unit: 'rows' }))],
+    policies: [...inRequests.policies, ...within(inRows, 'rows'), ...within(inCompute, 'compute-ms')],
   }
 }
 

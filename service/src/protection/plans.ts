@@ -10,7 +10,7 @@ const Name = Type.String({ pattern: '^[a-z][a-z0-9-]{0,31}$' })
 const PolicySchema = Type.Object(
   {
     name: Name,
-    unit: Type.Optional(Type.Union([Type.Literal('requests'), Type.Literal('rows')])),
+    unit: Type.Optional(Type.Union([Type.Literal('requests'), Type.Literal('rows'), Type.Literal('compute-ms')])),
     limit: Type.Integer({ minimum: 0 }),
     window: Type.Union([Type.String(), Type.Integer({ minimum: 1 })]),
   },
@@ -47,9 +47,12 @@ const FileSchema = Type.Object(
   closed,
 )
 
+/** What a policy counts; `compute-ms` is milliseconds that the model ran for the caller, known only afterwards. */
+export type Unit = 'requests' | 'rows' | 'compute-ms'
+
 export interface PlanPolicy {
   readonly name: string
-  readonly unit: 'requests' | 'rows'
+  readonly unit: Unit
   /** Units allowed in any one window. */
   readonly limit: number
   readonly windowMs: number
@@ -57,7 +60,7 @@ export interface PlanPolicy {
 
 export interface Plan {
   readonly name: string
-  /** One or more in requests, and any number in rows. */
+  /** One or more in requests, and any number in the other units. */
   readonly policies: readonly PlanPolicy[]
   /** Requests in flight at most; undefined: any number. */
   readonly concurrency: number | undefined

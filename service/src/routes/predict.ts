@@ -79,12 +79,14 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { inputs, rows } = encodeRows(model.info, body)
     const charged = options.limits.chargeRows(request, reply, rows)
     if (charged !== undefined) await charged
-    const { outputs, queueMs, computeMs } = await model.run(inputs, {
+    const { outputs, queueMs, computeMs, computeShareMs } = await model.run(inputs, {
       rows,
       signal: callerOfReply(reply),
       deadline,
       priority: priorityOf(request),
     })
+    const ran = options.limits.chargeCompute(request, computeShareMs)
+    if (ran !== undefined) await ran
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     const { name, version } = model.info
     return { model: name, version, predictions: decodePredictions(model.info, outputs, rows) }

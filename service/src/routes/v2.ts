@@ -26,8 +26,8 @@ import { callerOfReply, timeoutAsked } from './caller.js'
 
 export interface V2Options {
   readonly models: Models
-  /** Charges the rows of each `infer`; left out, they cost nothing. */
-  readonly limits?: Pick<Limits, 'chargeRows'>
+  /** Charges the rows of each `infer`, and what it ran; left out, they cost nothing. */
+  readonly limits?: Pick<Limits, 'chargeRows' | 'chargeCompute'>
   /** Longest time to an answer; a caller may ask for less. */
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
@@ -113,7 +113,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         model.info,
       )
       await limits?.chargeRows(request, reply, asked.rows)
-      const { outputs, queueMs, computeMs } = await model.run(asked.inputs, {
+      const { outputs, queueMs, computeMs, computeShareMs } = await model.run(asked.inputs, {
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
         signal: callerOfReply(reply),
@@ -124,6 +124,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
           Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
         ),
       })
+      await limits?.chargeCompute(request, computeShareMs)
       reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
       const answer = writeInferResponse(model.info, asked, outputs)
       if (answer.headerLength === undefined) return reply.type('application/json').send(answer.body)

@@ -32,6 +32,7 @@ const made = ({ name, version = '1', inputs, outputs, run }: FakeModel): Model =
     outputs: await run(tensors, options),
     queueMs: 0.5,
     computeMs: 1.25,
+    computeShareMs: 0,
     batchRows: options.rows,
   }),
 })

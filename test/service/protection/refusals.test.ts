@@ -34,7 +34,13 @@ const oftenOverloaded = (t: Test) => {
 
 /** It needs no time, so that nothing but a quota is in the way however busy the machine is. */
 const instant = (t: Test) =>
-  modelThat(t, () => async inputs => ({ outputs: { y: inputs.x as Tensor }, queueMs: 0, computeMs: 0, batchRows: 1 }))
+  modelThat(t, () => async inputs => ({
+    outputs: { y: inputs.x as Tensor },
+    queueMs: 0,
+    computeMs: 0,
+    computeShareMs: 0,
+    batchRows: 1,
+  }))
 
 /** Says why, which policy and when to come back, in the headers and, the same, in the document. */
 function isDenial(t: Test, answer: LightMyRequestResponse, violated: string, longestSeconds: number): void {

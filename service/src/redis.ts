@@ -22,6 +22,8 @@ function connect({ redisUrls, storeTimeoutMs }: Config): RedisConnection {
     commandTimeout: storeTimeoutMs,
     connectTimeout: FIRST_CONNECT_MS,
     maxRetriesPerRequest: 0,
+    // Looks once a second whether a Redis that loads its data is done, and not when that was expected.
+    maxLoadingRetryTime: MAX_RETRY_MS,
     autoResendUnfulfilledCommands: false,
     // A primary that became a replica: the address leads to the new one. 1: connect again, send nothing again.
     reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false),

@@ -2,7 +2,7 @@ import { Redis } from 'ioredis'
 import { StoreTimeout, StoreUnavailable } from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
 import { type App, ask, inRedis, limited, redisClient, statuses } from '../support/plugin.js'
-import { type RedisProcess, startRedis, until } from '../support/redis-fleet.js'
+import { freeze, type RedisProcess, startRedis, until } from '../support/redis-fleet.js'
 
 /** Somewhere nobody answers. */
 function nowhere(t: Test): Redis {
@@ -22,17 +22,6 @@ function clientOf(t: Test, server: RedisProcess): Redis {
   redis.on('error', () => {})
   t.teardown(() => redis.disconnect())
   return redis
-}
-
-/** Freezes a server, and waits until it truly stands still. */
-async function freeze(server: RedisProcess): Promise<void> {
-  const client = server.client()
-  await client.ping()
-  server.signal('SIGSTOP')
-  await until('nobody answers', async () => {
-    const silence = new Promise<boolean>(resolve => setTimeout(resolve, 60, true))
-    return Promise.race([silence, client.ping().then(() => false)])
-  })
 }
 
 const quick = { max: 2, timeWindow: '1 minute', storeTimeout: 60 } as const

@@ -44,11 +44,32 @@ export async function until(what: string, condition: () => Promise<boolean>, ms 
   }
 }
 
-/** Starts a Redis (or, with `sentinel`, a Sentinel) on a free port; it ends with the test. */
-export async function startRedis(
-  t: Test,
-  options: { args?: readonly string[]; sentinel?: string } = {},
-): Promise<RedisProcess> {
+export interface RedisSettings {
+  readonly args?: readonly string[]
+  /** The configuration of a Sentinel. */
+  readonly sentinel?: string
+  /** For one that was there before. */
+  readonly port?: number
+}
+
+/** Freezes a server, and waits until it truly stands still. */
+export async function freeze(server: RedisProcess): Promise<void> {
+  const client = server.client()
+  await client.ping()
+  server.signal('SIGSTOP')
+  await until('nobody answers', async () => {
+    const silence = new Promise<boolean>(resolve => setTimeout(resolve, 60, true))
+    return Promise.race([silence, client.ping().then(() => false)])
+  })
+}
+
+/** Starts a Redis (or, with `sentinel`, a Sentinel), on a free port unless it is given one; it ends with the test. */
+export async function startRedis(t: Test, options: RedisSettings = {}): Promise<RedisProcess> {
+  if (options.port !== undefined) {
+    const redis = await launch(t, options.port, options)
+    if (redis === undefined) throw new Error(`port ${options.port} was taken meanwhile`)
+    return redis
+  }
   for (;;) {
     const redis = await launch(t, await freePort(), options)
     if (redis !== undefined) return redis
@@ -56,11 +77,7 @@ export async function startRedis(
 }
 
 /** Undefined where another process was quicker to take the port. */
-async function launch(
-  t: Test,
-  port: number,
-  options: { args?: readonly string[]; sentinel?: string },
-): Promise<RedisProcess | undefined> {
+async function launch(t: Test, port: number, options: RedisSettings): Promise<RedisProcess | undefined> {
   const folder = mkdtempSync(join(tmpdir(), 'redis-fleet-'))
   const base = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', folder, '--daemonize', 'no']
   let args = [...base, '--save', '', '--appendonly', 'no', ...(options.args ?? [])]
@@ -82,7 +99,8 @@ async function launch(
       await ended
     },
     client: () => {
-      const client = new Redis(port, '127.0.0.1')
+      // One that is loading its data is told apart by what it answers.
+      const client = new Redis(port, '127.0.0.1', { enableReadyCheck: false })
       client.on('error', () => {})
       clients.push(client)
       return client

@@ -3,6 +3,7 @@ import { connect } from 'node:net'
 
 const HEAD_END = Buffer.from('\r\n\r\n')
 const LENGTH = Buffer.from('content-length: ')
+const RETRY_AFTER = Buffer.from('retry-after: ')
 
 /**
  * A connection that is kept alive, with one request at a time on it. It reads no more of an answer than its status
@@ -53,7 +54,11 @@ export class Connection {
     })
   }
 
-  /** @param {Buffer} bytes @param {(status: number) => void} answered @param {() => void} [lost] in place of an error */
+  /**
+   * @param {Buffer} bytes
+   * @param {(status: number, retryAfter?: number) => void} answered with the seconds that a refusal names
+   * @param {() => void} [lost] in place of an error
+   */
   request(bytes, answered, lost) {
     this.#answered = answered
     this.#lost = lost
@@ -81,7 +86,8 @@ export class Connection {
     this.#status = integerAt(bytes, 9)
     const answered = this.#answered
     this.#answered = undefined
-    answered?.(this.#status)
+    const refused = this.#status === 429 || this.#status === 503
+    answered?.(this.#status, refused ? retryAfterOf(bytes) : undefined)
   }
 
   /** Servers close what has been idle for long. */
@@ -95,6 +101,11 @@ export class Connection {
     this.#socket.destroy()
     await closed
   }
+}
+
+function retryAfterOf(bytes) {
+  const at = bytes.indexOf(RETRY_AFTER)
+  return at < 0 ? undefined : integerAt(bytes, at + RETRY_AFTER.length)
 }
 
 function integerAt(bytes, at) {

@@ -31,13 +31,13 @@ export const messagesOf = (addresses = [undefined]) =>
 export const settingsOf = ({ deadlineMs }) => ({ REQUEST_TIMEOUT_MS: String(deadlineMs), RATE_LIMIT_MAX: '1000000000' })
 
 /** One open-loop task over some streams. */
-export async function offer(server, { deadlineMs }, { load, seed, quickMs, streams }) {
+export async function offer(server, { deadlineMs }, { load, seed, quickMs, obey, streams }) {
   const began = performance.now()
   const most = streams.reduce((sum, { phases }) => sum + Math.max(...phases.map(({ rate }) => rate)), 0)
   const connections = Math.min(MOST_CONNECTIONS, Math.ceil((most * deadlineMs) / 1000))
   const giveUpMs = GIVE_UP * deadlineMs
   const task = { kind: 'surge', port: server.ready.port, connections, deadlineMs, giveUpMs, seed, streams }
-  const { streams: results, cpu } = await load.ask(quickMs === undefined ? task : { ...task, quickMs })
+  const { streams: results, cpu } = await load.ask({ ...task, quickMs, obey })
   return { results, generatorShare: cpu / 1000 / (performance.now() - began) }
 }
 
@@ -119,6 +119,26 @@ export async function surgeOf(server, scenario, { load, seed, capacity, factor, 
     generatorShare,
     ...memory.stop(),
   }
+}
+
+/**
+ * What becomes of those who come back as they were told: a second of twice the capacity, half of it before and after.
+ * Gives how many came back, and how many of them were then answered in time.
+ */
+export async function obeyedBy(server, scenario, { load, seed, capacity }) {
+  const rate = NORMAL * capacity
+  const phases = [
+    { rate, ms: 500 },
+    { rate: 2 * capacity, ms: 1000 },
+    { rate, ms: 6000 },
+  ]
+  const { results } = await offer(server, scenario, {
+    load,
+    seed,
+    obey: true,
+    streams: [{ messages: messagesOf(), phases }],
+  })
+  return results[0][1].retries
 }
 
 /** The medians over the rounds; what may not happen at all is added up. */

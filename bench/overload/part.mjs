@@ -1,5 +1,5 @@
 import { measureGreedy } from './greedy.mjs'
-import { capacityOf, rowMsOf, settingsOf, startContender, summariseSurges, surgeOf } from './measure.mjs'
+import { capacityOf, obeyedBy, rowMsOf, settingsOf, startContender, summariseSurges, surgeOf } from './measure.mjs'
 import { busyModel } from './model.mjs'
 import { contenders, LOADS, scenarios } from './scenarios.mjs'
 import { greedyTableOf, overloadTableOf } from './table.mjs'
@@ -78,6 +78,14 @@ async function measureScenario(scenario, dir, plan, { load, say }) {
         }
       }
     }
+    const { capacity } = results.protected
+    results.protected.retries = { tried: 0, succeeded: 0 }
+    for (let round = 0; round < plan.rounds; round++) {
+      say(`round ${round + 1} of ${plan.rounds}, coming back as told`)
+      const { tried, succeeded } = await obeyedBy(standing, scenario, { load, seed: round + 1, capacity })
+      results.protected.retries.tried += tried
+      results.protected.retries.succeeded += succeeded
+    }
   } finally {
     await standing.stop()
     await load.ask({ kind: 'hangUp' })
@@ -106,6 +114,8 @@ function problemsOf({ protected: ours }, { deadlineMs, leastAt10 }) {
     expect(normalAfterMs <= 1000, 'it was not back to normal within a second')
     expect(generatorShare <= 0.9, 'the load generator was the bottleneck')
   }
+  const { tried, succeeded } = ours.retries
+  if (succeeded < 0.95 * tried) problems.push(`of ${tried} that came back as told, ${succeeded} were answered in time`)
   return problems
 }
 

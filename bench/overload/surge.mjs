@@ -20,6 +20,8 @@ class Tally {
   sent = 0
   counts = { good: 0, late: 0, refused: 0, expired: 0, unanswered: 0, other: 0 }
   statuses = {}
+  /** Of those that were refused and came back as they were told: how many, and how many then got a 200 in time. */
+  retries = { tried: 0, succeeded: 0 }
   #accepted = new Histogram()
   #refusals = new Histogram()
   #quickUs
@@ -55,6 +57,7 @@ class Tally {
       ms,
       ...this.counts,
       statuses: this.statuses,
+      retries: this.retries,
       p50: this.#accepted.quantile(0.5),
       p99: this.#accepted.quantile(0.99),
       refusalP50: this.#refusals.quantile(0.5),
@@ -77,11 +80,13 @@ class Tally {
  * not answered within `giveUpMs` is given up and its connection dropped. Ends when the last one is answered or given up,
  * and gives the tallies of each stream, phase by phase.
  *
- * @param {{ port: number, connections: number, deadlineMs: number, giveUpMs: number, quickMs?: number, seed: number,
- *   streams: { messages: string[], phases: { rate: number, ms: number }[] }[] }} task `quickMs`: what is normal
+ * `quickMs`: what is normal. `obey`: what is refused is sent once more, after the seconds that the refusal named.
+ *
+ * @param {{ port: number, connections: number, deadlineMs: number, giveUpMs: number, quickMs?: number, obey?: boolean,
+ *   seed: number, streams: { messages: string[], phases: { rate: number, ms: number }[] }[] }} task
  */
-export async function surge({ port, connections, deadlineMs, giveUpMs, quickMs = deadlineMs, seed, streams }) {
-  const client = new Client(port, giveUpMs * 1000, deadlineMs * 1000)
+export async function surge({ port, connections, deadlineMs, giveUpMs, quickMs = deadlineMs, obey, seed, streams }) {
+  const client = new Client(port, giveUpMs * 1000, deadlineMs * 1000, obey === true)
   await client.open(connections)
   const sources = streams.map((stream, index) => new Source(stream, seed * 1000 + index, quickMs, client))
   await new Promise(resolve => {
@@ -152,6 +157,7 @@ class Client {
   #port
   #giveUpUs
   #deadlineUs
+  #obey
   #free = []
   #freeHead = 0
   /** In the order in which they were due, since all are given up after the same time. */
@@ -159,10 +165,11 @@ class Client {
   #head = 0
   #pending = 0
 
-  constructor(port, giveUpUs, deadlineUs) {
+  constructor(port, giveUpUs, deadlineUs, obey) {
     this.#port = port
     this.#giveUpUs = giveUpUs
     this.#deadlineUs = deadlineUs
+    this.#obey = obey
   }
 
   get idle() {
@@ -177,8 +184,31 @@ class Client {
   }
 
   send(bytes, due, tally, stretch) {
+    const answered = (status, retryAfter) => {
+      tally.answered(status, microseconds() - due, this.#deadlineUs, stretch)
+      if (this.#obey && retryAfter !== undefined) this.#sendAgain(bytes, retryAfter, tally.retries)
+    }
+    this.#request(bytes, due, answered, () => tally.counts.unanswered++)
+  }
+
+  /** As it was told, and for the last time. */
+  #sendAgain(bytes, seconds, retries) {
+    // It is still on its way, though not on a connection.
+    this.#pending++
+    setTimeout(() => {
+      this.#pending--
+      retries.tried++
+      const due = microseconds()
+      const answered = status => {
+        if (status === 200 && microseconds() - due <= this.#deadlineUs) retries.succeeded++
+      }
+      this.#request(bytes, due, answered, () => {})
+    }, seconds * 1000)
+  }
+
+  #request(bytes, due, answered, lost) {
     const connection = this.#idle() ?? new Connection(this.#port, READ_BYTES)
-    const request = { due, connection, tally, open: true }
+    const request = { due, connection, lost, open: true }
     this.#open.push(request)
     this.#pending++
     const end = () => {
@@ -187,14 +217,14 @@ class Client {
     }
     connection.request(
       bytes,
-      status => {
+      (status, retryAfter) => {
         end()
-        tally.answered(status, microseconds() - due, this.#deadlineUs, stretch)
         this.#free.push(connection)
+        answered(status, retryAfter)
       },
       () => {
         end()
-        tally.counts.unanswered++
+        lost()
       },
     )
   }
@@ -213,12 +243,12 @@ class Client {
 
   giveUp(now) {
     for (; this.#head < this.#open.length; this.#head++) {
-      const { due, connection, tally, open } = this.#open[this.#head]
+      const { due, connection, lost, open } = this.#open[this.#head]
       if (!open) continue
       if (due + this.#giveUpUs > now) break
       connection.drop()
       this.#pending--
-      tally.counts.unanswered++
+      lost()
     }
     if (this.#head > 4096) {
       this.#open = this.#open.slice(this.#head)

@@ -43,12 +43,16 @@ export function overloadTableOf(scenarioName, results) {
     ([name, { rowMs, capacity }]) =>
       `${contenders[name].title}: ${whole(capacity)} a second, ${rowMs.toFixed(1)} ms alone`,
   )
+  const { tried, succeeded } = results.protected.retries
+  const obeyed = `After a second of twice the capacity, ${whole(tried)} came back when \`Retry-After\` said; ${percent(succeeded / Math.max(1, tried))} of them were answered in time at that first retry.`
   return [
     `### ${scenarios[scenarioName].title}`,
     '',
     `Capacity: ${capacities.join('; ')}.`,
     '',
     ...aligned([head, ...body], 1),
+    '',
+    obeyed,
   ].join('\n')
 }
 

@@ -3,6 +3,7 @@ import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { type Test, test } from 'tap'
 import { inRedis, startService } from '../support/build.js'
 import { launchChromium } from '../support/chromium.js'
+import { onePlan } from '../support/limits-file.js'
 import { complaints, openPage, reads, text } from '../support/page.js'
 import { until } from '../support/redis-fleet.js'
 
@@ -78,44 +79,76 @@ test('the playground', async t => {
   await t.test('every control is reached and used with the keyboard', async t => {
     const { url } = await start()
     const { page, clean } = await open(t, browser, url)
+    const visible = `[...document.querySelectorAll('a[href], button:not([tabindex="-1"]), input, select, textarea')]
+      .filter(element => element.checkVisibility())`
+    const controls = (await page.evaluate(`${visible}.length`)) as number
     const reached: string[] = []
-    for (let i = 0; i < 14; i++) {
+    for (let i = 0; i < controls; i++) {
       await page.keyboard.press('Tab')
-      reached.push(
-        await page.evaluate(`document.activeElement.id || document.activeElement.closest('#pad')?.id || 'link'`),
-      )
+      const { name, outline } = (await page.evaluate(`(() => {
+        const { activeElement } = document
+        const { outlineStyle, outlineWidth } = getComputedStyle(activeElement)
+        const name = activeElement.closest('#pad')?.id ?? (activeElement.id || activeElement.getAttribute('href'))
+        return { name, outline: outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 }
+      })()`)) as { name: string; outline: boolean }
+      t.ok(outline, `${name} shows that it has the focus`)
+      reached.push(name)
     }
-    const order = reached.filter(id => id !== 'link')
-    t.strictSame(order.slice(0, 8), ['pad', 'clear', 'example', 'burst-size', 'fire', 'model', 'body', 'send-button'])
-    await page.focus('#model')
-    await page.keyboard.type('iris')
-    await page.focus('#send-button')
-    await page.keyboard.press('Enter')
-    await reads(page, '#reply', /virginica/)
+    t.strictSame(reached, [
+      ...['#main', '/docs', '/v1/models', '/health/ready', 'pad', 'clear', 'example', 'burst-size', 'fire'],
+      ...['model', 'body', 'send-button'],
+    ])
+    for (const model of ['digits-wide', 'iris']) {
+      await page.focus('#model')
+      await page.keyboard.type(model)
+      await page.keyboard.press('Tab')
+      await page.keyboard.press('Tab')
+      await page.keyboard.press('Enter')
+      await reads(page, '#reply', new RegExp(`"model": "${model}"[^]*"label"`))
+    }
+    t.match(await text(page, '#reply'), /virginica/)
     t.match(await text(page, '#reply-status'), /^200, /)
     clean(t)
+    // Chromium logs what is refused.
+    await page.fill('#body', '{ "model": "iris", "features": [1] }')
+    await page.focus('#send-button')
+    await page.keyboard.press('Enter')
+    await reads(page, '#reply', /INFERENCE_INVALID_INPUT/)
+    await page.fill('#body', '{')
+    await page.keyboard.press('Tab')
+    await page.keyboard.press('Enter')
+    await reads(page, '#reply', /INVALID_JSON/)
   })
 
-  await t.test('a burst is denied beyond the quota, counts down, and the quota comes back', async t => {
-    const { url } = await start()
-    const { page, clean } = await open(t, browser, url)
-    await page.fill('#burst-size', '60')
-    await page.focus('#fire')
-    await page.keyboard.press('Enter')
-    await reads(page, '#burst-result', /denied in/)
-    const [, allowed, denied] = /(\d+) allowed, (\d+) denied/.exec(await text(page, '#burst-result')) ?? []
-    t.equal(Number(allowed) + Number(denied), 60)
-    t.ok(Number(allowed) < 40, 'the drawing had cost one')
-    t.equal(await page.locator('#shots .denied').count(), Number(denied))
-    await page.waitForSelector('#denied:not([hidden])')
-    const first = await figure(page, '#countdown')
-    t.ok(first >= 1 && first <= 6)
-    t.match(await text(page, '#denied-policies'), /requests/)
-    await until('the countdown falls', async () => (await figure(page, '#countdown')) < first)
-    await page.waitForSelector('#denied', { state: 'hidden' })
-    await until('quota is back', async () => (await figure(page, '[data-policy=requests] .left')) > 30)
-    clean(t)
-  })
+  await t.test(
+    'a burst is denied beyond the quota, counts down, and the quota comes back, policy by policy',
+    async t => {
+      const policies = [
+        { name: 'requests', limit: 40, window: '6s' },
+        { name: 'hour', limit: 1000, window: '1h' },
+      ]
+      const { url } = await start({ LIMITS_FILE: onePlan(t, policies) })
+      const { page, clean } = await open(t, browser, url)
+      await page.fill('#burst-size', '60')
+      await page.focus('#fire')
+      await page.keyboard.press('Enter')
+      await reads(page, '#burst-result', /denied in/)
+      const [, allowed, denied] = /(\d+) allowed, (\d+) denied/.exec(await text(page, '#burst-result')) ?? []
+      t.equal(Number(allowed) + Number(denied), 60)
+      t.ok(Number(allowed) < 40, 'the drawing had cost one')
+      t.equal(await page.locator('#shots .denied').count(), Number(denied))
+      await page.waitForSelector('#denied:not([hidden])')
+      const first = await figure(page, '#countdown')
+      t.ok(first >= 1 && first <= 6)
+      t.match(await text(page, '#denied-policies'), /requests/)
+      t.notMatch(await text(page, '#denied-policies'), /hour/)
+      await until('the countdown falls', async () => (await figure(page, '#countdown')) < first)
+      await page.waitForSelector('#denied', { state: 'hidden' })
+      await until('quota is back', async () => (await figure(page, '[data-policy=requests] .left')) > 30)
+      t.ok((await figure(page, '[data-policy=hour] .left')) < 1000 - Number(allowed), 'and of an hour it is not')
+      clean(t)
+    },
+  )
 
   await t.test('the charts follow the service, and do not keep it from stopping', async t => {
     const { url, child, ended, predict } = await start()
@@ -126,9 +159,13 @@ test('the playground', async t => {
     )
     await Promise.all(Array.from({ length: 60 }, () => predict()))
     await seen
+    const inked = `[...document.querySelectorAll('#charts canvas')].map(canvas => canvas.getContext('2d')
+      .getImageData(0, 0, canvas.width, canvas.height).data.some(value => value > 0))`
+    t.strictSame(await page.evaluate(inked), [true, true, true, true], 'all four are drawn')
     clean(t)
     child.kill('SIGTERM')
     t.equal((await ended).code, 0)
+    await reads(page, '#live-state', /^connection lost/)
   })
 
   for (const colorScheme of ['light', 'dark'] as const) {

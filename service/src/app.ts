@@ -31,6 +31,7 @@ import { playgroundRoutes } from './routes/playground.js'
 import { predictRoutes } from './routes/predict.js'
 import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
 import { SECURITY_HEADERS } from './security-headers.js'
+import { traceRequests } from './tracing/tracing.js'
 
 export interface Dependencies {
   /** Called once; the models are closed with the app, and tell it what happens. */
@@ -44,6 +45,9 @@ export interface Service {
   /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
   announceStop(): void
 }
+
+/** At the end of a stop in time, which the last traces must not take. */
+const LAST_STEPS_MS = 500
 
 const NO_HOST = { status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' } as const
 
@@ -59,8 +63,8 @@ export async function buildApp(config: Config, dependencies: Dependencies): Prom
 }
 
 async function furnish(app: FastifyInstance, config: Config, dependencies: Dependencies): Promise<Service> {
-  let stopping = false
-  const isStopping = () => stopping
+  let stopBy: number | undefined
+  const isStopping = () => stopBy !== undefined
   // Both take their time; neither waits for the other.
   const stats = new Stats()
   const metrics = config.metrics ? new Metrics() : undefined
@@ -71,6 +75,11 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   // What goes wrong is told where it is waited for, below.
   const nothing = () => {}
   opening.catch(nothing)
+  // Before all other hooks; its own at the close is the last.
+  await traceRequests(app, config.tracing, () => {
+    const mostMs = config.stopTimeoutMs / 2
+    return stopBy === undefined ? mostMs : Math.max(0, Math.min(mostMs, stopBy - performance.now() - LAST_STEPS_MS))
+  })
   // Runs once the last request has been answered.
   app.addHook('onClose', () => opening.then(models => models.close(), nothing))
   if (config.redisUrls.length > 0) await registerRedis(app, config)
@@ -84,7 +93,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   app.addHook('onSend', (_request, reply, _payload, done) => {
     // Else a connection that is busy when the server closes stays open, idle, until its client goes.
-    if (stopping) reply.header('connection', 'close')
+    if (isStopping()) reply.header('connection', 'close')
     done()
   })
   app.decorate('overloadStatus', config.overloadStatus)
@@ -123,7 +132,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     models,
     limits,
     announceStop: () => {
-      stopping = true
+      stopBy ??= performance.now() + config.stopTimeoutMs
     },
   }
 }

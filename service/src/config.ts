@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { parse as parseDuration } from '@lukeed/ms'
 import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
+import { readTracing, type TracingSettings } from './tracing/settings.js'
 
 /** Beside what JSON Schema knows of a setting: what docs/operations.md and an error message say of it. */
 export interface Words {
@@ -192,6 +193,8 @@ export interface Config {
   readonly overloadStatus: 503 | 429
   readonly bodyLimit: number
   readonly metrics: boolean
+  /** Undefined where no traces are asked for. */
+  readonly tracing: TracingSettings | undefined
   readonly adminToken: string | undefined
   readonly stopDelayMs: number
   readonly stopTimeoutMs: number
@@ -277,7 +280,7 @@ export function readConfig(environment: Environment): Config {
   } catch (error) {
     throw new ConfigError(problemsOf(error, given))
   }
-  return toConfig(read)
+  return toConfig(read, readTracing(environment))
 }
 
 function problemsOf(error: unknown, given: Readonly<Record<string, string>>): string[] {
@@ -292,7 +295,7 @@ function problemsOf(error: unknown, given: Readonly<Record<string, string>>): st
 
 const clip = (text: string): string => (text.length > 80 ? `${text.slice(0, 80)}…` : text)
 
-function toConfig(read: Settings): Config {
+function toConfig(read: Settings, tracing: TracingSettings | undefined): Config {
   return {
     host: read.HOST,
     port: read.PORT,
@@ -318,6 +321,7 @@ function toConfig(read: Settings): Config {
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
     metrics: read.METRICS === 'on',
+    tracing,
     adminToken: read.ADMIN_TOKEN,
     stopDelayMs: read.STOP_DELAY_MS,
     stopTimeoutMs: read.STOP_TIMEOUT_MS,

@@ -18,5 +18,6 @@ export const SHELL_PAGES: readonly string[] = [
   'docs/http-api.md',
   'docs/operations.md',
   'docs/performance.md',
+  'docs/traces.md',
   'docs/tutorial.md',
 ]

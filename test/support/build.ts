@@ -142,6 +142,11 @@ export async function startService(t: Test, settings: Settings = {}): Promise<Ru
     child.stdout.on('data', look)
     void ended.then(({ code, stderr }) => reject(new Error(`the service ended with ${code}: ${stderr}`)))
   })
+  return { child, ended, output, ...clientOf(url) }
+}
+
+/** Asks for predictions over the network. */
+export function clientOf(url: string): Pick<RunningService, 'url' | 'predict'> {
   const predict = (body: object = IRIS, init: RequestInit = {}) =>
     fetch(`${url}/v1/predict`, {
       method: 'POST',
@@ -149,5 +154,5 @@ export async function startService(t: Test, settings: Settings = {}): Promise<Ru
       ...init,
       headers: { 'content-type': 'application/json', ...init.headers },
     })
-  return { url, child, ended, output, predict }
+  return { url, predict }
 }

@@ -1,5 +1,5 @@
 /** What waits and what runs: a request, the pieces it is cut into, the batch they go in. Pure. */
-import type { NamedTensors, RunOptions, RunResult, Tensor } from './types.js'
+import type { NamedTensors, RunOptions, RunResult, RunTrace, Tensor } from './types.js'
 
 /** A request in the queue or in a run. */
 export interface Request {
@@ -34,6 +34,8 @@ export interface Piece {
 export interface RunControl {
   /** Latest `performance.now()` at which the answer is of use to any of them; undefined where one of them sets none. */
   readonly deadline: number | undefined
+  /** That of the first of them who is traced. */
+  readonly trace?: RunTrace | undefined
   /** Set by a runner that can stop: called when nobody waits for the answer any more. */
   onAbandoned: (() => void) | undefined
 }
@@ -65,6 +67,18 @@ export function latestDeadline(pieces: readonly Piece[]): number | undefined {
   let latest = Number.NEGATIVE_INFINITY
   for (const { request } of pieces) latest = Math.max(latest, request.options.deadline ?? Number.POSITIVE_INFINITY)
   return latest === Number.POSITIVE_INFINITY ? undefined : latest
+}
+
+/** Tells those who trace that their requests run. Returns what stands for the batch in its own calls. */
+export function startTraces(pieces: readonly Piece[], batchRows: number): RunTrace | undefined {
+  let first: RunTrace | undefined
+  for (const { request } of pieces) {
+    const { trace } = request.options
+    if (trace === undefined) continue
+    first ??= trace
+    trace.started(batchRows, first)
+  }
+  return first
 }
 
 export function wantedOutputs(pieces: readonly Piece[]): readonly string[] | undefined {

@@ -14,6 +14,7 @@ import {
   type Request,
   settle,
   shapeKey,
+  startTraces,
   wantedOutputs,
 } from './batch.js'
 import { Cancelled, DeadlineExceeded, InputRefused, NotRun, Overloaded, RunFailed } from './errors.js'
@@ -293,6 +294,7 @@ export class Batcher {
       outputs: wantedOutputs(pieces),
       startedAt: now,
       deadline: latestDeadline(pieces),
+      trace: startTraces(pieces, rows),
       onAbandoned: undefined,
       tensors: () => this.#tensors(pieces, rows),
     }

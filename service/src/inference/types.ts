@@ -90,6 +90,14 @@ export interface Caller {
   readonly aborted: boolean
 }
 
+/** Whoever traces a request is told here how it fares. */
+export interface RunTrace {
+  /** A batch of so many rows begins with it in; `first` is that of the batch's first request that is traced. */
+  started(batchRows: number, first: RunTrace): void
+  /** Its batch is sent to `url` now. Returns the headers by which the trace goes on there. */
+  sent(url: string): Readonly<Record<string, string>>
+}
+
 export interface RunOptions {
   /** Rows in this request: the size of the batch dimension, or 1 for a model without one. */
   readonly rows: number
@@ -101,6 +109,7 @@ export interface RunOptions {
   readonly priority?: number
   /** Latest `performance.now()` at which an answer is still of use, in milliseconds. */
   readonly deadline?: number
+  readonly trace?: RunTrace
 }
 
 export interface RunResult {

@@ -96,11 +96,14 @@ export async function openLimits(
     nameSpace: config.redisNameSpace,
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
-    ...(metrics === undefined
+    ...(metrics === undefined ? {} : { onStoreEvent: event => metrics.storeTold(event) }),
+    ...(metrics === undefined && config.tracing === undefined
       ? {}
       : {
-          onDecision: (request, decision) => metrics.decided(request, decision),
-          onStoreEvent: event => metrics.storeTold(event),
+          onDecision: (request, decision) => {
+            metrics?.decided(request, decision)
+            request.trace?.decided(request.caller?.limiters.plan.name ?? 'none', decision)
+          },
         }),
   })
   app.decorateRequest('caller', null)
@@ -303,6 +306,7 @@ async function charge(
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<void> {
+  request.trace?.limiterAsked()
   await limiter(request, reply)
   if (request.rateLimit !== null) charges.push(request.rateLimit)
 }

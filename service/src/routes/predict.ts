@@ -8,6 +8,7 @@ import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../problem.js'
 import type { Limits } from '../protection/limits.js'
 import { deadlineOf, priorityOf } from '../protection/urgency.js'
+import { runTraced } from '../tracing/tracing.js'
 import { callerOfReply, timeoutAsked } from './caller.js'
 
 declare module 'fastify' {
@@ -79,7 +80,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { inputs, rows } = encodeRows(model.info, body)
     const charged = options.limits.chargeRows(request, reply, rows)
     if (charged !== undefined) await charged
-    const { outputs, queueMs, computeMs, computeShareMs } = await model.run(inputs, {
+    const { outputs, queueMs, computeMs, computeShareMs } = await runTraced(request, model, inputs, {
       rows,
       signal: callerOfReply(reply),
       deadline,

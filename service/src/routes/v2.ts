@@ -22,6 +22,7 @@ import { headerLengthField } from '../protocol/v2-binary.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
+import { runTraced } from '../tracing/tracing.js'
 import { callerOfReply, timeoutAsked } from './caller.js'
 
 export interface V2Options {
@@ -113,7 +114,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         model.info,
       )
       await limits?.chargeRows(request, reply, asked.rows)
-      const { outputs, queueMs, computeMs, computeShareMs } = await model.run(asked.inputs, {
+      const { outputs, queueMs, computeMs, computeShareMs } = await runTraced(request, model, asked.inputs, {
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
         signal: callerOfReply(reply),

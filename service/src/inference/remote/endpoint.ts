@@ -63,12 +63,16 @@ export class Endpoint {
   }
 
   /** Rejects with NotRun, BackendUnavailable, BackendFailed, InputRefused, DeadlineExceeded or Cancelled. */
-  async infer({ body, headers }: CallMessage, signal: AbortSignal): Promise<Answer> {
+  async infer(
+    { body, headers }: CallMessage,
+    signal: AbortSignal,
+    more?: Readonly<Record<string, string>>,
+  ): Promise<Answer> {
     let response: Dispatcher.ResponseData
     let bytes: Buffer
     try {
       const path = `${this.#model}/infer`
-      response = await this.#pool.request({ method: 'POST', path, headers: { ...headers }, body, signal })
+      response = await this.#pool.request({ method: 'POST', path, headers: { ...headers, ...more }, body, signal })
       bytes = Buffer.from(await response.body.arrayBuffer())
     } catch (error) {
       if (signal.aborted) throw new Cancelled()

@@ -36,7 +36,7 @@ export class Lane implements Runner {
     control.onAbandoned = () => abandoned.abort()
     try {
       const call = writeCall(inputs, wanted, { binary, timeoutMs, timeoutParameter })
-      const { body, headerLength } = await endpoint.infer(call, abandoned.signal)
+      const { body, headerLength } = await endpoint.infer(call, abandoned.signal, control.trace?.sent(endpoint.url))
       const rows = signature.inputs[0]?.shape[0] === 'batch' ? Object.values(inputs)[0]?.shape[0] : undefined
       return {
         outputs: checked(() => readAnswer(body, headerLength, signature, wanted, rows)),

@@ -15,7 +15,7 @@
 const tolerance = 2
 /** Besides, it may wait this part of the time that its caller gives, so that bursts are taken; and never more than that. */
 const slackPart = 1 / 8
-const mostSlackMs = 500
+const mostSlackMs = 250
 const mostPart = 1 / 2
 const windowMs = 100
 /** What has waited so many times what it is meant to be under way, and this part of the time it was given, is stale. */

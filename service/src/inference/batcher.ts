@@ -51,6 +51,8 @@ export class Batcher {
   readonly serviceTime: ServiceTime
   /** Rows that may be under way; only while some wait. */
   readonly limit: AdaptiveLimit
+  /** When the last run ended well. */
+  ranAt = Number.NEGATIVE_INFINITY
   /** When the last of the refused callers was told to come back. */
   comeBackAt = Number.NEGATIVE_INFINITY
   readonly #queue = new RequestQueue()
@@ -210,6 +212,7 @@ export class Batcher {
   /** The batch has run. Outputs that do not have one entry a row could belong to anyone: they go to nobody. */
   succeed(batch: Batch, outputs: NamedTensors, computeMs: number, now: number): void {
     this.serviceTime.observe(batch.rows, now - batch.startedAt)
+    this.ranAt = now
     const whole = batch.pieces.length === 1 && (batch.pieces[0] as Piece).rows === batch.pieces[0]?.request.rows
     if (!whole && !hasRows(outputs, batch.rows)) {
       this.fail(batch, new RunFailed(`the model answered ${batch.rows} rows with another number of them`))

@@ -219,8 +219,15 @@ export class Scheduler {
     now: number,
   ): { readonly victims: readonly Request[]; readonly sojournMs: number } | undefined {
     // While nothing waits, everything is taken: a request larger than the queue, or one that the estimate gives no
-    // chance (which only a run can put right).
-    if (batcher.queueRows === 0) return undefined
+    // chance, which only a run can put right. But for one a second of these: they are charged nothing when they fail,
+    // and a caller that gives no time would have the workers for itself.
+    if (batcher.queueRows === 0) {
+      const runMs = batcher.requestMs(rows)
+      if (deadline !== undefined && deadline < now + runMs && now < batcher.ranAt + 1000) {
+        throw new Overloaded(`a run takes ${Math.ceil(runMs)} ms, too long for the deadline`, runMs)
+      }
+      return undefined
+    }
     const missing = () => this.#missingRows(key, batcher, rows)
     // Callers that have gone and deadlines that have passed hold no place.
     if (missing() > 0) this.#sweepFull(batcher, now)

@@ -515,3 +515,17 @@ t.test('no run is given to a request that it would answer too late, while anothe
   t.strictSame(runner.last.values, [2])
   await t.rejects(late, Overloaded)
 })
+
+t.test('who gives no time for a run gets at most one a second, also while nothing waits', async t => {
+  const { clock, submit, runner } = loaded(100)
+  runner.last.finish()
+  await settle()
+  t.throws(() => submit('m', [1], { deadline: clock.time + 5 }), Overloaded, 'the last one took 25 ms')
+  t.doesNotThrow(() => submit('m', [2], { deadline: clock.time + 50 }))
+  clock.turn()
+  clock.advance(25)
+  runner.last.finish()
+  await settle()
+  clock.advance(1000)
+  t.doesNotThrow(() => submit('m', [3], { deadline: clock.time + 5 }), 'which tells whether it still does')
+})

@@ -1,6 +1,7 @@
 /** docs/http-api.md beside the OpenAPI document, which is made from the routes themselves, and the source. */
 import { readFileSync } from 'node:fs'
 import t from 'tap'
+import { ERRORS } from '../../service/src/openapi/errors.js'
 import { buildService } from '../support/build.js'
 import { codeOf, readPage, root, tableRows } from './markdown.js'
 
@@ -62,6 +63,11 @@ t.test('every error code of the service is in the table, once, and no other', as
   const own = [...codes].filter(code => !/^(?:FST|ERR|HPE)_/.test(code))
   const told = codeRows.flatMap(cells => [...(cells['`code`'] ?? '').matchAll(/`([^`]+)`/g)].map(([, code]) => code))
   t.strictSame(told.sort(), own.sort())
+})
+
+t.test('the document tells of the same errors as the page', async t => {
+  const told = codeRows.map(cells => [Number(cells.Status), codeOf(cells['`code`']), cells['When, and what to do']])
+  t.strictSame(told, ERRORS)
 })
 
 t.test('refusals that the document knows have a code in the table', async t => {

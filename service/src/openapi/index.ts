@@ -5,6 +5,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Models } from '../inference/types.js'
 import { type Document, withModels } from './by-model.js'
+import { ERRORS } from './errors.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
@@ -26,7 +27,11 @@ const DESCRIPTION = `Predictions of ONNX models behind an exact rate limiter.
 
 Every answer of a limited route says what is left of the caller's quota, in \`x-ratelimit-*\` and in the two fields of
 draft-ietf-httpapi-ratelimit-headers. Errors under /v1 are problem documents (RFC 9457) with a \`code\` that never changes;
-under /v2 they have the form of the Open Inference Protocol.`
+under /v2 they have the form of the Open Inference Protocol.
+
+| Status | Code | When |
+| --- | --- | --- |
+${ERRORS.map(([status, code, when]) => `| ${status} | \`${code}\` | ${when} |`).join('\n')}`
 
 /** Collects the routes that are made from here on. Before the limiter, which then leaves the pages alone. */
 export async function collectRoutes(app: FastifyInstance): Promise<void> {

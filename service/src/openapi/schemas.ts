@@ -1,6 +1,7 @@
 /** What the OpenAPI document says of answers, in one place: the schemas of the routes themselves are put together from it. */
 import { STATUS_CODES } from 'node:http'
 import { type TSchema, Type } from 'typebox'
+import { ERRORS } from './errors.js'
 
 /** RFC 9457, with the members that this service adds. */
 export const Problem = Type.Object(
@@ -10,7 +11,7 @@ export const Problem = Type.Object(
     status: Type.Integer(),
     detail: Type.String({ description: 'What was wrong, and what would be right.' }),
     instance: Type.String({ description: 'Names this one answer; the log has the same id.' }),
-    code: Type.String({ description: 'Never changes; for programs.' }),
+    code: Type.String({ description: 'Never changes; for programs.', enum: ERRORS.map(([, code]) => code) }),
     errors: Type.Optional(
       Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), { description: 'Of status 400.' }),
     ),

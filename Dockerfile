@@ -6,6 +6,8 @@ WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 COPY plugin/package.json plugin/
 COPY service/package.json service/
+# npm links a program only where its file is.
+COPY service/bin service/bin
 
 FROM manifests AS build
 RUN npm ci --no-audit --no-fund

@@ -17,6 +17,7 @@ export const SHELL_PAGES: readonly string[] = [
   'docs/limits.md',
   'docs/http-api.md',
   'docs/operations.md',
+  'docs/command-line.md',
   'docs/performance.md',
   'docs/traces.md',
   'docs/tutorial.md',

@@ -22,6 +22,11 @@ npm() {
   esac
 }
 
+# npm asks for what it runs here as it does everywhere; what it asks is another test's.
+npx() {
+  test "$1" = ml-api-rate-limiter && shift && node service/bin/ml-api-rate-limiter.js "$@"
+}
+
 npm_has() { node --input-type=module -e 'import(process.argv[1])' "$1"; }
 
 # What a page asks of Docker is in compose.yaml, or in the files that it names.

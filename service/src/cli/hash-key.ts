@@ -32,7 +32,6 @@ export function hashKeyCommand(io: Io): Command {
       // Taken, so that it can be said what is wrong with it.
       .argument('[key]')
       .usage('[options]')
-      .configureHelp({ visibleArguments: () => [] })
       .addHelpText('after', EXAMPLES)
       .action(async (argument: string | undefined, options: Options) => {
         if (argument !== undefined) {

@@ -36,7 +36,10 @@ export async function main(args: readonly string[], io: Io = process): Promise<n
     .description('Predictions of ONNX models over HTTP, behind exact sliding-window limits.')
     .version(version(), '-V, --version', 'print the version')
     .helpCommand('help [command]', 'the same as --help')
-    .configureHelp({ styleTitle: text => coloursOf(stdout, env).bold(text), showGlobalOptions: false })
+    .configureHelp({
+      styleTitle: text => coloursOf(stdout, env).bold(text),
+      subcommandTerm: command => `${command.name()} ${command.usage()}`,
+    })
     .configureOutput({
       writeOut: text => stdout.write(text),
       writeErr: text => stderr.write(text),

@@ -113,7 +113,8 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   await app.register(limitRoutes, { limits })
   await app.register(healthRoutes, {
     models,
-    storeAnswers: config.redisUrls.length > 0 ? () => redisAnswers(app.redis) : undefined,
+    storeAnswers:
+      config.redisUrls.length > 0 ? async () => !limits.storeLost && (await redisAnswers(app.redis)) : undefined,
     isStopping,
   })
   await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping })

@@ -11,6 +11,16 @@ const LONG = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5
 const SHORT = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
 const ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
+/** How Redis refuses, by the first word of what it says. */
+const REFUSALS: Readonly<Record<string, string>> = {
+  OOM: 'out_of_memory',
+  READONLY: 'read_only',
+  LOADING: 'loading',
+  MASTERDOWN: 'no_primary',
+  BUSY: 'busy',
+  NOAUTH: 'not_authenticated',
+}
+
 /** Of the process and not of one app: memory, CPU, event loop, garbage collection. */
 let ofProcess: Registry | undefined
 
@@ -67,7 +77,8 @@ export class Metrics {
     // Known from the start, so that their first rise is seen.
     this.#workersLost.of()
     this.#store.of()
-    for (const reason of ['timeout', 'foreign_key', 'unavailable']) this.#storeErrors.of(reason)
+    for (const reason of ['timeout', 'foreign_key', 'unavailable', ...Object.values(REFUSALS)])
+      this.#storeErrors.of(reason)
   }
 
   /** Adds what is read when somebody asks. `usesStore`: limits are counted in Redis. */
@@ -139,5 +150,6 @@ export const classOf = (status: number): string => `${Math.floor(status / 100)}x
 
 function reasonOf(error: Error): string {
   if (error instanceof StoreTimeout) return 'timeout'
-  return error instanceof StoreForeignKey ? 'foreign_key' : 'unavailable'
+  if (error instanceof StoreForeignKey) return 'foreign_key'
+  return REFUSALS[error.message.split(' ', 1)[0] as string] ?? 'unavailable'
 }

@@ -88,6 +88,7 @@ export async function openLimits(
   pass: Pass,
 ): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
+  const store = { lost: false }
   await app.register(rateLimit, {
     // Each request is held against the limiters of its caller's plan instead.
     global: false,
@@ -96,7 +97,10 @@ export async function openLimits(
     nameSpace: config.redisNameSpace,
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
-    ...(metrics === undefined ? {} : { onStoreEvent: event => metrics.storeTold(event) }),
+    onStoreEvent: event => {
+      if (event.type === 'lost' || event.type === 'back') store.lost = event.type === 'lost'
+      metrics?.storeTold(event)
+    },
     ...(metrics === undefined && config.tracing === undefined
       ? {}
       : {
@@ -108,7 +112,7 @@ export async function openLimits(
   })
   app.decorateRequest('caller', null)
   app.decorateRequest('rows', 0)
-  return new Limits(app, plans, config.limitsFile, pass)
+  return new Limits(app, plans, config.limitsFile, pass, store)
 }
 
 type Pass = (request: FastifyRequest, reply: FastifyReply) => void
@@ -118,17 +122,30 @@ export class Limits {
   readonly #file: string | undefined
   readonly #guesses: Guesses
   readonly #pass: Pass
+  readonly #store: { readonly lost: boolean }
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
   /** `pass` throws Overloaded where a request that could be charged is not taken at present. */
-  constructor(app: FastifyInstance, plans: Plans, file: string | undefined, pass: Pass) {
+  constructor(
+    app: FastifyInstance,
+    plans: Plans,
+    file: string | undefined,
+    pass: Pass,
+    store: { readonly lost: boolean },
+  ) {
     this.#pass = pass
+    this.#store = store
     this.#app = app
     this.#file = file
     this.#guesses = new Guesses(app)
     this.#plans = plans
     this.#limiters = this.#limitersOfAll(plans, new Map())
+  }
+
+  /** Whether the store was given up, because it does not answer or refuses to count. */
+  get storeLost(): boolean {
+    return this.#store.lost
   }
 
   /**

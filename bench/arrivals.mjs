@@ -4,8 +4,8 @@ export function arrivalsOf(seed) {
   return rate => (-Math.log(random()) / rate) * 1e6
 }
 
-/** mulberry32. */
-function randomOf(seed) {
+/** Numbers in (0, 1], the same for the same seed: mulberry32. */
+export function randomOf(seed) {
   let state = seed
   return () => {
     state = (state + 0x6d2b79f5) | 0

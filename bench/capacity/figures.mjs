@@ -1,0 +1,62 @@
+import { readFileSync } from 'node:fs'
+
+/**
+ * What the bench has measured, as far as the capacity of a fleet follows from it. Read from the page that
+ * `bench/page.mjs` writes, so that there is one place where figures are.
+ *
+ * `serverUs`, `redisUs`: processor time of a request, in microseconds. `models`: predictions a second of one replica of
+ * the service whose limits are in Redis. `bytes`: what Redis holds for one full key, by the quota.
+ *
+ * @typedef {{ serverUs: number, redisUs: number }} Cost
+ * @typedef {{ allowed: Cost, denied: Cost, policies: Cost, bytes: Record<string, number>, models: Record<string, number> }} Figures
+ */
+
+/** How many policies the scenario `policies` of the bench has. */
+export const POLICIES_OF_BENCH = 3
+const OURS = 'ml-api-rate-limiter, IETF headers too (default)'
+
+/** @returns {Figures} */
+export function readFigures(page = readFileSync(new URL('../README.md', import.meta.url), 'utf8')) {
+  const sections = page.split(/^### /m)
+  const tableOf = sign => {
+    const section = sections.find(each => each.split('\n', 1)[0].includes(sign))
+    if (section === undefined) throw new Error(`the page of the bench has no results of ${sign}`)
+    return rowsOf(section)
+  }
+  const costOf = scenario => {
+    const row = tableOf(`(\`${scenario}\`)`).find(each => each.limiter === OURS)
+    return { serverUs: numberOf(row?.['server µs']), redisUs: numberOf(row?.['Redis µs']) }
+  }
+  const { limiter: _, ...bytes } = tableOf('bytes in Redis').find(each => each.limiter === OURS) ?? {}
+  const predictionsOf = model => {
+    const row = tableOf(`\`${model}\``).find(each => each[''] === 'the service, limits in Redis')
+    return numberOf(row?.['predictions/s'])
+  }
+  return {
+    allowed: costOf('allowed'),
+    denied: costOf('denied'),
+    policies: costOf('policies'),
+    bytes: Object.fromEntries(Object.entries(bytes).map(([quota, text]) => [quota, numberOf(text)])),
+    models: Object.fromEntries(['digits', 'digits-wide'].map(model => [model, predictionsOf(model)])),
+  }
+}
+
+/** Rows of the first Markdown table of a section, by the names of their columns. */
+function rowsOf(section) {
+  const lines = section.split('\n').filter(line => line.startsWith('|'))
+  const cells = lines.map(line =>
+    line
+      .split('|')
+      .slice(1, -1)
+      .map(cell => cell.trim()),
+  )
+  const [names, _rule, ...rows] = cells
+  return rows.map(row => Object.fromEntries(names.map((name, column) => [name, row[column]])))
+}
+
+function numberOf(text) {
+  const value = Number(text?.replaceAll(',', ''))
+  if (text === undefined || text === '' || !Number.isFinite(value))
+    throw new Error(`'${text}' is no figure of the bench`)
+  return value
+}

@@ -12,6 +12,7 @@ import {
   type PolicyConfig,
 } from './options.js'
 import type { Policy } from './policy.js'
+import type { MemoryStore } from './stores/memory.js'
 import { type Replicas, shareOfCheck } from './stores/replicas.js'
 import type { Answer, Check, Lease, Store } from './stores/store.js'
 
@@ -43,6 +44,8 @@ export interface LimiterParts {
   readonly local: Store
   /** Who shares the quotas, so that each counts its part of them there; undefined where nobody does. */
   readonly replicas: Replicas | undefined
+  /** What the shared store last said of each key, for when it is lost; there where `replicas` is. */
+  readonly learnt: MemoryStore | undefined
   readonly sharedWindows: SharedWindows
 }
 
@@ -60,6 +63,7 @@ export class Limiter {
   readonly #store: Store
   readonly #local: Store
   readonly #replicas: Replicas | undefined
+  readonly #learnt: MemoryStore | undefined
   readonly #units: Units
   readonly #logs: readonly string[]
   readonly #concurrency: Check['concurrency']
@@ -76,6 +80,7 @@ export class Limiter {
     this.#store = parts.store
     this.#local = parts.local
     this.#replicas = parts.replicas
+    this.#learnt = parts.learnt
     this.#sharedWindows = parts.sharedWindows
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
     this.#logs = config.policies.map(({ name }) => `${id}:${name}`)
@@ -152,6 +157,7 @@ export class Limiter {
     const check = this.#checkOf(key, policies)
     await this.#store.reset(check)
     await this.#local.reset(check)
+    this.#learnt?.reset(check)
   }
 
   #answer(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
@@ -164,7 +170,10 @@ export class Limiter {
     const answer = peek ? this.#store.peek(check) : this.#store.check(check)
     if (!(answer instanceof Promise)) return decided(answer)
     return answer.then(
-      settled => decided(settled),
+      settled => {
+        this.#learnt?.learn(check, settled)
+        return decided(settled)
+      },
       error => {
         switch (this.config.onStoreError) {
           case 'allow':
@@ -179,7 +188,7 @@ export class Limiter {
           case 'deny':
             throw unavailable(error)
           case 'local': {
-            const share = this.#replicas === undefined ? check : shareOfCheck(check, this.#replicas.seen)
+            const share = this.#share(check)
             return then(peek ? this.#local.peek(share) : this.#local.check(share), local =>
               decided(local, share, this.#local),
             )
@@ -189,6 +198,13 @@ export class Limiter {
         }
       },
     )
+  }
+
+  /** This replica's part of what was left when the shared store was lost, and of what has expired since. */
+  #share(check: Check): Check {
+    if (this.#replicas === undefined) return check
+    const learnt = this.#learnt?.peek(check).policies.map(({ used }) => used)
+    return shareOfCheck(check, this.#replicas.seen, learnt ?? [])
   }
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {

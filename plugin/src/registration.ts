@@ -57,6 +57,7 @@ export class Registration {
   readonly #custom: CustomStore | undefined
   readonly #local: MemoryStore
   #replicas: Replicas | undefined
+  readonly #learnt: MemoryStore
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
@@ -74,7 +75,8 @@ export class Registration {
     registrations.set(app.prefix, number + 1)
     this.#scope = [app.prefix, number]
     this.#local = new MemoryStore(config.cache)
-    this.#stores.add(this.#local)
+    this.#learnt = new MemoryStore(config.cache)
+    this.#stores.add(this.#local).add(this.#learnt)
     this.#custom = this.config.store && this.#newCustom(config)
     this.#store = this.#newStore()
     this.#stores.add(this.#store)
@@ -127,12 +129,14 @@ export class Registration {
   }
 
   #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
+    const replicas = config.onStoreError === 'local' ? this.#announced() : undefined
     const limiter = new Limiter({
       config,
       id: limiterId(...this.#scope, ...id),
       store,
       local: this.#local,
-      replicas: config.onStoreError === 'local' ? this.#announced() : undefined,
+      replicas,
+      learnt: replicas && this.#learnt,
       sharedWindows: this.#sharedWindows,
     })
     this.#limiters.add(limiter)

@@ -2,8 +2,10 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
 import rateLimit from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
+import type { MemoryStore } from '../../plugin/src/stores/memory.js'
 import { shareOf } from '../../plugin/src/stores/replicas.js'
 import { type RedisProcess, startRedis, until } from '../support/redis-fleet.js'
+import { checkOf, memoryStore } from '../support/stores.js'
 
 t.test('the parts of all replicas add up to the limit, whatever it is', async t => {
   for (let count = 1; count <= 40; count++) {
@@ -16,7 +18,34 @@ t.test('the parts of all replicas add up to the limit, whatever it is', async t 
   }
 })
 
-const limits = [10, 2] as const
+t.test('what is learnt of a shared log counts until the log itself would have let it go, and no less', async t => {
+  const { store, set } = memoryStore()
+  const learner = store as MemoryStore
+  const check = checkOf([{ limit: 1000, windowMs: 10_000, cost: 0 }])
+  const hear = (used: number, resetMs: number) =>
+    learner.learn(check, { allowed: true, policies: [{ used, resetMs, retryMs: 0, denials: 0 }] })
+  const known = () => learner.peek(check).policies[0]?.used
+  const start = 2_000_000
+  set(start)
+  hear(0, 0)
+  t.equal(known(), 0)
+  hear(400, 10_000)
+  set(start + 500)
+  hear(1000, 9500)
+  t.equal(known(), 1000)
+  set(start + 10_100)
+  t.equal(known(), 600, 'the first are gone')
+  // All were used at once again, 100 ms ago.
+  hear(1000, 9900)
+  set(start + 10_900)
+  t.equal(known(), 1000, 'what had gone there without notice makes room for what came')
+  hear(300, 9200)
+  t.equal(known(), 1000, 'less, after a refund, is not believed before its time')
+  set(start + 20_200)
+  t.equal(known(), 0)
+})
+
+const limits = [10, 2, 7] as const
 
 /** A replica with one route for each of the limits. */
 async function replica(t: Test, redis: RedisProcess): Promise<FastifyInstance> {
@@ -69,9 +98,13 @@ t.test('replicas that lose Redis go on with one quota between them, not one each
   await apps.pop()?.close()
   await until('the one that closed has taken itself out', async () => (await announced()).size === 3)
   await allKnow(3)
+  // One uses a quota up, and the others hear of it.
+  t.equal(await admittedBy(apps[0] as FastifyInstance, '/7'), 7)
+  for (const app of apps) t.equal((await app.inject('/7')).statusCode, 429)
   redis.signal('SIGSTOP')
   t.teardown(() => redis.signal('SIGCONT'))
-  for (const max of limits) {
+  for (const app of apps) t.equal(await admittedBy(app, '/7'), 0, 'what Redis gave before is not given again')
+  for (const max of [10, 2]) {
     const admitted = await Promise.all(apps.map(app => admittedBy(app, `/${max}`)))
     t.equal(
       admitted.reduce((sum, each) => sum + each, 0),

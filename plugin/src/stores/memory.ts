@@ -22,6 +22,9 @@ interface Row {
   deniedUntil: number
 }
 
+/** A fraction of the window: what is learnt within one slice of it is one entry. */
+const LEARNT_PRECISION = 0.01
+
 /** Denied keys may outnumber the keys kept by this factor before the first of them is given up. */
 const DENIED_FACTOR = 10
 
@@ -148,6 +151,24 @@ export class MemoryStore implements Store {
       const row = this.#tables.get(policy.log)?.get(check.key, now)
       row?.log.read(now, policy.windowMs, policy.keepMs, policy.limit, 0)
       row?.log.refund(policy.cost)
+    }
+  }
+
+  /**
+   * Takes over what another store says is used, as if what is more than was known here had been used now: it expires
+   * here no earlier than there. What is older than the oldest that still counts there has expired there, and gives way.
+   */
+  learn(check: Check, answer: Answer): void {
+    const now = this.#tick()
+    for (let index = 0; index < check.policies.length; index++) {
+      const { log: name, windowMs, keepMs } = check.policies[index] as Policy
+      const { used, resetMs } = answer.policies[index] as PolicyAnswer
+      if (used === 0) continue
+      const { log } = this.#row(name, check.key, now)
+      // A log that serves longer windows too holds what they still count.
+      const ageMs = keepMs === windowMs ? Math.max(1, windowMs - resetMs + 1) : windowMs
+      const more = used - log.read(now, ageMs, keepMs === windowMs ? ageMs : keepMs, 0, 0).used
+      if (more > 0) log.append(now, more, windowMs * LEARNT_PRECISION)
     }
   }
 

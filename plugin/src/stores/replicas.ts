@@ -22,13 +22,18 @@ export function shareOf(limit: number, { count, place }: Place): number {
   return Math.floor(limit / count) + (place < limit % count ? 1 : 0)
 }
 
-/** The check with every limit, and the places in flight, cut to this replica's share. */
-export function shareOfCheck(check: Check, place: Place): Check {
-  if (place.count === 1) return check
+/**
+ * The check with every limit, and the places in flight, cut to this replica's share. Of a limit, `used` (by policy) is
+ * gone for all of them.
+ */
+export function shareOfCheck(check: Check, place: Place, used: readonly number[]): Check {
   const { concurrency } = check
   return {
     ...check,
-    policies: check.policies.map(policy => ({ ...policy, limit: shareOf(policy.limit, place) })),
+    policies: check.policies.map((policy, index) => {
+      const left = Math.max(0, policy.limit - (used[index] ?? 0))
+      return { ...policy, limit: shareOf(left, place) }
+    }),
     concurrency: concurrency && { ...concurrency, max: shareOf(concurrency.max, place) },
   }
 }

@@ -91,12 +91,14 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     reply.headers(SECURITY_HEADERS)
     done(hasHost(request) ? undefined : new Refusal(NO_HOST))
   })
-  app.addHook('onSend', (_request, reply, _payload, done) => {
+  app.addHook('onSend', (request, reply, _payload, done) => {
     // Else a connection that is busy when the server closes stays open, idle, until its client goes.
     if (isStopping()) reply.header('connection', 'close')
+    // Fastify closes behind every body that it refuses. What came whole leaves nothing to come, and there may be requests
+    // behind it that have been taken.
+    else if (request.raw.complete && reply.hasHeader('connection')) reply.removeHeader('connection')
     done()
   })
-  app.decorate('overloadStatus', config.overloadStatus)
   app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
   // Schemas of answers are for the OpenAPI document.

@@ -17,6 +17,9 @@ type ClientErrorHandler = (error: Error & { readonly code?: string }, socket: So
 
 const isOut = (answer: ServerResponse): boolean => answer.writableFinished || answer.destroyed
 
+/** How long a client may take to read the refusal and close. */
+const LINGER_MS = 1000
+
 /** What the parser refuses: status, code and detail by the code of its error. */
 const REFUSALS = {
   HPE_HEADER_OVERFLOW: [431, 'HEADERS_TOO_LARGE', 'the headers are too long'],
@@ -79,10 +82,12 @@ export class Malformed {
     const isBroken = newest?.request.complete === false
     const last = isBroken && !newest.answer.writableEnded ? newest.before : newest?.answer
     const end = () => {
-      if (!socket.writable) socket.destroy()
       // The rest of a request that was refused by its headers has had its answer.
-      else if (isBroken && last === newest.answer) socket.end(() => socket.destroy())
-      else socket.end(refusalOf(error.code), () => socket.destroy())
+      const wasAnswered = isBroken && last === newest.answer
+      if (socket.writable) socket.end(wasAnswered ? '' : refusalOf(error.code))
+      // To close on what is still coming would reset the connection, and take with it what the client has not read.
+      const timer = setTimeout(() => socket.destroy(), LINGER_MS)
+      socket.once('close', () => clearTimeout(timer))
     }
     if (last === undefined || isOut(last)) end()
     else last.once('close', end)

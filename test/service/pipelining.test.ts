@@ -15,6 +15,7 @@ const LAST = 'GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n'
 
 const CASES: readonly (readonly [what: string, bytes: string, statuses: readonly number[]])[] = [
   ['all of them well', predict() + predict() + LAST, [200, 200, 200]],
+  ['a body that is no JSON before one that is', predict().replace(/\}$/, '!') + predict() + LAST, [400, 200, 200]],
   ['what is no HTTP behind one that is', `${predict()}NONSENSE\r\n\r\n`, [200, 400]],
   ['headers too long behind one that is well', `${predict() + predict(`x: ${'y'.repeat(9000)}\r\n`)}`, [200, 431]],
   ['one that never comes whole behind one that does', predict() + predict().slice(0, -5), [200, 408]],

@@ -17,7 +17,11 @@ const { at, conditions, limiter, inference, overload } = JSON.parse(
   readFileSync(process.argv[2] ?? here('results.json'), 'utf8'),
 )
 
-const conditionsText = ['```', at.slice(0, 10), describe(conditions), '```', '']
+const busy =
+  conditions.loadBefore > conditions.cores
+    ? ['Other programs kept the machine busy while this was taken: the figures are worse than the machine is.', '']
+    : []
+const conditionsText = ['```', at.slice(0, 10), describe(conditions), '```', '', ...busy]
 
 const parts = {
   limiter: limiter && [

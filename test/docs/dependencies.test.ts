@@ -96,6 +96,7 @@ interface Locked {
   readonly resolved?: string
   readonly link?: boolean
   readonly inBundle?: boolean
+  readonly engines?: { readonly node?: string }
 }
 
 t.test('every package is locked to its content, and comes from the registry', async t => {
@@ -105,6 +106,17 @@ t.test('every package is locked to its content, and comes from the registry', as
     if (!/^sha512-/.test(integrity ?? '')) t.fail(`${path} has no checksum`)
     if (resolved !== undefined && !resolved.startsWith('https://registry.npmjs.org/')) t.fail(`${path}: ${resolved}`)
   }
+})
+
+t.test('no package wants a newer Node.js than this repository asks for', async t => {
+  const { packages } = JSON.parse(readPage('package-lock.json')) as { packages: Record<string, Locked> }
+  const tooNew = Object.entries(packages).filter(([, { engines }]) =>
+    /^(?:>=|\^|~)?\s*(?:2[1-9]|[3-9]\d)\b/.test(engines?.node ?? ''),
+  )
+  t.strictSame(
+    tooNew.map(([path, { engines }]) => `${path} ${engines?.node}`),
+    [],
+  )
 })
 
 interface Component {

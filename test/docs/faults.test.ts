@@ -32,3 +32,11 @@ for (const { cells } of rows) {
     }
   })
 }
+
+t.test('the cases are all there, in their order', async t => {
+  const cases = rows.flatMap(({ cells }) => cells.Case ?? [])
+  t.strictSame(
+    cases,
+    Array.from({ length: 32 }, (_, index) => `F${index + 1}`),
+  )
+})

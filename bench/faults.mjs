@@ -60,7 +60,11 @@ const phases = () => ({ before: new Histogram(), start: new Histogram(), open: n
 async function measure(mode) {
   const redisPort = await freePort()
   let redis = startRedis(redisPort)
-  process.env.BENCH_SETTINGS = JSON.stringify({ ON_STORE_ERROR: mode, STORE_TIMEOUT_MS: `${STORE_TIMEOUT_MS}` })
+  process.env.BENCH_SETTINGS = JSON.stringify({
+    LOG_LEVEL: 'silent',
+    ON_STORE_ERROR: mode,
+    STORE_TIMEOUT_MS: `${STORE_TIMEOUT_MS}`,
+  })
   const models = fileURLToPath(new URL('../models', import.meta.url))
   const service = await startChild(new URL('inference/service.mjs', import.meta.url), [models, 'iris', `${redisPort}`])
   const { port } = service.ready
@@ -123,7 +127,7 @@ for (const mode of Object.keys(STATUSES)) {
   ])
 }
 agent.destroy()
-process.stdout.write(`${aligned(rows)}\n`)
+process.stdout.write(`${aligned(rows, 1).join('\n')}\n`)
 if (!holds) {
   process.stderr.write('what is promised does not hold\n')
   process.exitCode = 1

@@ -149,7 +149,8 @@ export class Metrics {
 export const classOf = (status: number): string => `${Math.floor(status / 100)}xx`
 
 function reasonOf(error: Error): string {
-  if (error instanceof StoreTimeout) return 'timeout'
+  // The client's own limit is as long as the limiter's, and either may be first.
+  if (error instanceof StoreTimeout || error.message === 'Command timed out') return 'timeout'
   if (error instanceof StoreForeignKey) return 'foreign_key'
   return REFUSALS[error.message.split(' ', 1)[0] as string] ?? 'unavailable'
 }

@@ -27,7 +27,7 @@ try {
     steady.mostInLog <= max &&
     steady.share >= 0.98 &&
     frozen.mostInLog <= max &&
-    frozen.mostInWindowDuringFreeze <= 1.25 * max
+    frozen.mostInWindowIntoFreeze <= 1.25 * max
   if (!holds) process.exitCode = 1
 } finally {
   child.kill('SIGCONT')

@@ -72,8 +72,8 @@ export function sendJson(response: ServerResponse, status: number, body: object 
   response.end(typeof body === 'string' ? body : JSON.stringify(body))
 }
 
-export function sendBinary(response: ServerResponse, json: object, bytes: Buffer): void {
-  const head = Buffer.from(JSON.stringify(json))
+export function sendBinary(response: ServerResponse, json: object | string, bytes: Buffer): void {
+  const head = Buffer.from(typeof json === 'string' ? json : JSON.stringify(json))
   response.writeHead(200, {
     'content-type': 'application/octet-stream',
     'inference-header-content-length': head.length,

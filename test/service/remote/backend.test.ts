@@ -7,6 +7,7 @@ import type { RunOptions } from '../../../service/src/inference/types.js'
 import { openFolder, predict, until } from '../../support/onnx-folder.js'
 import {
   answerDouble,
+  type Call,
   doubling,
   outputOf,
   sendBinary,
@@ -71,23 +72,34 @@ t.test('a version that is set stands in every url', async t => {
   t.equal(server.calls[0]?.url, '/v2/models/double/versions/2/infer')
 })
 
-t.test('64-bit integers, halves and strings go and come back whole, as JSON', async t => {
-  const tensor = (datatype: string, name: string) => ({ name, datatype, shape: [-1, 1] })
-  const spec = (suffix: string) => ['INT64', 'FP16', 'BYTES'].map(each => tensor(each, `${each}${suffix}`))
-  const metadata = { ...doubling, inputs: spec(''), outputs: spec('_out') }
-  const echo = ({ text }: { text: string }, response: ServerResponse) => {
-    // As text, so that this server does not lose the digits itself.
-    const outputs = text.slice(text.indexOf('"inputs":') + 9, -1).replaceAll(/"name":"(\w+)"/g, '"name":"$1_out"')
-    sendJson(response, 200, `{"model_name":"double","outputs":${outputs}}`)
-  }
-  const { model } = await open(t, { metadata, infer: echo })
-  const given = { INT64: [['9007199254740993']], FP16: [[0.1]], BYTES: [['dobrý "den"']] }
-  const { inputs, rows } = encodeRows(model.info, { inputs: given })
-  const { outputs } = await model.run(inputs, { rows })
-  t.strictSame(outputs.INT64_out?.data, new BigInt64Array([9007199254740993n]))
-  t.strictSame(outputs.FP16_out?.data, inputs.FP16?.data)
-  t.strictSame(outputs.BYTES_out?.data, ['dobrý "den"'])
-})
+for (const extensions of [[], ['binary_tensor_data']]) {
+  const binary = extensions.length > 0
+  t.test(`64-bit integers, halves and strings go and come back whole, as ${binary ? 'bytes' : 'JSON'}`, async t => {
+    const tensor = (datatype: string, name: string) => ({ name, datatype, shape: [-1, 1] })
+    const spec = (suffix: string) => ['INT64', 'FP16', 'BYTES'].map(each => tensor(each, `${each}${suffix}`))
+    const metadata = { ...doubling, inputs: spec(''), outputs: spec('_out') }
+    const echo = ({ text, binary: bytes }: Call, response: ServerResponse) => {
+      // As text, so that this server does not lose the digits itself.
+      const outputs = text.slice(text.indexOf('"inputs":') + 9, -1).replaceAll(/"name":"(\w+)"/g, '"name":"$1_out"')
+      const json = `{"model_name":"double","outputs":${outputs}}`
+      if (binary) sendBinary(response, json, bytes)
+      else sendJson(response, 200, json)
+    }
+    const { server, model } = await open(t, { metadata, extensions, infer: echo })
+    const given = {
+      INT64: [['9007199254740993'], ['-9223372036854775808']],
+      FP16: [[0.1], [-65504]],
+      BYTES: [['dobrý "den"'], ['']],
+    }
+    const { inputs, rows } = encodeRows(model.info, { inputs: given })
+    const { outputs } = await model.run(inputs, { rows })
+    t.strictSame(outputs.INT64_out?.data, new BigInt64Array([9007199254740993n, -9223372036854775808n]))
+    t.strictSame(outputs.FP16_out?.data, inputs.FP16?.data)
+    t.strictSame(outputs.BYTES_out?.data, ['dobrý "den"', ''])
+    // 64-bit and 16-bit numbers, and strings with their length before them.
+    t.equal(server.calls[0]?.binary.length, binary ? 2 * 8 + 2 * 2 + 2 * 4 + Buffer.byteLength('dobrý "den"') : 0)
+  })
+}
 
 t.test('the time that is left is passed on, and as a parameter to a server that knows it', async t => {
   const { server, run } = await open(t, { extensions: ['schedule_policy'] })
@@ -230,6 +242,22 @@ t.test('no more calls are on their way to a url than it has lanes, however many 
   const answers = await Promise.all(Array.from({ length: 60 }, (_, i) => run([i, i])))
   for (const [i, answer] of answers.entries()) t.strictSame(answer, [{ outputs: { y: [2 * i, 2 * i] } }])
   t.equal(server.peak, 3)
+})
+
+t.test('no more rows are on their way to a url than its lanes take, each with as many as a batch may have', async t => {
+  let rows = 0
+  let most = 0
+  const late = async (...[call, response]: Parameters<typeof answerDouble>) => {
+    rows += call.json.inputs[0].shape[0]
+    most = Math.max(most, rows)
+    await delay(5)
+    rows -= call.json.inputs[0].shape[0]
+    answerDouble(call, response)
+  }
+  const { run } = await open(t, { infer: late }, { lanes: 2 }, { maxBatchRows: 4 })
+  const answers = await Promise.all(Array.from({ length: 100 }, (_, i) => run([i, i])))
+  for (const [i, answer] of answers.entries()) t.strictSame(answer, [{ outputs: { y: [2 * i, 2 * i] } }])
+  t.equal(most, 8)
 })
 
 t.test('a url that fails is left out and tried again; with none left the answer is 503', async t => {

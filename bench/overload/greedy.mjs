@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { median } from '../summary.mjs'
 import { capacityOf, messagesOf, offer, settingsOf, startContender } from './measure.mjs'
 
@@ -6,6 +8,8 @@ const GREEDY = ['10.3.9.9']
 /** Each of ten callers may use a tenth of the capacity. */
 const CALLERS = 10
 const WINDOW_SECONDS = 2
+/** Requests of one caller that may be under way, so that nobody's quota comes in one heap. */
+const IN_FLIGHT = 4
 
 /**
  * Nine callers at half their quota, alone and then beside one that sends fifty times its own.
@@ -20,12 +24,11 @@ export async function measureGreedy(scenario, dir, plan, { load, say }) {
   const capacity = await capacityOf(free, scenario, { load, ms: plan.capacityMs, steps: plan.steps })
   await free.stop()
   const quota = Math.floor((capacity / CALLERS) * WINDOW_SECONDS)
-  const server = await startContender('protected', dir, {
-    ...settingsOf(scenario),
-    RATE_LIMIT_MAX: String(quota),
-    RATE_LIMIT_WINDOW: `${WINDOW_SECONDS}s`,
-    TRUST_PROXY: '127.0.0.1',
-  })
+  const policies = [{ name: 'requests', limit: quota, window: `${WINDOW_SECONDS}s` }]
+  const limits = join(dir, 'limits.json')
+  writeFileSync(limits, JSON.stringify({ anonymous: 'plan', plans: { plan: { policies, concurrency: IN_FLIGHT } } }))
+  const settings = { ...settingsOf(scenario), LIMITS_FILE: limits, TRUST_PROXY: '127.0.0.1' }
+  const server = await startContender('protected', dir, settings)
   const each = quota / WINDOW_SECONDS
   const stream = (addresses, rate) => ({
     messages: messagesOf(addresses),
@@ -34,7 +37,7 @@ export async function measureGreedy(scenario, dir, plan, { load, say }) {
       { rate, ms: plan.greedyMs },
     ],
   })
-  const polite = stream(POLITE, (POLITE.length * each) / 2)
+  const polite = { ...stream(POLITE, (POLITE.length * each) / 2), even: true }
   const greedy = stream(GREEDY, 50 * each)
   const rounds = []
   try {

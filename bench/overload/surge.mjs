@@ -80,10 +80,10 @@ class Tally {
  * not answered within `giveUpMs` is given up and its connection dropped. Ends when the last one is answered or given up,
  * and gives the tallies of each stream, phase by phase.
  *
- * `quickMs`: what is normal. `obey`: what is refused is sent once more, after the seconds that the refusal named.
+ * `quickMs`: what is normal. `even`: requests of the stream come evenly, not at random. `obey`: what is refused is sent once more, after the seconds that the refusal named.
  *
  * @param {{ port: number, connections: number, deadlineMs: number, giveUpMs: number, quickMs?: number, obey?: boolean,
- *   seed: number, streams: { messages: string[], phases: { rate: number, ms: number }[] }[] }} task
+ *   seed: number, streams: { messages: string[], even?: boolean, phases: { rate: number, ms: number }[] }[] }} task
  */
 export async function surge({ port, connections, deadlineMs, giveUpMs, quickMs = deadlineMs, obey, seed, streams }) {
   const client = new Client(port, giveUpMs * 1000, deadlineMs * 1000, obey === true)
@@ -116,10 +116,10 @@ class Source {
   #startedAt
   #due
 
-  constructor({ messages, phases }, seed, quickMs, client) {
+  constructor({ messages, even = false, phases }, seed, quickMs, client) {
     this.#bytes = messages.map(message => Buffer.from(message))
     this.#phases = phases.map(phase => ({ ...phase, tally: new Tally(quickMs) }))
-    this.#gap = arrivalsOf(seed)
+    this.#gap = even ? rate => 1e6 / rate : arrivalsOf(seed)
     this.#client = client
     this.#startedAt = microseconds()
     this.#endsAt = this.#startedAt + phases[0].ms * 1000

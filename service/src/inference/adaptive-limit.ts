@@ -22,6 +22,8 @@ const windowMs = 100
 const staleAfter = 2
 const stalePart = 0.85
 const mostGivenMs = 5000
+/** A queue gets shorter where, beside what leaves at once, this part of what was answered was not followed by more. */
+const drainingPart = 0.2
 /** Samples by which a window is judged, unless it takes a second to have them. */
 const enoughSamples = 8
 
@@ -32,6 +34,10 @@ export interface Sample {
   readonly serviceMs: number
   /** Milliseconds that it had from its arrival; undefined: any number. */
   readonly givenMs: number | undefined
+  /** Its rows, if it was answered; 0 where this is what is expected of one that was admitted. */
+  readonly answeredRows: number
+  /** Rows of the batch it ran in, which all leave at once. */
+  readonly batchRows: number
 }
 
 export class AdaptiveLimit {
@@ -39,6 +45,10 @@ export class AdaptiveLimit {
   #limit: number
   #since: number | undefined
   #count = 0
+  #answered = 0
+  #batchRows = 1
+  /** Whether the queue grew in the window before, or stayed as it was. */
+  #grew = false
   #sojourn = 0
   #target = 0
   /** Most rows that were under way in this window. */
@@ -68,36 +78,49 @@ export class AdaptiveLimit {
     if (rows > this.#peak) this.#peak = rows
   }
 
-  /** A request was answered, or one was admitted of which this is expected. `oldestMs`: for how long the oldest one now waits. */
-  observe({ sojournMs, serviceMs, givenMs }: Sample, oldestMs: number, now: number): void {
+  /** A request was answered, or one was admitted of which this is expected. `busyRows`: so many are under way now. */
+  observe({ sojournMs, serviceMs, givenMs, answeredRows, batchRows }: Sample, busyRows: number, now: number): void {
     this.#since ??= now
     this.#count++
-    // Newest first, those that are answered say nothing of those that wait.
-    this.#sojourn += Math.max(sojournMs, oldestMs)
+    this.#answered += answeredRows
+    if (batchRows > this.#batchRows) this.#batchRows = batchRows
+    this.#sojourn += sojournMs
     this.#target += targetOf(serviceMs, givenMs)
     this.#given += Math.min(givenMs ?? mostGivenMs, mostGivenMs)
     const elapsed = now - this.#since
-    if (elapsed >= windowMs && (this.#count >= enoughSamples || elapsed >= 1000)) this.#endWindow(elapsed, now)
+    if (elapsed >= windowMs && (this.#count >= enoughSamples || elapsed >= 1000))
+      this.#endWindow(elapsed, busyRows, now)
   }
 
-  #endWindow(elapsed: number, now: number): void {
+  #endWindow(elapsed: number, busyRows: number, now: number): void {
     const gradient = Math.max(0.5, this.#target / this.#sojourn)
     this.#targetMs = this.#target / this.#count
     this.#givenMs = this.#given / this.#count
+    // A queue that gets shorter by itself, as after a burst, needs nobody to be refused.
+    const growing = this.#peak - busyRows <= this.#answered * drainingPart + 2 * this.#batchRows
     if (gradient < 1) {
-      const used = Math.min(this.#limit, Math.max(1, this.#peak))
-      this.#limit = Math.min(this.#limit, used * gradient + Math.sqrt(used))
-    } else {
-      // A service that was asked little has had as much time to show that it is well.
-      for (let i = Math.min(100, Math.floor(elapsed / windowMs)); i > 0; i--) this.#limit += Math.sqrt(this.#limit)
-      this.#limit = Math.min(this.#limit, this.#most)
-    }
+      if (growing && this.#grew) this.#lower(gradient)
+    } else this.#raise(elapsed)
+    this.#grew = growing
     this.#since = now
     this.#count = 0
+    this.#answered = 0
+    this.#batchRows = 1
     this.#sojourn = 0
     this.#target = 0
     this.#given = 0
-    this.#peak = 0
+    this.#peak = busyRows
+  }
+
+  #lower(gradient: number): void {
+    const used = Math.min(this.#limit, Math.max(1, this.#peak))
+    this.#limit = Math.min(this.#limit, used * gradient + Math.sqrt(used))
+  }
+
+  /** A service that was asked little has had as much time to show that it is well. */
+  #raise(elapsed: number): void {
+    for (let i = Math.min(100, Math.floor(elapsed / windowMs)); i > 0; i--) this.#limit += Math.sqrt(this.#limit)
+    this.#limit = Math.min(this.#limit, this.#most)
   }
 }
 

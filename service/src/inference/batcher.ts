@@ -360,11 +360,14 @@ export class Batcher {
     const { deadline } = request.options
     this.limit.observe(
       {
-        sojournMs: now - arrivedAt,
+        // Newest first, those that are answered say nothing of those that wait.
+        sojournMs: now - Math.min(arrivedAt, this.#queue.oldestAt ?? now),
         serviceMs: now - startedAt,
         givenMs: deadline === undefined ? undefined : deadline - arrivedAt,
+        answeredRows: request.rows,
+        batchRows: request.batchRows,
       },
-      now - (this.#queue.oldestAt ?? now),
+      this.busyRows,
       now,
     )
     request.resolve({

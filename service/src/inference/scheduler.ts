@@ -205,7 +205,12 @@ export class Scheduler {
     batcher.evict(room.victims, () => this.#comeBack(key, batcher, now))
     const { rows, deadline } = options
     const givenMs = deadline === undefined ? undefined : deadline - now
-    batcher.limit.observe({ sojournMs: room.sojournMs, serviceMs: batcher.requestMs(rows), givenMs }, 0, now)
+    const { sojournMs } = room
+    batcher.limit.observe(
+      { sojournMs, serviceMs: batcher.requestMs(rows), givenMs, answeredRows: 0, batchRows: 0 },
+      batcher.busyRows,
+      now,
+    )
   }
 
   /**

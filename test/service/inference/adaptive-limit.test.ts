@@ -21,7 +21,8 @@ function overload(limit: AdaptiveLimit, { perMs, serviceMs, givenMs, forMs, from
     const rows = Math.min(limit.rows, givenMs * perMs)
     limit.occupied(rows)
     sojournMs = Math.max(serviceMs, rows / perMs)
-    for (let i = 0; i < 10; i++) limit.observe({ sojournMs, serviceMs, givenMs }, 0, now)
+    for (let i = 0; i < 10; i++)
+      limit.observe({ sojournMs, serviceMs, givenMs, answeredRows: perMs, batchRows: 1 }, rows, now)
     now += 10
   }
   return { now, sojournMs }
@@ -57,7 +58,17 @@ t.test('while nothing waits the limit rises, so that a burst is taken', async t 
   t.ok(limit.rows < 200)
   for (let i = 0; i < 200; i++) {
     limit.occupied(1)
-    limit.observe({ sojournMs: 10, serviceMs: 10, givenMs: 200 }, 0, now + i * 100)
+    limit.observe({ sojournMs: 10, serviceMs: 10, givenMs: 200, answeredRows: 1, batchRows: 1 }, 1, now + i * 100)
   }
   t.equal(limit.rows, 1000, 'and never beyond what it is given')
+})
+
+t.test('a burst, after which the queue gets shorter by itself, lowers nothing', async t => {
+  const limit = new AdaptiveLimit(1000)
+  limit.occupied(400)
+  for (let busy = 400; busy > 0; busy--) {
+    const now = (400 - busy) * 10
+    limit.observe({ sojournMs: now, serviceMs: 10, givenMs: 5000, answeredRows: 1, batchRows: 1 }, busy - 1, now)
+  }
+  t.equal(limit.rows, 1000)
 })

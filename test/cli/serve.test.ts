@@ -52,6 +52,18 @@ t.test('--check only warns of a Redis that does not answer, without which the se
   t.match(stdout, /^warning +Redis +does not answer/m)
 })
 
+t.test('what OpenTelemetry takes from the environment is checked too, and may be in a file', async t => {
+  const file = `${t.testdir({ env: 'OTEL_TRACES_EXPORTER=pigeon\n' })}/env`
+  for (const [args, given] of [
+    [['serve', '--check'], { OTEL_TRACES_EXPORTER: 'pigeon' }],
+    [['serve', '--check', '--env-file', file], {}],
+  ] as const) {
+    const { code, stdout } = await cli(args, { env: given })
+    t.equal(code, 0)
+    t.match(stdout, /^warning +traces +OTEL_TRACES_EXPORTER names 'pigeon'/m)
+  }
+})
+
 t.test('a password is no option, and a file of settings that is not there is said', async t => {
   const { code, stderr } = await cli(['serve', '--redis-url', 'redis://:geheim@localhost'])
   t.equal(code, 2)

@@ -37,6 +37,7 @@ export async function check(given: GivenSettings, io: Io): Promise<void> {
   }
   if (config !== undefined) {
     tellLimits(config, tell, tellWrong)
+    tellTraces(config, tell)
     try {
       await checkService(config, tell)
     } catch (error) {
@@ -63,6 +64,12 @@ function tellLimits(config: Config, tell: Tell, tellWrong: (what: string, error:
   }
 }
 
+function tellTraces({ tracing }: Config, tell: Tell): void {
+  if (tracing === undefined) return
+  if (tracing.exporters.length > 0) tell('ok', 'traces', tracing.exporters.join(', '))
+  for (const problem of tracing.problems) tell('warning', 'traces', problem)
+}
+
 /** Models and Redis, by what is built of them. The limits file has been looked at before. */
 async function checkService(config: Config, tell: Tell): Promise<void> {
   const { app, models } = await build(config)
@@ -82,7 +89,7 @@ async function checkService(config: Config, tell: Tell): Promise<void> {
 /** Nothing of it is to be seen from outside: no port, no log, no replica among those that share the limits. */
 const build = (config: Config): Promise<Service> =>
   buildApp(
-    { ...config, limitsFile: undefined, logLevel: 'silent', onStoreError: 'deny' },
+    { ...config, limitsFile: undefined, tracing: undefined, logLevel: 'silent', onStoreError: 'deny' },
     { openModels: log => openModels({ ...config.models, workers: 1, log }) },
   )
 

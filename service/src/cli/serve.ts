@@ -28,6 +28,10 @@ export function serveCommand(io: Io): Command {
       const given = settingsOf(options, io.env)
       // Loaded by who needs them: the other commands begin sooner.
       if (options.check) await (await import('./check.js')).check(given, io)
-      else await (await import('../serve.js')).serve(given.environment)
+      else {
+        // Before anything else is loaded: the packages of OpenTelemetry read their settings from there.
+        Object.assign(process.env, given.environment)
+        await (await import('../serve.js')).serve(given.environment)
+      }
     })
 }

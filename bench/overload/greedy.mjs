@@ -9,7 +9,7 @@ const GREEDY = ['10.3.9.9']
 const CALLERS = 10
 const WINDOW_SECONDS = 2
 /** Requests of one caller that may be under way, so that nobody's quota comes in one heap. */
-const IN_FLIGHT = 4
+const IN_FLIGHT = 2
 
 /**
  * Nine callers at half their quota, alone and then beside one that sends fifty times its own.

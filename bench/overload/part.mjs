@@ -21,7 +21,7 @@ export async function overloadPart(options, { load, print, progress }) {
   const problems = []
   let greedy
   for (const scenarioName of Object.keys(scenarios)) {
-    const withGreedy = scenarioName === 'light' && chosen.includes('greedy')
+    const withGreedy = scenarioName === 'heavy' && chosen.includes('greedy')
     if (!chosen.includes(scenarioName) && !withGreedy) continue
     const scenario = scenarios[scenarioName]
     const { dir, remove } = await busyModel(scenario.size)

@@ -6,7 +6,7 @@
  * - `console.log(…) // text`: the lines it prints are, in order, the texts of these comments.
  * - TypeScript blocks are type-checked besides, under the settings of the workspace.
  * - What a `diff` block adds runs too, in an app: it has to be what this plugin takes.
- * - `sh` and what follows it: shell-blocks.test.ts. `http` and `json` of the limiter: headers.test.ts.
+ * - `sh` and what follows it: shell-blocks.ts. `http` and `json` of the limiter: headers.test.ts.
  */
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'

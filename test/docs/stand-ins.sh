@@ -1,4 +1,4 @@
-# Read by every shell of shell-blocks.test.ts: what the commands of the pages come to where the real thing would take a
+# Read by every shell of shell-blocks.ts: what the commands of the pages come to where the real thing would take a
 # network, Docker or many minutes. Everything else is what it is.
 
 failed=0

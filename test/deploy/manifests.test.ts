@@ -41,13 +41,48 @@ const manifests = readdirSync(new URL(folder, root)).flatMap(file =>
 const find = (kind: string, name: string): any =>
   manifests.find(each => each.kind === kind && each.metadata.name === name)
 
-t.test('every manifest is what the schema of its kind says', async t => {
+/**
+ * A value that takes each of its members out of `unread` when it is looked at. A schema's check looks at the members that
+ * it knows, and at no other: what is left is misspelt, and would be dropped by Kubernetes without a word.
+ */
+function watched<T>(value: T, path: string, unread: Set<string>): T {
+  if (typeof value !== 'object' || value === null) return value
+  const members = new Map<PropertyKey, unknown>(
+    Object.entries(value).map(([name, member]) => [name, watched(member, `${path}/${name}`, unread)]),
+  )
+  if (!Array.isArray(value)) for (const name of members.keys()) unread.add(`${path}/${String(name)}`)
+  return new Proxy(value, {
+    get: (target, name) => {
+      unread.delete(`${path}/${String(name)}`)
+      return members.has(name) ? members.get(name) : Reflect.get(target, name)
+    },
+  })
+}
+
+/** Members of a manifest that the schema of its kind does not know. Throws where one has a wrong value. */
+function unknownMembers(manifest: { validate(): void }): string[] {
+  const unread = new Set<string>()
+  Reflect.apply(manifest.validate, watched(manifest, '', unread), [])
+  return [...unread]
+}
+
+t.test('a member that is misspelt is found', async t => {
+  const manifest = structuredClone(find('Deployment', 'ml-api'))
+  manifest.spec.template.spec.containers[0].readinessProbe.periodSecond = 2
+  manifest.spec.tmplate = {}
+  t.strictSame(unknownMembers(new Deployment(manifest)).sort(), [
+    '/spec/template/spec/containers/0/readinessProbe/periodSecond',
+    '/spec/tmplate',
+  ])
+})
+
+t.test('every manifest is what the schema of its kind says, and has nothing that it does not say', async t => {
   t.ok(manifests.length >= 9)
   for (const manifest of manifests) {
     const Kind = KINDS[manifest.kind]
     if (Kind === undefined) throw new Error(`${manifest.kind} has no schema here`)
     const made = new Kind(manifest as never)
-    t.doesNotThrow(() => made.validate(), `${manifest.kind} ${manifest.metadata.name}`)
+    t.strictSame(unknownMembers(made), [], `${manifest.kind} ${manifest.metadata.name}`)
     const { apiVersion } = made as unknown as Manifest
     t.equal(apiVersion, manifest.apiVersion, `${manifest.kind} ${manifest.metadata.name} is of its API version`)
   }

@@ -235,6 +235,7 @@ export class Limits {
     this.#pass(request, reply)
     if (compute !== undefined) {
       // First, since it costs nothing: a request that is denied for it is charged nothing else.
+      request.trace?.limiterAsked()
       await compute(request, reply)
       caller.compute = request.rateLimit ?? undefined
     }

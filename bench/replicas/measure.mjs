@@ -1,10 +1,10 @@
 // Replicas that share one key of one Redis, each under full load: what all of them together let through.
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import { Redis } from 'ioredis'
+import { startChild } from '../child.mjs'
 
-const program = fileURLToPath(new URL('replica.mjs', import.meta.url))
+const program = new URL('replica.mjs', import.meta.url)
+/** Each announces itself once a second: by then every one has seen all. */
+const ACQUAINTED_MS = 3000
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms))
 
 /** The most of `times` (sorted) that lie in any window of that length. */
@@ -23,12 +23,12 @@ export function mostInWindow(times, windowMs) {
  * woken. Resolves with the most that Redis let through in any window (by its own log and clock), the share of what it
  * could have, and what was let through while it was frozen.
  */
-export async function measureReplicas({ redis, replicas, max, windowMs, runMs, freeze, env, startMs = 4000 }) {
-  // Long enough for every replica to have seen the others.
-  const start = Date.now() + startMs
-  const end = start + runMs
-  const args = [redis.port, max, windowMs, start, end].map(String)
-  const running = Array.from({ length: replicas }, () => runReplica(args, env))
+export async function measureReplicas({ redis, replicas, max, windowMs, runMs, freeze }) {
+  const args = [redis.port, max, windowMs].map(String)
+  const children = await Promise.all(Array.from({ length: replicas }, () => startChild(program, args)))
+  await pause(ACQUAINTED_MS)
+  const start = Date.now()
+  const running = children.map(child => child.ask({ end: start + runMs }))
   const log = watchLog(redis.port)
   let frozen
   if (freeze !== undefined) {
@@ -41,6 +41,7 @@ export async function measureReplicas({ redis, replicas, max, windowMs, runMs, f
   }
   const admitted = (await Promise.all(running)).flat().sort((one, two) => one - two)
   const logged = await log.stop()
+  await Promise.all(children.map(child => child.stop()))
   const windows = runMs / windowMs
   const result = {
     admitted: admitted.length,
@@ -63,17 +64,6 @@ export async function measureReplicas({ redis, replicas, max, windowMs, runMs, f
     ),
     mostInAnyWindow: mostInWindow(admitted, windowMs),
   }
-}
-
-async function runReplica(args, env) {
-  const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'inherit'], env })
-  let output = ''
-  child.stdout.on('data', data => {
-    output += data
-  })
-  const [code] = await once(child, 'close')
-  if (code !== 0) throw new Error(`a replica ended with ${code}`)
-  return JSON.parse(output)
 }
 
 /** Every admission that the log in Redis held at any time, in microseconds of its clock. */

@@ -1,10 +1,11 @@
-// One replica: asks one key as fast as it can and prints when it was let through (Unix time, ms), as JSON.
-// Usage: node replica.mjs REDIS_PORT MAX WINDOW_MS START END   (START and END: Unix time, ms)
+// One replica: asks one key as fast as it can until `end`, and says when it was let through (Unix time, ms).
+// Usage: node replica.mjs REDIS_PORT MAX WINDOW_MS, by a parent
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import rateLimit from 'ml-api-rate-limiter'
+import { answerParent } from '../child.mjs'
 
-const [port, max, timeWindow, start, end] = process.argv.slice(2).map(Number)
+const [port, max, timeWindow] = process.argv.slice(2).map(Number)
 const redis = new Redis(port, '127.0.0.1', {
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
@@ -27,11 +28,11 @@ await app.register(rateLimit, {
 })
 app.get('/', async () => 'ok')
 await app.ready()
-const admitted = []
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms))
-await pause(start - Date.now())
-await Promise.all(
-  Array.from({ length: 16 }, async () => {
+
+answerParent({}, async ({ end }) => {
+  const admitted = []
+  const client = async () => {
     while (Date.now() < end) {
       const { statusCode } = await app.inject('/')
       if (statusCode === 200) admitted.push(Date.now())
@@ -39,8 +40,7 @@ await Promise.all(
       // The memory of denials answers without a turn of the event loop; Redis must get its own.
       await pause(1)
     }
-  }),
-)
-process.stdout.write(JSON.stringify(admitted))
-await app.close()
-redis.disconnect()
+  }
+  await Promise.all(Array.from({ length: 16 }, client))
+  return admitted
+})

@@ -1,4 +1,5 @@
 /** The connection to the store of the limits. The service starts, serves and stops whether or not it comes about. */
+import { setTimeout as delay } from 'node:timers/promises'
 import fastifyRedis from '@fastify/redis'
 import type { FastifyInstance } from 'fastify'
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
@@ -91,6 +92,16 @@ async function disconnect(client: RedisConnection): Promise<void> {
   } finally {
     client.disconnect()
   }
+}
+
+/** Whether Redis answers before these milliseconds are over, for who has the time to wait for a connection. */
+export async function redisAnswersWithin(client: RedisConnection, ms: number): Promise<boolean> {
+  const until = performance.now() + ms
+  while (!(await redisAnswers(client))) {
+    if (performance.now() >= until) return false
+    await delay(50)
+  }
+  return true
 }
 
 /** Whether Redis answers now, within the time that a check of a limit has. */

@@ -3,9 +3,9 @@ import { buildApp, type Service } from '../app.js'
 import { type Config, ConfigError, readConfig, settings, wordsOf } from '../config.js'
 import { openModels } from '../inference/repository.js'
 import { readPlans } from '../protection/plans.js'
-import { redisAnswers } from '../redis.js'
+import { redisAnswersWithin } from '../redis.js'
 import { startErrorOf } from '../serve.js'
-import { coloursOf, Failure, type Io } from './io.js'
+import { coloursOf, Failure, type Io, PATIENCE_MS } from './io.js'
 import type { GivenSettings } from './settings.js'
 import { table } from './table.js'
 
@@ -79,7 +79,7 @@ async function checkService(config: Config, tell: Tell): Promise<void> {
       tell('warning', 'model', `${version === undefined ? name : `${name}/${version}`} would not be served: ${reason}`)
     }
     if (config.redisUrls.length === 0) tell('ok', 'Redis', 'none: limits are counted in the process')
-    else if (await redisAnswers(app.redis)) tell('ok', 'Redis', 'answers')
+    else if (await redisAnswersWithin(app.redis, PATIENCE_MS)) tell('ok', 'Redis', 'answers')
     else tell('warning', 'Redis', `does not answer; until it does, ON_STORE_ERROR is '${config.onStoreError}'`)
   } finally {
     await app.close()

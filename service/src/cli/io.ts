@@ -11,6 +11,9 @@ export interface Io {
   readonly env: Readonly<Record<string, string | undefined>>
 }
 
+/** How long Redis may take to answer, in milliseconds: nobody waits behind a command. */
+export const PATIENCE_MS = 3000
+
 export const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const
 
 /** What was asked for cannot be: said in one line, and the command ends with 2. */

@@ -2,8 +2,8 @@
 import Fastify from 'fastify'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
 import { openLimits, type Standing } from '../protection/limits.js'
-import { redisAnswers, registerRedis } from '../redis.js'
-import { Failure, UsageError } from './io.js'
+import { redisAnswersWithin, registerRedis } from '../redis.js'
+import { Failure, PATIENCE_MS, UsageError } from './io.js'
 
 export interface Caller {
   /** Partition key. */
@@ -22,7 +22,9 @@ export async function standingInRedis(
   try {
     const config = limitsConfig(environment)
     await registerRedis(app, config)
-    if (!(await redisAnswers(app.redis))) throw new Failure(`Redis does not answer at ${placesOf(config.redisUrls)}`)
+    if (!(await redisAnswersWithin(app.redis, PATIENCE_MS))) {
+      throw new Failure(`Redis does not answer at ${placesOf(config.redisUrls)}`)
+    }
     const limits = await openLimits(app, config, undefined, () => {})
     const plan = limits.planOf(sha256)
     if (plan === undefined) {
@@ -48,7 +50,7 @@ function limitsConfig(environment: Environment): Config {
     )
   }
   // Nothing is counted here, and here is no replica that the limits would be shared with.
-  return { ...config, onStoreError: 'deny', storeTimeoutMs: Math.max(2000, config.storeTimeoutMs) }
+  return { ...config, onStoreError: 'deny', storeTimeoutMs: Math.max(PATIENCE_MS, config.storeTimeoutMs) }
 }
 
 /** Without user and password. */

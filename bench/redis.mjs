@@ -4,7 +4,7 @@ import { createServer } from 'node:net'
 import { Redis } from 'ioredis'
 
 /** A port that nobody listens on. */
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address()

@@ -144,7 +144,11 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
 function createServer(config: Config): FastifyInstance {
   const malformed = new Malformed()
   const app = Fastify({
-    logger: { level: config.logLevel },
+    logger: {
+      level: config.logLevel,
+      // Errors of the Redis client bring along the command: with the password where it was AUTH, with the callers else.
+      redact: { paths: ['err.command', 'err.*.command'], remove: true },
+    },
     // Two lines a request are most of the cost of a cheap one.
     logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
     childLoggerFactory: requestLog,

@@ -48,7 +48,9 @@ async function startService() {
   const limits = join(folder, 'limits.json')
   writeFileSync(limits, JSON.stringify({ anonymous: 'tight', plans: LIMITS, keys }))
   cpSync(new URL('../../models/iris', import.meta.url), join(folder, 'models/iris'), { recursive: true })
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../../service/dist/server.js', import.meta.url))], {
+  const program = fileURLToPath(new URL('../../service/dist/server.js', import.meta.url))
+  // With little room garbage is collected in time, and what is left is what is held.
+  const child = spawn(process.execPath, ['--max-old-space-size=96', program], {
     env: {
       PATH: env.PATH,
       HOST: '127.0.0.1',

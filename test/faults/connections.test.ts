@@ -47,7 +47,7 @@ t.test('an answer that is lost on its way is not asked for again', async t => {
   proxy.cut()
   await until('Redis is asked again', async () => (await remaining(app)) !== undefined)
   t.ok(Number(await remaining(app)) >= before - 1, 'it counts once at most')
-  t.equal((await ask(app)).statusCode, 200)
+  await until('it counts on', async () => (await ask(app)).statusCode === 200)
 })
 
 t.test('all connections of twenty replicas are cut, again and again: all come back, and nobody gets more', async t => {
@@ -85,7 +85,7 @@ t.test('a process that is busy for longer than a request may wait blames nobody'
   const lines: string[] = []
   const logger = { level: 'error', stream: { write: (line: string) => void lines.push(line) } }
   const routes = (app: App) => app.get('/', async () => 'ok')
-  const app = await limited(t, { redis, max: 100, timeWindow: '1 hour', storeTimeout: 500 }, routes, { logger })
+  const app = await limited(t, { redis, max: 100, timeWindow: '1 hour', storeTimeout: 1500 }, routes, { logger })
   await until('Redis has counted', async () => (await ask(app)).statusCode === 200)
   lines.length = 0
   const send = redis.evalsha.bind(redis) as (...args: unknown[]) => Promise<unknown>
@@ -95,7 +95,7 @@ t.test('a process that is busy for longer than a request may wait blames nobody'
     if (!busy) {
       busy = true
       setImmediate(() => {
-        for (const end = performance.now() + 3000; performance.now() < end; );
+        for (const end = performance.now() + 4000; performance.now() < end; );
       })
     }
     return answer

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import { createServer as createTlsServer } from 'node:tls'
 import type { Test } from 'tap'
 
@@ -39,10 +40,17 @@ export async function startProxy(t: Test, redisPort: number, tls?: Certificate):
       })
     }
     client.on('data', data => redis.write(data))
+    let said = Promise.resolve()
     redis.on('data', data => {
       if (proxy.dropsAnswers) return
-      if (proxy.delayMs === 0) client.write(data)
-      else setTimeout(() => client.write(data), proxy.delayMs)
+      const arrived = performance.now()
+      const { delayMs } = proxy
+      // One after the other, so that none comes before what Redis has said earlier.
+      said = said.then(async () => {
+        const left = arrived + delayMs - performance.now()
+        if (left > 0) await delay(left, undefined, { ref: false })
+        client.write(data)
+      })
     })
   }
   const context = (name: Certificate) => ({ key: certificate(name), cert: certificate(name) })

@@ -127,3 +127,9 @@ t.test('the reference is a page of our own origin, and not limited', async t => 
     /^default-src 'none'; frame/,
   )
 })
+
+t.test('the document is there as JSON alone, since YAML would cost everybody else', async t => {
+  const { ask } = await buildService(t)
+  t.equal((await ask('/docs/json')).statusCode, 200)
+  t.equal((await ask('/docs/yaml')).statusCode, 404)
+})

@@ -99,6 +99,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     else if (request.raw.complete && reply.hasHeader('connection')) reply.removeHeader('connection')
     done()
   })
+  app.decorate('overloadStatus', config.overloadStatus)
   app.setErrorHandler(sendErrorInForm)
   acceptJsonOnly(app)
   // Schemas of answers are for the OpenAPI document.

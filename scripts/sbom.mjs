@@ -1,6 +1,6 @@
 /**
  * Writes what the service is made of at run time, with version, licence and checksum of each part: `npm run sbom`, or
- * `npm run sbom -- FILE`. The form is CycloneDX, as `npm sbom` makes it from what is installed.
+ * `npm run sbom -- FILE`. The form is CycloneDX, as `npm sbom` makes it from package-lock.json.
  *
  * `npm sbom --omit dev` would leave out Fastify and ioredis, since the tests of the workspace need them too; so everything
  * is asked for, and what neither the plugin nor the service leads to is taken out here.
@@ -9,11 +9,15 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 
 const [file = 'sbom.cdx.json'] = process.argv.slice(2)
-const { status, stdout } = spawnSync('npm', ['sbom', '--sbom-format=cyclonedx', '--sbom-type=application'], {
-  encoding: 'utf8',
-  maxBuffer: 64 * 2 ** 20,
-  stdio: ['ignore', 'pipe', 'inherit'],
-})
+const { status, stdout } = spawnSync(
+  'npm',
+  ['sbom', '--package-lock-only', '--sbom-format=cyclonedx', '--sbom-type=application'],
+  {
+    encoding: 'utf8',
+    maxBuffer: 64 * 2 ** 20,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  },
+)
 if (status !== 0) process.exit(status ?? 1)
 
 const bom = JSON.parse(stdout)

@@ -1,4 +1,4 @@
-/** The quotas in front of everything that costs: of each plan one limiter in requests, and one in rows. */
+/** The quotas in front of everything that costs: of each plan one limiter in requests, and one each in rows and in compute time. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler, type RequestRateLimit } from 'ml-api-rate-limiter'
 import { addressKey, keyDigestOf, keyOfDigest } from '../auth.js'

@@ -76,8 +76,8 @@ function watchLog(port) {
     for (const key of await redis.keys('*lone*')) {
       // Another type, or gone in between: no log.
       const entries = await redis.zrange(key, '0', '-1', 'WITHSCORES').catch(() => [])
-      // An entry's member is the running total; the base of a trimmed log is an entry as well, and was seen before.
-      for (let at = 1; at < entries.length; at += 2) seen.add(Number(entries[at]))
+      // Score = time of the admission; the summary of the log stands at infinity.
+      for (let at = 1; at < entries.length; at += 2) if (entries[at] !== 'inf') seen.add(Number(entries[at]))
     }
   }
   const loop = (async () => {
@@ -92,7 +92,6 @@ function watchLog(port) {
       await loop
       await read()
       redis.disconnect()
-      seen.delete(0)
       return [...seen].sort((one, two) => one - two)
     },
   }

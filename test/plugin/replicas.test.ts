@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { childEnv } from '../support/child-env.js'
+import { readLog } from '../support/log.js'
 import { inRedis, redisClient } from '../support/plugin.js'
 
 const script = fileURLToPath(new URL('../support/hammer.mjs', import.meta.url))
@@ -41,8 +42,7 @@ t.test('while four processes ask without a pause, no window holds more than the 
   const watch = (async () => {
     while (watching) {
       for (const key of await redis.keys(`${nameSpace}*`)) {
-        const entries = await redis.zrange(key, '0', '-1', 'WITHSCORES')
-        for (let at = 1; at < entries.length; at += 2) admissions.add(Number(entries[at]))
+        for (const { time } of (await readLog(redis, key)).entries) admissions.add(time)
       }
       await new Promise(resolve => setTimeout(resolve, 10))
     }
@@ -50,7 +50,6 @@ t.test('while four processes ask without a pause, no window holds more than the 
   const admitted = await hammer(t, 4, nameSpace as string, max, windowMs, 2000)
   watching = false
   await watch
-  admissions.delete(0)
   t.ok(admissions.size > max && admissions.size <= admitted, `${admissions.size} of ${admitted} were seen`)
   const times = [...admissions].sort((one, two) => one - two)
   const tooClose = times.filter((time, at) => (times[at + max] ?? Number.POSITIVE_INFINITY) - time < windowMs * 1000)

@@ -3,6 +3,7 @@ import type { Policy } from '../../plugin/src/policy.js'
 import { MemoryStore } from '../../plugin/src/stores/memory.js'
 import { RedisStore } from '../../plugin/src/stores/redis.js'
 import type { Check, Concurrency, Penalty, Store } from '../../plugin/src/stores/store.js'
+import { shiftLeases, shiftLog } from './log.js'
 
 /** A store whose clock a test moves by hand. Milliseconds. */
 export interface TimedStore {
@@ -35,8 +36,7 @@ export function memoryStore(capacity = 5000): TimedStore & { set(now: number): v
 let spaces = 0
 
 /**
- * The clock of Redis cannot be set; instead everything it keeps is made older, which is the same. A whole
- * microsecond stays between any two entries, so their order is kept.
+ * The clock of Redis cannot be set; instead everything it keeps is made older, which is the same.
  */
 export function redisStore(redis: Redis, timeoutMs = 5000): TimedStore {
   const nameSpace = `test${process.pid}.${spaces++}:`
@@ -52,11 +52,8 @@ export function redisStore(redis: Redis, timeoutMs = 5000): TimedStore {
           const [count, till, last] = `${await redis.get(key)}`.split(':').map(Number) as [number, number, number]
           await redis.set(key, `${count}:${till - ms * 1000}:${last - ms * 1000}`)
         } else {
-          const entries = await redis.zrange(key, '0', '-1', 'WITHSCORES')
-          for (let at = 0; at < entries.length; at += 2) {
-            const [member, score] = [entries[at] as string, Number(entries[at + 1])]
-            if (score > 0) await redis.zadd(key, `${score - ms * 1000}`, member)
-          }
+          await shiftLog(redis, key, -ms)
+          if (key.endsWith('leases')) await shiftLeases(redis, key, -ms)
         }
         if (ttl > ms) await redis.pexpire(key, ttl - ms)
         else if (ttl >= 0) await redis.del(key)

@@ -12,7 +12,7 @@
 --        with leases: in flight · number of the lease taken, 0 for none, −1 if leases stood in the way.
 --        A check was admitted when no policy has it wait and leases did not stand in the way.
 
-local time = redis.call('TIME')
+local time = call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local latest = tonumber(ARGV[1])
 if latest > 0 and now > latest then return { now } end
@@ -33,10 +33,6 @@ for i = 1, tonumber(ARGV[2]) do
 end
 
 local reply, size, key_at = { now }, 1, 0
-local function say(value)
-  size = size + 1
-  reply[size] = value
-end
 
 local function is_foreign(problem)
   return string.find(problem.err, 'WRONGTYPE', 1, true) ~= nil
@@ -53,7 +49,7 @@ local function look_at_penalty(policy, key, kind, op)
     policy.denials = policy.penalty.total - policy.penalty.base
     return nil
   end
-  local value = redis.pcall('GET', key)
+  local value = pcall('GET', key)
   if not value then return nil end
   if value.err then return value end
   local denials, till, last = string.match(value, '^(%d+):(%d+):(%d+)$')
@@ -61,9 +57,9 @@ local function look_at_penalty(policy, key, kind, op)
   if not till then return FOREIGN end
   if op > 0 and last - now > STEP then -- the clock has gone back, and the block with it
     till, last = till - last + now, now
-    redis.call('SET', key, string.format('%s:%d:%d', denials, till, last), 'PX', text((till - now) / 1000 + 1))
+    call('SET', key, string.format('%s:%d:%d', denials, till, last), 'PX', text((till - now) / 1000 + 1))
   end
-  if op == 0 then till = math.min(last + policy.window, till) end -- asked without charging: the base window
+  if op == 0 then till = min(last + policy.window, till) end -- asked without charging: the base window
   if till > now then policy.denials, policy.till = tonumber(denials), till end
   return nil
 end
@@ -76,53 +72,56 @@ local function penalise(policy, key, kind)
     return
   end
   local block = policy.window
-  if kind == 3 then block = math.min(block * 2 ^ (policy.denials - 1), 9007199254740991000) end
+  if kind == 3 then block = min(block * 2 ^ (policy.denials - 1), 9007199254740991000) end
   policy.till = now + block
   policy.wait = block -- never shorter than the wait for the window; a block of a window that has changed is over with it
-  redis.call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, now), 'PX', text(math.ceil(block / 1000)))
+  call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, now), 'PX', text(math.ceil(block / 1000)))
 end
 
 -- Leases that were taken before the clock went back end as if they had been taken now; their holders renew them.
 local function set_back_leases(key, life)
-  local ahead = redis.call('ZRANGEBYSCORE', key, '(' .. text(now + life + STEP), '+inf')
+  local ahead = call('ZRANGEBYSCORE', key, '(' .. text(now + life + STEP), '+inf')
   for _, lease in ipairs(ahead) do
     if tonumber(lease) > now + STEP then
-      redis.call('ZADD', key, text(now + life), lease)
-      redis.call('PEXPIRE', key, text(life / 1000 + 1))
+      call('ZADD', key, text(now + life), lease)
+      call('PEXPIRE', key, text(life / 1000 + 1))
     end
   end
 end
 
 -- One check; `costs` by policy. Returns an error that concerns the whole store, if there is one.
 local function check(shape, costs)
-  local op, kind, policies = shape.op, shape.penalty, #shape
-  local step = kind > 0 and 2 or 1
-  local first, leases_key = key_at + 1, nil
-  key_at = key_at + policies * step
+  local op, kind, leases, policies = shape.op, shape.penalty, shape.leases, #shape
   local admitted, in_flight, lease, problem = true, 0, 0, nil
+  local step = kind > 0 and 2 or 1
+  local at = key_at
+  key_at = at + policies * step
 
   for i = 1, policies do
-    local policy, key = shape[i], first + (i - 1) * step
-    problem = look(policy.log, KEYS[key], now, policy.window, op > 0 and policy.keep)
-    if not problem and kind > 0 then problem = look_at_penalty(policy, KEYS[key + 1], kind, op) end
+    local policy = shape[i]
+    local log, key, waits = policy.log, KEYS[at + 1], 0
+    problem = look(log, key, now, policy.window, op > 0 and policy.keep)
+    if kind > 0 and not problem then problem = look_at_penalty(policy, KEYS[at + 2], kind, op) end
     if problem then break end
-    policy.wait = 0
     if op < 2 then
-      local log, cost, limit = policy.log, costs[i], policy.limit
-      if log.total - log.base + cost > limit then policy.wait = wait(KEYS[key], log, cost, limit, policy.window) end
-      if kind > 0 and policy.till > now then policy.wait = math.max(policy.wait, policy.till - now) end
-      if policy.wait > 0 then admitted = false end
+      local cost, limit = costs[i], policy.limit
+      if log.total - log.base + cost > limit then waits = wait(key, log, cost, limit, policy.window) end
+      if kind > 0 and policy.till > now then waits = max(waits, policy.till - now) end
+      if waits > 0 then admitted = false end
     end
+    policy.wait = waits
+    at = at + step
   end
 
-  if shape.leases >= 0 then
+  local leases_key
+  if leases >= 0 then
     key_at = key_at + 1
     leases_key = KEYS[key_at]
     if not problem then
-      in_flight = redis.pcall('ZCOUNT', leases_key, '(' .. text(now), '+inf')
+      in_flight = pcall('ZCOUNT', leases_key, '(' .. text(now), '+inf')
       if type(in_flight) == 'table' then
         problem = in_flight
-      elseif in_flight >= shape.leases and op < 2 then
+      elseif in_flight >= leases and op < 2 then
         admitted, lease = false, -1
         if op == 1 then set_back_leases(leases_key, shape.life) end
       end
@@ -130,39 +129,47 @@ local function check(shape, costs)
   end
   if problem then
     if not is_foreign(problem) then return problem end
-    say(-1)
+    size = size + 1
+    reply[size] = -1
     return nil
   end
 
+  at = key_at - policies * step - (leases_key and 1 or 0)
   for i = 1, policies do
-    local policy, key = shape[i], first + (i - 1) * step
-    local log = policy.log
-    if admitted and op > 0 then
-      if costs[i] > 0 then
-        append(KEYS[key], log, costs[i], policy.window, policy.keep, policy.slice,
-          policy.shared or (op == 2 and policy.slice > 0))
+    local policy = shape[i]
+    local log, window, waits = policy.log, policy.window, policy.wait
+    if not admitted then
+      if waits > 0 and kind > 0 and op == 1 then
+        penalise(policy, KEYS[at + 2], kind)
+        waits = policy.wait
       end
-    elseif kind > 0 and op == 1 and policy.wait > 0 then
-      penalise(policy, KEYS[key + 1], kind)
+    elseif op > 0 and costs[i] > 0 then
+      append(KEYS[at + 1], log, costs[i], window, policy.keep, policy.slice, policy.shared or (op == 2 and policy.slice > 0))
     end
-    local used, reset = log.total - log.base, 0
-    if log.oldest then reset = math.max(1, math.min(log.oldest + policy.window - log.now, policy.window)) end
-    if kind > 1 and policy.till > now then used, reset = math.max(used, policy.limit), policy.till - now end
-    say(used)
-    say(reset)
-    say(policy.wait)
-    if kind > 0 then say(policy.denials) end
+    local used, oldest, reset = log.total - log.base, log.oldest, 0
+    if oldest then
+      reset = oldest + window - log.now
+      if reset < 1 then reset = 1 elseif reset > window then reset = window end
+    end
+    if kind > 1 and policy.till > now then used, reset = max(used, policy.limit), policy.till - now end
+    reply[size + 1], reply[size + 2], reply[size + 3] = used, reset, waits
+    size = size + 3
+    if kind > 0 then
+      size = size + 1
+      reply[size] = policy.denials
+    end
+    at = at + step
   end
   if leases_key then
     if admitted and op == 1 then
       lease = now
-      while redis.call('ZADD', leases_key, 'NX', text(now + shape.life), text(lease)) == 0 do lease = lease + 1 end
-      redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', text(now))
-      redis.call('PEXPIRE', leases_key, text(shape.life / 1000 + 1))
+      while call('ZADD', leases_key, 'NX', text(now + shape.life), text(lease)) == 0 do lease = lease + 1 end
+      call('ZREMRANGEBYSCORE', leases_key, '-inf', text(now))
+      call('PEXPIRE', leases_key, text(shape.life / 1000 + 1))
       in_flight = in_flight + 1
     end
-    say(in_flight)
-    say(lease)
+    reply[size + 1], reply[size + 2] = in_flight, lease
+    size = size + 2
   end
   return nil
 end

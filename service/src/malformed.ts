@@ -13,6 +13,13 @@ interface Newest {
   readonly before: ServerResponse | undefined
 }
 
+/** On the socket itself: a weak map of all sockets would be gone through at every collection of garbage. */
+const newestOf = Symbol('ml-api-rate-limiter.newest')
+
+interface WatchedSocket extends Socket {
+  [newestOf]?: Newest
+}
+
 type ClientErrorHandler = (error: Error & { readonly code?: string }, socket: Socket) => void
 
 const isOut = (answer: ServerResponse): boolean => answer.writableFinished || answer.destroyed
@@ -32,7 +39,6 @@ const MALFORMED = [400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request']
  * answers, and the refusal goes out after them (RFC 9112, section 9.3.2).
  */
 export class Malformed {
-  readonly #newest = new WeakMap<Socket, Newest>()
   readonly #refused = new WeakSet<Socket>()
 
   /** Watches the requests of the app, and answers to expectations (RFC 9110, section 10.1.1) that it does not know. */
@@ -42,7 +48,7 @@ export class Malformed {
       done()
     })
     app.server.on('checkContinue', (request: IncomingMessage, answer: ServerResponse) => {
-      const before = this.#newest.get(request.socket)?.answer
+      const before = (request.socket as WatchedSocket)[newestOf]?.answer
       this.remember(request, answer)
       const proceed = () => {
         if (request.socket.destroyed) return
@@ -63,10 +69,10 @@ export class Malformed {
 
   /** To be called for each request as it comes; `watch` does for those that reach a route. */
   remember(request: IncomingMessage, answer: ServerResponse): void {
-    const previous = this.#newest.get(request.socket)?.answer
+    const previous = (request.socket as WatchedSocket)[newestOf]?.answer
     if (previous === answer) return
     const before = previous === undefined || isOut(previous) ? undefined : previous
-    this.#newest.set(request.socket, { request, answer, before })
+    ;(request.socket as WatchedSocket)[newestOf] = { request, answer, before }
   }
 
   /** For Fastify's `clientErrorHandler`. */
@@ -78,7 +84,7 @@ export class Malformed {
     // Whatever else comes is refused as well, and was told so.
     if (this.#refused.has(socket)) return
     this.#refused.add(socket)
-    const newest = this.#newest.get(socket)
+    const newest = (socket as WatchedSocket)[newestOf]
     const isBroken = newest?.request.complete === false
     const last = isBroken && !newest.answer.writableEnded ? newest.before : newest?.answer
     const end = () => {

@@ -1,5 +1,5 @@
 /** Rows of a request body into tensors, and outputs of a run into one prediction a row. Pure. */
-import { allocate, elementCount } from './datatype.js'
+import { allocateShared, elementCount } from './datatype.js'
 import { InvalidInput } from './errors.js'
 import { isFixed, type RowLayout, rowLayout, rowShape, showShape } from './signature.js'
 import { refusal, show, writeValues } from './tensor.js'
@@ -125,7 +125,7 @@ function encodeInput(plan: InputPlan, value: unknown, path: string): Tensor {
     if (fixed !== undefined && value.length !== fixed) {
       throw invalid(path, `has ${value.length} values; ${plan.takes}`)
     }
-    const data = allocate(plan.spec.datatype, value.length)
+    const data = allocateShared(plan.spec.datatype, value.length)
     fill(plan, value, data, 0, path)
     return {
       datatype: plan.spec.datatype,
@@ -154,7 +154,7 @@ function encodeScalars(plan: InputPlan, value: unknown, path: string): Tensor {
   const list = Array.isArray(value) ? value : undefined
   if (list?.length === 0) throw invalid(path, `is an empty list; ${plan.takes}`)
   const values = list ?? [value]
-  const data = allocate(datatype, values.length)
+  const data = allocateShared(datatype, values.length)
   const bad = writeValues(datatype, values, data, 0)
   if (bad !== -1) throw invalid(list === undefined ? path : `${path}[${bad}]`, refusal(datatype, values[bad]))
   return { datatype, shape: [values.length], data }
@@ -169,7 +169,7 @@ function encodeList(
   const { datatype } = plan.spec
   checkInner(plan, shape, pathOf(0))
   const elements = elementCount(shape)
-  const data = allocate(datatype, rows.length * elements)
+  const data = allocateShared(datatype, rows.length * elements)
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]
     const path = pathOf(i)
@@ -195,13 +195,13 @@ function encodeWhole(plan: InputPlan, value: unknown, path: string): Tensor {
   const { datatype, shape: wanted, anyShape } = plan.spec
   if (wanted.length === 0 && !anyShape) {
     if (Array.isArray(value)) throw invalid(path, `is ${show(value)}; ${plan.takes}`)
-    const data = allocate(datatype, 1)
+    const data = allocateShared(datatype, 1)
     fill(plan, [value], data, 0, path, true)
     return { datatype, shape: [], data }
   }
   if (!Array.isArray(value)) {
     if (anyShape) {
-      const data = allocate(datatype, 1)
+      const data = allocateShared(datatype, 1)
       fill(plan, [value], data, 0, path, true)
       return { datatype, shape: [], data }
     }
@@ -211,13 +211,13 @@ function encodeWhole(plan: InputPlan, value: unknown, path: string): Tensor {
   const flat = elements !== undefined && wanted.length > 1 && !Array.isArray(value[0]) && elements > 0
   if (flat) {
     if (value.length !== elements) throw invalid(path, `has ${value.length} values; ${plan.takes}`)
-    const data = allocate(datatype, value.length)
+    const data = allocateShared(datatype, value.length)
     fill(plan, value, data, 0, path)
     return { datatype, shape: wanted as number[], data }
   }
   const shape = shapeOf(value, anyShape ? Number.POSITIVE_INFINITY : wanted.length)
   checkInner(plan, shape, path)
-  const data = allocate(datatype, elementCount(shape))
+  const data = allocateShared(datatype, elementCount(shape))
   fillNested(plan, value, shape, 0, data, 0, path)
   return { datatype, shape, data }
 }

@@ -73,7 +73,9 @@ export async function registerLimits(
     request.seenLateMs = gate.delayMs
   }
   const limits = await openLimits(app, config, metrics, pass)
-  const hold = (request: FastifyRequest, reply: FastifyReply) => limits.chargeRequest(request, reply)
+  const hold = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
+    limits.chargeRequest(request, reply).then(() => done(), done)
+  }
   app.addHook('onRoute', route => {
     if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
   })
@@ -155,8 +157,11 @@ export class Limits {
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     // Where there are no keys nobody has to be looked up.
     if (this.#plans.keys === undefined) {
-      const caller = this.#take(request, addressKey(request), this.#plans.anonymous)
-      return this.#chargeCaller(caller, request, reply)
+      try {
+        return this.#chargeCaller(this.#take(request, addressKey(request), this.#plans.anonymous), request, reply)
+      } catch (error) {
+        return Promise.reject(error)
+      }
     }
     return this.#identify(request, reply).then(caller => this.#chargeCaller(caller, request, reply))
   }
@@ -230,16 +235,17 @@ export class Limits {
     }
   }
 
-  async #chargeCaller(caller: LimitedCaller, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  /** No async function, nor the two it calls: all requests pass here, and mostly there is nothing to wait for. */
+  #chargeCaller(caller: LimitedCaller, request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const { requests, compute } = caller.limiters
     this.#pass(request, reply)
-    if (compute !== undefined) {
-      // First, since it costs nothing: a request that is denied for it is charged nothing else.
-      request.trace?.limiterAsked()
-      await compute(request, reply)
+    if (compute === undefined) return charge(caller, requests, request, reply)
+    // First, since it costs nothing: a request that is denied for it is charged nothing else.
+    request.trace?.limiterAsked()
+    return compute(request, reply).then(() => {
       caller.compute = request.rateLimit ?? undefined
-    }
-    return charge(caller, requests, request, reply)
+      return charge(caller, requests, request, reply)
+    })
   }
 
   async #identify(request: FastifyRequest, reply: FastifyReply): Promise<LimitedCaller> {
@@ -318,15 +324,16 @@ function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model
 }
 
 /** Rejects with QuotaExceeded. */
-async function charge(
+function charge(
   { charges }: LimitedCaller,
   limiter: RateLimitHandler,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<void> {
   request.trace?.limiterAsked()
-  await limiter(request, reply)
-  if (request.rateLimit !== null) charges.push(request.rateLimit)
+  return limiter(request, reply).then(() => {
+    if (request.rateLimit !== null) charges.push(request.rateLimit)
+  })
 }
 
 async function standingWith({ plan, requests, rows, compute }: PlanLimiters, key: string): Promise<Standing> {

@@ -3,8 +3,9 @@ import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
-import { decodePredictions, encodeRows, type ModelsOptions, openModels } from '../../service/src/inference/index.js'
+import { encodeRows, type ModelsOptions, openModels } from '../../service/src/inference/index.js'
 import type { Model, RunOptions } from '../../service/src/inference/types.js'
+import { predictionsOf } from './values.js'
 
 /** What a test puts into the folder of models, by path: `iris/1/model.onnx`, `iris/model.json`. */
 export type Files = Readonly<Record<string, Uint8Array | string | object>>
@@ -51,7 +52,7 @@ export async function openFolder(t: Test, files: Files, options: Partial<ModelsO
 export async function predict(model: Model, features: unknown, options: Partial<RunOptions> = {}) {
   const { inputs, rows } = encodeRows(model.info, { features })
   const { outputs } = await model.run(inputs, { ...options, rows })
-  return decodePredictions(model.info, outputs, options.rows ?? rows)
+  return predictionsOf(model.info, outputs, options.rows ?? rows)
 }
 
 /** Resolves when the condition holds. */

@@ -1,16 +1,9 @@
-/** Outputs of a run into one prediction a row. Pure. */
+/** Outputs of a run into one prediction a row, as the JSON of an answer. Pure. */
 import { elementCount, isFloat, isInteger } from './datatype.js'
+import { fromFloat16Bits } from './float16.js'
 import { rowLayout } from './signature.js'
-import { elementToJson, type Nested, nestedToJson, valuesToJson } from './tensor.js'
+import { elementJson, elementsJson, nestedJson } from './tensor.js'
 import type { ModelInfo, NamedTensors, Tensor } from './types.js'
-
-export interface Prediction {
-  /** The class, where the model's labels are known. */
-  readonly label?: string
-  /** The model's own value for that class: a probability where the model ends in one. */
-  readonly score?: number | string
-  readonly outputs: Readonly<Record<string, Nested>>
-}
 
 /** Which outputs tell the class, worked out once a model. */
 interface ClassPlan {
@@ -55,69 +48,71 @@ function planOf({ labels, outputs }: Classified): ClassPlan | null {
 }
 
 /**
- * One prediction a row, in order. `outputs` of a row is the value without its batch dimension; an output that has no
- * batch dimension is given whole to every row. Where labels are known, `label` is what the model's own label output
- * says, or else the class with the highest value, and `score` that class's value.
+ * One prediction a row, in order, as a JSON list of `{ label?, score?, outputs }`. `outputs` of a row is the value without
+ * its batch dimension; an output that has no batch dimension is given whole to every row. Where labels are known, `label`
+ * is what the model's own label output says, or else the class with the highest value, and `score` that class's value:
+ * a probability where the model ends in one.
+ *
+ * Text, because to write numbers is most of what an answer costs, and float32 has fewer digits than a double.
  */
-export function decodePredictions(info: Classified, outputs: NamedTensors, rows: number): Prediction[] {
+export function predictionsJson(info: Classified, outputs: NamedTensors, rows: number): string {
   const plan = classPlan(info)
   const whole = rowLayout(info) === 'whole'
-  const predictions: Prediction[] = new Array(rows)
+  let text = '['
   for (let row = 0; row < rows; row++) {
-    const values: Record<string, Nested> = {}
+    if (row > 0) text += ','
+    text += plan === null ? '{' : `{${classJson(plan, outputs, row, rows)}`
+    text += '"outputs":{'
+    let separator = ''
     for (const name in outputs) {
-      const tensor = outputs[name] as Tensor
-      const value = rowValue(tensor, row, rows, whole)
-      if (name === '__proto__') Object.defineProperty(values, name, { value, enumerable: true })
-      else values[name] = value
+      text += `${separator}${JSON.stringify(name)}:${rowJson(outputs[name] as Tensor, row, rows, whole)}`
+      separator = ','
     }
-    predictions[row] = plan === null ? { outputs: values } : classify(plan, outputs, values, row, rows)
+    text += '}}'
   }
-  return predictions
+  return `${text}]`
 }
 
-function rowValue(tensor: Tensor, row: number, rows: number, whole: boolean): Nested {
+function rowJson(tensor: Tensor, row: number, rows: number, whole: boolean): string {
   const { shape } = tensor
-  if (whole || shape.length === 0 || shape[0] !== rows) return nestedToJson(tensor)
+  if (whole || shape.length === 0 || shape[0] !== rows) return nestedJson(tensor)
   if (shape.length === 2) {
     const size = shape[1] as number
-    return valuesToJson(tensor, row * size, row * size + size)
+    return `[${elementsJson(tensor, row * size, row * size + size)}]`
   }
   const inner = shape.slice(1)
-  return nestedToJson(tensor, inner, row * elementCount(inner))
+  return nestedJson(tensor, inner, row * elementCount(inner))
 }
 
-function classify(
-  plan: ClassPlan,
-  outputs: NamedTensors,
-  values: Readonly<Record<string, Nested>>,
-  row: number,
-  rows: number,
-): Prediction {
+/** The members `label` and `score`, each with a comma behind it, as far as they can be told. */
+function classJson(plan: ClassPlan, outputs: NamedTensors, row: number, rows: number): string {
   const { labels } = plan
   const scores = plan.scores === undefined ? undefined : rowScores(outputs[plan.scores], row, rows, labels.length)
   const said = plan.label === undefined ? undefined : saidLabel(outputs[plan.label], row, rows, labels)
   const best = scores === undefined ? -1 : highest(scores)
   const label = said ?? labels[best]
-  if (label === undefined) return { outputs: values }
+  if (label === undefined) return ''
   const index = said === undefined ? best : labels.indexOf(said)
-  const score = scores === undefined || index < 0 ? undefined : scores.json(index)
-  return score === undefined ? { label, outputs: values } : { label, score: score as number | string, outputs: values }
+  const text = `"label":${JSON.stringify(label)},`
+  return scores === undefined || index < 0 ? text : `${text}"score":${scores.json(index)},`
 }
 
 interface Scores {
   readonly length: number
   value(index: number): number
-  json(index: number): ReturnType<typeof elementToJson>
+  json(index: number): string
 }
 
 function rowScores(tensor: Tensor | undefined, row: number, rows: number, length: number): Scores | undefined {
   if (tensor === undefined || tensor.data.length !== rows * length) return undefined
   const from = row * length
   const { datatype, data } = tensor
-  const json = (index: number) => elementToJson(datatype, data, from + index)
+  const json = (index: number) => elementJson(datatype, data, from + index)
   // Halves are kept as bits, whose order is not that of their values.
-  const value = datatype === 'FP16' ? (i: number) => Number(json(i)) : (i: number) => data[from + i] as number
+  const value =
+    datatype === 'FP16'
+      ? (i: number) => fromFloat16Bits(data[from + i] as number)
+      : (i: number) => data[from + i] as number
   return { length, value, json }
 }
 

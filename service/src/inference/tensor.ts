@@ -2,9 +2,9 @@
  * Values between JSON and tensors, without ever altering one in silence: what a datatype cannot hold is refused (no wrap,
  * no word read as a number, no null read as 0), and every answer is valid JSON that reads back as the same value.
  */
-import { allocate } from './datatype.js'
+import { allocate, elementCount } from './datatype.js'
 import { float16Limit, fromFloat16Bits, toFloat16Bits } from './float16.js'
-import { shortestFloat32 } from './shortest-float.js'
+import { float32Text } from './shortest-float.js'
 import type { Datatype, Tensor, TensorData } from './types.js'
 
 /**
@@ -160,65 +160,57 @@ export function tensorOf(datatype: Datatype, shape: readonly number[], values: r
   return { datatype, shape, data }
 }
 
-/** A value of an answer: numbers that JSON lacks are the strings "NaN", "Infinity" and "-Infinity" (as in ProtoJSON). */
-export type JsonValue = number | string | boolean
-
 /**
- * One element as JSON. Integers of 64 bits are numbers while JSON readers keep them exact (±2^53-1) and decimal strings
- * beyond; float32 and float16 are the shortest numbers that read back as the same value.
+ * One element as JSON text. Integers of 64 bits are numbers while JSON readers keep them exact (±2^53-1) and decimal
+ * strings beyond; float32 and float16 have the fewest digits that read back as the same value. Numbers that JSON lacks
+ * are the strings "NaN", "Infinity" and "-Infinity" (as in ProtoJSON).
  */
-export function elementToJson(datatype: Datatype, data: TensorData, index: number): JsonValue {
+export function elementJson(datatype: Datatype, data: TensorData, index: number): string {
   const value = data[index] as number | bigint | string
-  if (typeof value === 'string') return value
+  if (typeof value === 'string') return JSON.stringify(value)
   if (typeof value === 'bigint') {
-    return value >= -9007199254740991n && value <= 9007199254740991n ? Number(value) : value.toString()
+    return value >= -9007199254740991n && value <= 9007199254740991n ? `${value}` : `"${value}"`
   }
-  if (datatype === 'BOOL') return value !== 0
-  if (datatype === 'FP32') return Number.isFinite(value) ? shortestFloat32(value) : String(value)
-  if (datatype === 'FP64') return Number.isFinite(value) ? value : String(value)
-  if (datatype === 'FP16') return float16ToJson(value)
-  return value
+  if (datatype === 'FP32') return Number.isFinite(value) ? float32Text(value) : `"${value}"`
+  if (datatype === 'FP64') return doubleJson(value)
+  if (datatype === 'FP16') return float16Json(value)
+  if (datatype === 'BOOL') return value === 0 ? 'false' : 'true'
+  return `${value}`
 }
 
-function float16ToJson(bits: number): JsonValue {
+function doubleJson(value: number): string {
+  if (!Number.isFinite(value)) return `"${value}"`
+  return Object.is(value, -0) ? '-0' : `${value}`
+}
+
+function float16Json(bits: number): string {
   const value = fromFloat16Bits(bits)
-  if (!Number.isFinite(value)) return String(value)
-  if (Number.isInteger(value)) return value
+  if (!Number.isFinite(value) || Number.isInteger(value)) return doubleJson(value)
   for (let digits = 1; digits < 5; digits++) {
     const candidate = Number(value.toPrecision(digits))
-    if (toFloat16Bits(candidate) === bits) return candidate
+    if (toFloat16Bits(candidate) === bits) return `${candidate}`
   }
-  return value
+  return `${value}`
 }
 
-/** Elements `from` to `to` (exclusive), flat. */
-export function valuesToJson(tensor: Tensor, from = 0, to = tensor.data.length): JsonValue[] {
-  const { datatype, data } = tensor
-  const values: JsonValue[] = new Array(to - from)
-  if (datatype === 'FP32') {
-    // The hot one: written out, so that nothing is looked up by element.
-    const floats = data as Float32Array
-    for (let i = from; i < to; i++) {
-      const value = floats[i] as number
-      values[i - from] = Number.isFinite(value) ? shortestFloat32(value) : String(value)
-    }
-    return values
+/** Elements `from` to `to` (exclusive) as JSON text, flat and without brackets. */
+export function elementsJson({ datatype, data }: Tensor, from = 0, to = data.length): string {
+  let text = ''
+  for (let i = from; i < to; i++) {
+    if (i > from) text += ','
+    text += elementJson(datatype, data, i)
   }
-  for (let i = from; i < to; i++) values[i - from] = elementToJson(datatype, data, i)
-  return values
+  return text
 }
 
-export type Nested = JsonValue | readonly Nested[]
-
-/** Elements from `from` on, nested as `shape` says; a shape without dimensions gives the one value. */
-export function nestedToJson(tensor: Tensor, shape: readonly number[] = tensor.shape, from = 0): Nested {
-  if (shape.length === 0) return elementToJson(tensor.datatype, tensor.data, from)
+/** Elements from `from` on as JSON text, nested as `shape` says; a shape without dimensions gives the one value. */
+export function nestedJson(tensor: Tensor, shape: readonly number[] = tensor.shape, from = 0): string {
+  if (shape.length === 0) return elementJson(tensor.datatype, tensor.data, from)
   const size = shape[0] as number
+  if (shape.length === 1) return `[${elementsJson(tensor, from, from + size)}]`
   const inner = shape.slice(1)
-  let step = 1
-  for (const dimension of inner) step *= dimension
-  if (inner.length === 0) return valuesToJson(tensor, from, from + size)
-  return Array.from({ length: size }, (_, i) => nestedToJson(tensor, inner, from + i * step))
+  const step = elementCount(inner)
+  return `[${Array.from({ length: size }, (_, i) => nestedJson(tensor, inner, from + i * step)).join()}]`
 }
 
 /** Half a surrogate pair has no UTF-8 form. (`String.prototype.isWellFormed`, which the es2023 library does not know.) */

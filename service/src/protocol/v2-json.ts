@@ -3,9 +3,9 @@
  * (RFC 8259, section 6: readers may keep numbers as doubles, and JSON.parse does.)
  */
 import { isUtf8 } from 'node:buffer'
-import { allocate } from '../inference/datatype.js'
+import { allocate, isInteger } from '../inference/datatype.js'
 import { InvalidInput } from '../inference/errors.js'
-import { refusal, valuesToJson, writeValues } from '../inference/tensor.js'
+import { elementsJson, refusal, writeValues } from '../inference/tensor.js'
 import type { Datatype, Tensor, TensorData } from '../inference/types.js'
 import { nestsDeeper } from '../json-body.js'
 
@@ -126,23 +126,10 @@ function fillRow(data: readonly unknown[], datatype: Datatype, target: TensorDat
 }
 
 /**
- * The elements of a tensor as JSON, without the brackets. Integers of 64 bits are numbers with all their digits;
- * floating-point values are as everywhere in this service: the shortest number that reads back as the same value, and
- * the strings "NaN", "Infinity" and "-Infinity" for what JSON has no number for.
+ * The elements of a tensor as JSON, without the brackets: as everywhere in this service, but that integers of 64 bits
+ * are numbers with all their digits.
  */
-export function elementsToJson(tensor: Tensor): string {
-  const { datatype, data } = tensor
-  if (datatype === 'BOOL' || datatype === 'BYTES') return withoutBrackets(valuesToJson(tensor))
-  if (datatype !== 'FP32' && datatype !== 'FP64' && datatype !== 'FP16') return data.join()
-  const values = valuesToJson(tensor)
-  // JSON.stringify drops the sign of a negative zero.
-  return values.some(isNegativeZero)
-    ? values.map(value => (isNegativeZero(value) ? '-0' : JSON.stringify(value))).join()
-    : withoutBrackets(values)
-}
-
-const isNegativeZero = (value: unknown): boolean => Object.is(value, -0)
-
-const withoutBrackets = (values: readonly unknown[]): string => JSON.stringify(values).slice(1, -1)
+export const elementsToJson = (tensor: Tensor): string =>
+  isInteger(tensor.datatype) ? tensor.data.join() : elementsJson(tensor)
 
 const invalid = (path: string, message: string): InvalidInput => new InvalidInput([{ path, message }])

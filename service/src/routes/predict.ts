@@ -1,7 +1,7 @@
 /** Predictions: a body that fits the model's own signature in, one prediction a row out. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { decodePredictions } from '../inference/predictions.js'
+import { predictionsJson } from '../inference/predictions.js'
 import { encodeRows } from '../inference/rows.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
@@ -90,7 +90,9 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     if (ran !== undefined) await ran
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     const { name, version } = model.info
-    return { model: name, version, predictions: decodePredictions(model.info, outputs, rows) }
+    reply.type('application/json; charset=utf-8')
+    const predictions = predictionsJson(model.info, outputs, rows)
+    return `{"model":${JSON.stringify(name)},"version":${JSON.stringify(version)},"predictions":${predictions}}`
   }
   app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: documented('predict') }, predict)
   app.post<{ Body: Body; Params: { name?: string } }>(

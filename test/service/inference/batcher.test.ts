@@ -2,8 +2,9 @@ import t from 'tap'
 import type { Batch } from '../../../service/src/inference/batch.js'
 import { Batcher, type BatcherOptions } from '../../../service/src/inference/batcher.js'
 import { DeadlineExceeded, RunFailed, WorkerLost } from '../../../service/src/inference/errors.js'
-import { tensorOf, valuesToJson } from '../../../service/src/inference/tensor.js'
+import { tensorOf } from '../../../service/src/inference/tensor.js'
 import type { NamedTensors, RunOptions, Tensor } from '../../../service/src/inference/types.js'
+import { valuesOf } from '../../support/values.js'
 
 const shared: BatcherOptions = { mode: 'shared', maxRows: 4, maxDelayMs: 0, shapesVary: false }
 
@@ -16,7 +17,7 @@ const double = (inputs: NamedTensors): NamedTensors => {
   return { y: { datatype, shape, data: (data as Float32Array).map(value => value * 2) } }
 }
 
-const values = (tensors: NamedTensors, name: string) => valuesToJson(tensors[name] as Tensor)
+const values = (tensors: NamedTensors, name: string) => valuesOf(tensors[name] as Tensor)
 
 /** A queue, the outcomes of its requests by name, and a worker that runs when told to. */
 function queue(options: Partial<BatcherOptions> = {}) {

@@ -1,9 +1,9 @@
 import t from 'tap'
-import { decodePredictions } from '../../../service/src/inference/predictions.js'
 import { requestSchema, sampleBody } from '../../../service/src/inference/request-schema.js'
 import { encodeRows } from '../../../service/src/inference/rows.js'
 import { tensorOf } from '../../../service/src/inference/tensor.js'
 import type { Datatype, Dimension, TensorSpec } from '../../../service/src/inference/types.js'
+import { predictionsOf } from '../../support/values.js'
 
 const spec = (name: string, datatype: Datatype, shape: readonly Dimension[]): TensorSpec => ({ name, datatype, shape })
 const x = [spec('x', 'FP32', ['batch', 2])]
@@ -12,7 +12,7 @@ const labels = ['cat', 'dog', 'owl']
 t.test('the label is that of the highest value, and the score is that value', async t => {
   const info = { inputs: x, outputs: [spec('p', 'FP32', ['batch', 3])], labels }
   const p = tensorOf('FP32', [2, 3], [0.1, 0.7, 0.2, 0.5, 0.1, 0.4])
-  t.strictSame(decodePredictions(info, { p }, 2), [
+  t.strictSame(predictionsOf(info, { p }, 2), [
     { label: 'dog', score: 0.7, outputs: { p: [0.1, 0.7, 0.2] } },
     { label: 'cat', score: 0.5, outputs: { p: [0.5, 0.1, 0.4] } },
   ])
@@ -21,15 +21,15 @@ t.test('the label is that of the highest value, and the score is that value', as
 t.test('without labels a prediction is the outputs alone', async t => {
   const info = { inputs: x, outputs: [spec('p', 'FP32', ['batch', 3])] }
   const p = tensorOf('FP32', [1, 3], [0.1, 0.7, 0.2])
-  t.strictSame(decodePredictions(info, { p }, 1), [{ outputs: { p: [0.1, 0.7, 0.2] } }])
+  t.strictSame(predictionsOf(info, { p }, 1), [{ outputs: { p: [0.1, 0.7, 0.2] } }])
 })
 
 t.test('a label that the model itself gives goes before the highest value', async t => {
   const outputs = [spec('label', 'BYTES', ['?']), spec('p', 'FP32', ['?', 3])]
   const p = tensorOf('FP32', [1, 3], [0.1, 0.7, 0.2])
   const label = tensorOf('BYTES', [1], ['owl'])
-  t.match(decodePredictions({ inputs: x, outputs, labels }, { label, p }, 1), [{ label: 'owl', score: 0.2 }])
-  t.match(decodePredictions({ inputs: x, outputs }, { label, p }, 1), [{ label: 'owl' }], 'strings need no list')
+  t.match(predictionsOf({ inputs: x, outputs, labels }, { label, p }, 1), [{ label: 'owl', score: 0.2 }])
+  t.match(predictionsOf({ inputs: x, outputs }, { label, p }, 1), [{ label: 'owl' }], 'strings need no list')
 })
 
 t.test('an integer label is a class itself, or else the index of one', async t => {
@@ -38,22 +38,22 @@ t.test('an integer label is a class itself, or else the index of one', async t =
   const nine = tensorOf('INT64', [1], [9])
   const two = tensorOf('INT64', [1], [2])
   const info = { inputs: x, outputs }
-  t.match(decodePredictions({ ...info, labels: ['3', '7', '9'] }, { label: nine, p }, 1), [{ label: '9', score: 0.2 }])
-  t.match(decodePredictions({ ...info, labels }, { label: two, p }, 1), [{ label: 'owl', score: 0.2 }])
+  t.match(predictionsOf({ ...info, labels: ['3', '7', '9'] }, { label: nine, p }, 1), [{ label: '9', score: 0.2 }])
+  t.match(predictionsOf({ ...info, labels }, { label: two, p }, 1), [{ label: 'owl', score: 0.2 }])
 })
 
 t.test('float16 scores are compared as numbers, not as bits', async t => {
   const info = { inputs: x, outputs: [spec('p', 'FP16', ['batch', 3])], labels }
   const p = tensorOf('FP16', [1, 3], [-0.5, 0.25, -0.75])
-  t.match(decodePredictions(info, { p }, 1), [{ label: 'dog', score: 0.25 }])
+  t.match(predictionsOf(info, { p }, 1), [{ label: 'dog', score: 0.25 }])
 })
 
 t.test('a row without one number among its scores has no label', async t => {
   const info = { inputs: x, outputs: [spec('p', 'FP32', ['batch', 3])], labels }
   const nan = { datatype: 'FP32' as const, shape: [1, 3], data: Float32Array.from([NaN, NaN, NaN]) }
-  t.strictSame(decodePredictions(info, { p: nan }, 1), [{ outputs: { p: ['NaN', 'NaN', 'NaN'] } }])
+  t.strictSame(predictionsOf(info, { p: nan }, 1), [{ outputs: { p: ['NaN', 'NaN', 'NaN'] } }])
   const some = { ...nan, data: Float32Array.from([NaN, -Infinity, NaN]) }
-  t.match(decodePredictions(info, { p: some }, 1), [{ label: 'dog', score: '-Infinity' }])
+  t.match(predictionsOf(info, { p: some }, 1), [{ label: 'dog', score: '-Infinity' }])
 })
 
 t.test('outputs are cut by row; what has no batch dimension is given whole', async t => {
@@ -64,12 +64,12 @@ t.test('outputs are cut by row; what has no batch dimension is given whole', asy
   const y = tensorOf('INT32', [2, 2, 1], [1, 2, 3, 4])
   const s = tensorOf('INT32', [2], [5, 6])
   const n = tensorOf('INT32', [], [7])
-  t.strictSame(decodePredictions(info, { y, s, n }, 2), [
+  t.strictSame(predictionsOf(info, { y, s, n }, 2), [
     { outputs: { y: [[1], [2]], s: 5, n: 7 } },
     { outputs: { y: [[3], [4]], s: 6, n: 7 } },
   ])
   const whole = { inputs: [spec('x', 'FP32', [3])], outputs: [spec('y', 'FP32', [3])] }
-  t.strictSame(decodePredictions(whole, { y: tensorOf('FP32', [1], [1]) }, 1), [{ outputs: { y: [1] } }])
+  t.strictSame(predictionsOf(whole, { y: tensorOf('FP32', [1], [1]) }, 1), [{ outputs: { y: [1] } }])
 })
 
 t.test('the sample body of a signature is one that it takes', async t => {

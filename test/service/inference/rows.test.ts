@@ -1,8 +1,8 @@
 import t from 'tap'
 import { InvalidInput } from '../../../service/src/inference/errors.js'
 import { encodeRows } from '../../../service/src/inference/rows.js'
-import { valuesToJson } from '../../../service/src/inference/tensor.js'
 import type { Datatype, Dimension, Signature, Tensor } from '../../../service/src/inference/types.js'
+import { valuesOf } from '../../support/values.js'
 
 const takes = (inputs: Record<string, readonly Dimension[]>, datatype: Datatype = 'FP32'): Signature => ({
   inputs: Object.entries(inputs).map(([name, shape]) => ({ name, datatype, shape })),
@@ -13,7 +13,7 @@ const takes = (inputs: Record<string, readonly Dimension[]>, datatype: Datatype 
 const encoded = (signature: Signature, features: unknown) => {
   const { inputs, rows } = encodeRows(signature, { features })
   const { shape, ...rest } = inputs.x as Tensor
-  return { rows, shape, values: valuesToJson({ shape, ...rest }) }
+  return { rows, shape, values: valuesOf({ shape, ...rest }) }
 }
 
 const complaint = (signature: Signature, body: { features?: unknown; inputs?: unknown }): string => {

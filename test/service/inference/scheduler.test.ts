@@ -10,8 +10,9 @@ import {
   type SchedulerOptions,
 } from '../../../service/src/inference/scheduler.js'
 import { ServiceTime } from '../../../service/src/inference/service-time.js'
-import { tensorOf, valuesToJson } from '../../../service/src/inference/tensor.js'
+import { tensorOf } from '../../../service/src/inference/tensor.js'
 import type { NamedTensors, RunOptions, RunResult, Tensor } from '../../../service/src/inference/types.js'
+import { valuesOf } from '../../support/values.js'
 
 /** Time that a test moves. */
 class ManualClock {
@@ -67,7 +68,7 @@ class ManualRunner implements Runner {
     return new Promise((resolve, reject) => {
       const x = inputs.x as Tensor
       const finish = () => resolve({ outputs: { y: x }, computeMs: 1 })
-      this.runs.push({ key, values: valuesToJson(x), finish, fail: reject })
+      this.runs.push({ key, values: valuesOf(x), finish, fail: reject })
     })
   }
 

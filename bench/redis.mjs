@@ -37,6 +37,10 @@ export async function startRedis() {
       const info = await client.info('cpu')
       return (numberOf(info, 'used_cpu_user') + numberOf(info, 'used_cpu_sys')) * 1e6
     },
+    /** Calls of scripts since the start. */
+    async scriptCalls() {
+      return Number(/^cmdstat_evalsha:calls=(\d+)/m.exec(await client.info('commandstats'))?.[1] ?? 0)
+    },
     async stop() {
       client.disconnect()
       server.kill('SIGTERM')

@@ -15,10 +15,20 @@ const WIRE = { call: 171, policy: 65, check: 64 }
 /** Microseconds of the processor that one more policy costs. */
 const perPolicy = (figures, part) => (figures.policies[part] - figures.allowed[part]) / (POLICIES_OF_BENCH - 1)
 
-/** Microseconds of a request that asks Redis: of the replica without what it protects, and of Redis. */
-export function costOfCheck(figures, policies = 1) {
+/**
+ * Microseconds of a request that asks Redis: of the replica without what it protects, and of Redis. `together`: checks in
+ * one call, where that is told: each bears its part of what Redis spends on a call, whatever is in it.
+ */
+export function costOfCheck(figures, policies = 1, together = undefined) {
   const of = part => figures.allowed[part] + (policies - 1) * perPolicy(figures, part)
-  return { serverUs: of('serverUs'), redisUs: of('redisUs') }
+  return { serverUs: of('serverUs'), redisUs: of('redisUs') + alone(figures, together) }
+}
+
+/** What a check costs Redis more than one of the figures does, since fewer come together; less where more do. */
+function alone({ allowed, fewer }, together) {
+  if (fewer === undefined || together === undefined) return 0
+  const callUs = (fewer.redisUs - allowed.redisUs) / (1 / fewer.together - 1 / allowed.together)
+  return callUs * (1 / together - 1 / allowed.together)
 }
 
 /** Bytes of one key in Redis whose log has so many entries. Straight between what was measured for 10 and for 100. */
@@ -36,11 +46,12 @@ export function wireBytesOfCheck(policies, together) {
 /**
  * What a workload costs by the request.
  *
- * @param {{ denied: number, reaching: number, policies: number }} work `denied`: share of requests; `reaching`: share
- *   of requests that ask Redis, which are all that are allowed and the denials that no replica remembers
+ * @param {{ denied: number, reaching: number, policies: number, together?: number }} work `denied`: share of requests; `reaching`: share
+ *   of requests that ask Redis, which are all that are allowed and the denials that no replica remembers; `together`: as
+ *   with costOfCheck
  */
-export function costOfRequest(figures, { denied, reaching, policies }) {
-  const check = costOfCheck(figures, policies)
+export function costOfRequest(figures, { denied, reaching, policies, together }) {
+  const check = costOfCheck(figures, policies, together)
   const remembered = Math.min(denied, 1 - reaching)
   return {
     serverUs: (1 - remembered) * check.serverUs + remembered * figures.denied.serverUs,

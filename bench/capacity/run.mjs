@@ -198,8 +198,10 @@ async function check() {
   if (given.json) console.log(JSON.stringify({ figures: own, cases, simulated }))
   else {
     console.log('Figures of this run, µs a request:')
-    for (const name of ['allowed', 'denied', 'policies']) {
-      console.log(`  ${name}: replica ${own[name].serverUs.toFixed(1)}, Redis ${own[name].redisUs.toFixed(1)}`)
+    for (const name of ['allowed', 'fewer', 'denied', 'policies']) {
+      const { serverUs, redisUs, together } = own[name]
+      const shared = name === 'denied' ? '' : `, ${together.toFixed(1)} checks a call`
+      console.log(`  ${name}: replica ${serverUs.toFixed(1)}, Redis ${redisUs.toFixed(1)}${shared}`)
     }
     for (const { title, compared } of [...cases, simulated]) {
       const body = compared.map(({ what, predicted, measured, off, holds }) => [

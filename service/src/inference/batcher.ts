@@ -17,6 +17,7 @@ import {
   startTraces,
   wantedOutputs,
 } from './batch.js'
+import { ComeBack } from './come-back.js'
 import { Cancelled, DeadlineExceeded, InputRefused, NotRun, Overloaded, RunFailed } from './errors.js'
 import { RequestQueue } from './request-queue.js'
 import { ServiceTime } from './service-time.js'
@@ -53,8 +54,7 @@ export class Batcher {
   readonly limit: AdaptiveLimit
   /** When the last run ended well. */
   ranAt = Number.NEGATIVE_INFINITY
-  /** When the last of the refused callers was told to come back. */
-  comeBackAt = Number.NEGATIVE_INFINITY
+  readonly comeBack = new ComeBack()
   readonly #queue = new RequestQueue()
   #queueRows = 0
   #runningRows = 0

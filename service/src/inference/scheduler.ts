@@ -57,9 +57,6 @@ export interface SchedulerOptions {
 /** Runs may take longer than the last ones did: so many times what is expected must fit before the deadline. */
 const safety = 1.2
 
-/** Longest time after which a refused caller is asked back, in milliseconds. */
-const mostRetryMs = 10_000
-
 /** Callers that have gone are looked for this often while anything waits, in milliseconds. */
 const watchMs = 50
 
@@ -276,21 +273,12 @@ export class Scheduler {
     batcher.sweep(now)
   }
 
-  /**
-   * Milliseconds until there will be room for one more of those that were refused: each is given its own time on the
-   * workers, after the others, so that they do not all come back at once.
-   */
+  /** Milliseconds until one more of those that were refused is to come back. */
   #comeBack(key: string, batcher: Batcher, now: number): number {
-    const workers = Math.max(1, this.#workersOf(key))
     const { maxRows } = batcher.options
-    const each = batcher.requestMs(maxRows) / maxRows / workers
-    const at = Math.max(batcher.comeBackAt + each, now + this.estimateWaitMs(key, 1))
-    if (at <= now + mostRetryMs) {
-      batcher.comeBackAt = at
-      return at - now
-    }
-    // More than will all come back: anywhere in the time that is asked of them.
-    return mostRetryMs * (0.5 + Math.random() / 2)
+    const rows = Number.isFinite(maxRows) ? maxRows : 1
+    const eachMs = batcher.requestMs(rows) / rows / Math.max(1, this.#workersOf(key))
+    return batcher.comeBack.next(now, eachMs, this.estimateWaitMs(key, 1))
   }
 
   #dispatch(): void {

@@ -42,12 +42,15 @@ export interface Decision {
 /** How long a client is told to wait for a place among the requests in flight: nobody knows when one ends. */
 const CONCURRENCY_RETRY_MS = 1000
 
+/** Of a decision that lets a request pass. */
+const NONE: readonly string[] = Object.freeze([])
+
 /** Units by policy name are fixed at start and travel beside the check. */
 export type Units = Readonly<Record<string, QuotaUnit>>
 
 export function decide(check: Check, answer: Answer, ban: number, units: Units): Decision {
   const policies: PolicyState[] = []
-  const violated: string[] = []
+  let violated = NONE
   let binding: PolicyState | undefined
   let retryAfterMs = 0
   let banned = false
@@ -64,7 +67,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
     }
     policies.push(state)
     if (retryMs > 0) {
-      violated.push(name)
+      violated = [...violated, name]
       if (ban >= 0 && denials > ban) banned = true
     }
     const binds = answer.allowed ? state.remaining < (binding?.remaining ?? Infinity) : retryMs > retryAfterMs
@@ -83,7 +86,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
     }
     policies.push(state)
     if (answer.concurrency.violated) {
-      violated.push(name)
+      violated = [...violated, name]
       if (retryAfterMs < CONCURRENCY_RETRY_MS) {
         binding = state
         retryAfterMs = CONCURRENCY_RETRY_MS
@@ -123,7 +126,7 @@ export function pass(check: Check, units: Units): Decision {
     policies,
     binding,
     retryAfterMs: 0,
-    violated: [],
+    violated: NONE,
     banned: false,
     known: false,
   }

@@ -42,20 +42,20 @@ export function guard(
 ): object | undefined | Promise<object | undefined> {
   const others = request[met]
   if (others?.includes(limiter)) return undefined
-  request[met] = others ? [...others, limiter] : [limiter]
+  request[met] = others ? [...others, limiter] : limiter.alone
   const outcome = limiter.decide(request, false)
-  const conclude = (settled: Outcome) =>
-    settled.listed ? undefined : concludeWith(limiter, settled, request, reply, !others)
-  return outcome instanceof Promise ? outcome.then(conclude) : conclude(outcome)
+  if (outcome instanceof Promise) return outcome.then(settled => conclude(limiter, settled, request, reply, !others))
+  return conclude(limiter, outcome, request, reply, !others)
 }
 
-function concludeWith(
+function conclude(
   limiter: Limiter,
-  outcome: Decided,
+  outcome: Outcome,
   request: FastifyRequest,
   reply: FastifyReply,
   first: boolean,
 ): object | undefined {
+  if (outcome.listed) return undefined
   const { config } = limiter
   const { decision, lease } = outcome
   const key = outcome.key as string

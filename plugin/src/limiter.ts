@@ -59,6 +59,8 @@ function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awai
 /** One set of policies over one set of logs: from a request to a decision. Knows nothing of replies. */
 export class Limiter {
   readonly config: LimiterConfig
+  /** The limiters that most requests meet. */
+  readonly alone: readonly Limiter[] = [this]
   readonly #id: string
   readonly #store: Store
   readonly #local: Store
@@ -161,18 +163,12 @@ export class Limiter {
   }
 
   #answer(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
-    // By `check` unless only a share of it counts here.
-    const decided = (answer: Answer, counted = check, by = this.#store): Decided => {
-      const decision = decide(counted, answer, this.config.ban, this.#units)
-      const charged = decision.allowed && !peek ? by : undefined
-      return { listed: false, key, decision, check, charged, lease: answer.concurrency?.lease }
-    }
     const answer = peek ? this.#store.peek(check) : this.#store.check(check)
-    if (!(answer instanceof Promise)) return decided(answer)
+    if (!(answer instanceof Promise)) return this.#decided(key, check, peek, answer)
     return answer.then(
       settled => {
         this.#learnt?.learn(check, settled)
-        return decided(settled)
+        return this.#decided(key, check, peek, settled)
       },
       error => {
         switch (this.config.onStoreError) {
@@ -190,7 +186,7 @@ export class Limiter {
           case 'local': {
             const share = this.#share(check)
             return then(peek ? this.#local.peek(share) : this.#local.check(share), local =>
-              decided(local, share, this.#local),
+              this.#decided(key, check, peek, local, share, this.#local),
             )
           }
           default:
@@ -198,6 +194,13 @@ export class Limiter {
         }
       },
     )
+  }
+
+  /** By `check` unless only a share of it was `counted`. */
+  #decided(key: Key, check: Check, peek: boolean, answer: Answer, counted = check, by = this.#store): Decided {
+    const decision = decide(counted, answer, this.config.ban, this.#units)
+    const charged = decision.allowed && !peek ? by : undefined
+    return { listed: false, key, decision, check, charged, lease: answer.concurrency?.lease }
   }
 
   /** This replica's part of what was left when the shared store was lost, and of what has expired since. */

@@ -32,13 +32,20 @@ export function limitField(policies: readonly PolicyState[]): string {
   let field = ''
   for (const { name, remaining, reset } of policies) {
     if (field !== '') field += ', '
-    field += `${quoted(name)};r=${integer(remaining)}`
+    field += itemOf(name) + integer(remaining)
     if (reset > 0) field += `;t=${integer(seconds(reset))}`
   }
   return field
 }
 
-/** Policy names are few and checked at start; most need no escape. */
-function quoted(name: string): string {
-  return /["\\]/.test(name) ? serializeString(name) : `"${name}"`
+/** What stands before the numbers, by name of the policy. Names are few and checked at start. */
+const items = new Map<string, string>()
+
+function itemOf(name: string): string {
+  let item = items.get(name)
+  if (item === undefined) {
+    item = `${serializeString(name)};r=`
+    items.set(name, item)
+  }
+  return item
 }

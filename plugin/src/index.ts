@@ -37,6 +37,11 @@ export interface RateLimiter {
 /** A hook handler that holds each request against one limiter. */
 export interface RateLimitHandler {
   (request: FastifyRequest, reply: FastifyReply): Promise<void>
+  /**
+   * The same for hooks in the callback style: what the request is to be answered with where it is denied, else nothing,
+   * and a promise of it only where something has to be waited for. Throws, or rejects, with anything else that fails.
+   */
+  check(request: FastifyRequest, reply: FastifyReply): object | undefined | Promise<object | undefined>
   /** Where the client of a request, or a key, stands with this limiter. Counts nothing. */
   status(of: FastifyRequest | string): Promise<RateLimitStatus>
 }
@@ -77,8 +82,9 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
   })
   decorate(app, 'rateLimit', (options?: RateLimitOptions): RateLimitHandler => {
     const limiter = options === undefined ? registration.main : registration.byHand('attached', options)
+    const check = (request: FastifyRequest, reply: FastifyReply) => guard(limiter, request, reply)
     const hold = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-      const denial = await guard(limiter, request, reply)
+      const denial = await check(request, reply)
       if (denial !== undefined) throw denial
     }
     const status = async (of: FastifyRequest | string): Promise<RateLimitStatus> => {
@@ -86,7 +92,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       const { policies } = await limiter.status(key, request)
       return { key: String(key), policies }
     }
-    return Object.assign(hold, { status })
+    return Object.assign(hold, { check, status })
   })
   decorate(app, 'rateLimiter', {
     status: async (key, request) => {

@@ -8,6 +8,7 @@ import Fastify, {
   type FastifyServerOptions,
   LogController,
 } from 'fastify'
+import { noteArrivals } from './arrival.js'
 import type { Config } from './config.js'
 import type { InferenceEvent } from './inference/repository.js'
 import type { Models } from './inference/types.js'
@@ -86,17 +87,12 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   const models = await opening
 
-  app.addHook('onRequest', (request, reply, done) => {
-    // First of all, so that a route with pages can say otherwise.
-    reply.headers(SECURITY_HEADERS)
-    done(hasHost(request) ? undefined : new Refusal(NO_HOST))
-  })
   app.addHook('onSend', (request, reply, _payload, done) => {
     // Else a connection that is busy when the server closes stays open, idle, until its client goes.
     if (isStopping()) reply.header('connection', 'close')
     // Fastify closes behind every body that it refuses. What came whole leaves nothing to come, and there may be requests
     // behind it that have been taken.
-    else if (request.raw.complete && reply.hasHeader('connection')) reply.removeHeader('connection')
+    else if (reply.statusCode >= 400 && request.raw.complete) reply.removeHeader('connection')
     done()
   })
   app.decorate('overloadStatus', config.overloadStatus)
@@ -182,6 +178,14 @@ function createServer(config: Config): FastifyInstance {
     clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
   })
   malformed.watch(app)
+  noteArrivals(app)
+  // Each hook has its price, so what all requests meet first is one.
+  app.addHook('onRequest', (request, reply, done) => {
+    malformed.remember(request.raw, reply.raw)
+    // Here, so that a route with pages can say otherwise.
+    reply.headers(SECURITY_HEADERS)
+    done(hasHost(request) ? undefined : new Refusal(NO_HOST))
+  })
   return app
 }
 

@@ -1,12 +1,27 @@
 /** Who asks: an address, an API key, or the holder of the admin token. */
 import { createHash, timingSafeEqual } from 'node:crypto'
-import { isIP } from 'node:net'
+import { isIP, type Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { normalizeIP } from 'ml-api-rate-limiter'
 import { Refusal } from './problem.js'
 
+/** What requests over one connection have in common, mostly. On the socket itself, as a weak map would cost more. */
+const addressSeen = Symbol('ml-api-rate-limiter.address')
+
+interface SeenSocket extends Socket {
+  [addressSeen]?: { readonly ip: string; readonly key: string }
+}
+
 /** Partition key of a caller without a key: its address, IPv6 by its /64. */
-export const addressKey = (request: FastifyRequest): string => keyOfAddress(addressOf(request))
+export function addressKey(request: FastifyRequest): string {
+  const socket = request.raw.socket as SeenSocket
+  const { ip } = request
+  const seen = socket[addressSeen]
+  if (seen !== undefined && seen.ip === ip) return seen.key
+  const key = keyOfAddress(addressOf(request))
+  socket[addressSeen] = { ip, key }
+  return key
+}
 
 /**
  * SHA-256, in hex, of the API key that a request carries, as `x-api-key` or else as `authorization: Bearer`; undefined

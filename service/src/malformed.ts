@@ -41,12 +41,8 @@ const MALFORMED = [400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request']
 export class Malformed {
   readonly #refused = new WeakSet<Socket>()
 
-  /** Watches the requests of the app, and answers to expectations (RFC 9110, section 10.1.1) that it does not know. */
+  /** Answers to expectations (RFC 9110, section 10.1.1) that the app does not know. */
   watch(app: FastifyInstance): void {
-    app.addHook('onRequest', (request, reply, done) => {
-      this.remember(request.raw, reply.raw)
-      done()
-    })
     app.server.on('checkContinue', (request: IncomingMessage, answer: ServerResponse) => {
       const before = (request.socket as WatchedSocket)[newestOf]?.answer
       this.remember(request, answer)
@@ -67,7 +63,7 @@ export class Malformed {
     })
   }
 
-  /** To be called for each request as it comes; `watch` does for those that reach a route. */
+  /** To be called for each request as it comes, in front of everything else. */
   remember(request: IncomingMessage, answer: ServerResponse): void {
     const previous = (request.socket as WatchedSocket)[newestOf]?.answer
     if (previous === answer) return

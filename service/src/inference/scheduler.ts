@@ -146,10 +146,11 @@ export class Scheduler {
     return work / Math.max(1, workers) + batcher.requestMs(rows)
   }
 
-  /** Throws Overloaded where such a request would be refused if it came now. */
-  assertRoom(key: string, options: RunOptions): void {
+  /** What such a request would be refused with if it came now; undefined where it would be taken. */
+  refusalOf(key: string, options: RunOptions): Overloaded | undefined {
     const batcher = this.#batchers.get(key)
-    if (batcher !== undefined) this.#roomFor(key, batcher, options, this.#options.clock.now())
+    const room = batcher && this.#roomFor(key, batcher, options, this.#options.clock.now())
+    return room instanceof Overloaded ? room : undefined
   }
 
   /** Throws Stopping or Overloaded; rejects with what became of the request. */
@@ -198,6 +199,7 @@ export class Scheduler {
 
   #admit(key: string, batcher: Batcher, options: RunOptions, now: number): void {
     const room = this.#roomFor(key, batcher, options, now)
+    if (room instanceof Overloaded) throw room
     if (room === undefined) return
     batcher.evict(room.victims, () => this.#comeBack(key, batcher, now))
     const { rows, deadline } = options
@@ -212,21 +214,22 @@ export class Scheduler {
 
   /**
    * Who would have to give up its place for such a request, and when it would be answered; undefined where it goes to
-   * the front of the queue. Throws Overloaded.
+   * the front of the queue; Overloaded where there is no room for it. (Given, not thrown: to throw takes longer than to
+   * answer, and it is what happens to most requests when it happens at all.)
    */
   #roomFor(
     key: string,
     batcher: Batcher,
     { rows, deadline, priority = 0 }: RunOptions,
     now: number,
-  ): { readonly victims: readonly Request[]; readonly sojournMs: number } | undefined {
+  ): { readonly victims: readonly Request[]; readonly sojournMs: number } | Overloaded | undefined {
     // While nothing waits, everything is taken: a request larger than the queue, or one that the estimate gives no
     // chance, which only a run can put right. But for one a second of these: they are charged nothing when they fail,
     // and a caller that gives no time would have the workers for itself.
     if (batcher.queueRows === 0) {
       const runMs = batcher.requestMs(rows)
       if (deadline !== undefined && deadline < now + runMs && now < batcher.ranAt + 1000) {
-        throw new Overloaded(`a run takes ${Math.ceil(runMs)} ms, too long for the deadline`, runMs)
+        return new Overloaded(`a run takes ${Math.ceil(runMs)} ms, too long for the deadline`, runMs)
       }
       return undefined
     }
@@ -237,12 +240,12 @@ export class Scheduler {
     const retryAfterMs = () => this.#comeBack(key, batcher, now)
     const victims = batcher.victims(missing(), priority, now)
     if (victims === undefined) {
-      throw new Overloaded(`${batcher.queueRows} rows wait already, and no more are taken at present`, retryAfterMs())
+      return new Overloaded(`${batcher.queueRows} rows wait already, and no more are taken at present`, retryAfterMs())
     }
     const sojournMs = this.estimateWaitMs(key, rows, priority)
     const givenMs = deadline === undefined ? undefined : deadline - now
     if (givenMs !== undefined && sojournMs * safety > givenMs) {
-      throw new Overloaded(
+      return new Overloaded(
         `the answer is expected in ${Math.ceil(sojournMs)} ms, too late for the deadline`,
         Math.max(sojournMs - givenMs, retryAfterMs()),
       )

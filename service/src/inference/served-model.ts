@@ -37,9 +37,9 @@ export class ServedModel implements Model {
     return this.#serving.scheduler.estimateWaitMs(this.#serving.key, rows)
   }
 
-  assertRoom(priority: number, deadline: number): void {
-    if (this.#retired) this.#serving.successor().assertRoom?.(priority, deadline)
-    else this.#serving.scheduler.assertRoom(this.#serving.key, { rows: 1, priority, deadline })
+  refusalAt(priority: number, deadline: number): Error | undefined {
+    if (this.#retired) return this.#serving.successor().refusalAt?.(priority, deadline)
+    return this.#serving.scheduler.refusalOf(this.#serving.key, { rows: 1, priority, deadline })
   }
 
   register(): void {

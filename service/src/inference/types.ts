@@ -128,8 +128,11 @@ export interface RunResult {
 export interface Model {
   readonly info: ModelInfo
   run(inputs: NamedTensors, options: RunOptions): Promise<RunResult>
-  /** Throws Overloaded where a request of one row would be refused if it came now. Counts nothing. */
-  assertRoom?(priority: number, deadline: number): void
+  /**
+   * What a request of one row with this deadline (`performance.now()`) would be refused with if it came now; undefined
+   * where it would be taken. Counts nothing. Throws UnknownModel where this one was unloaded.
+   */
+  refusalAt?(priority: number, deadline: number): Error | undefined
 }
 
 /** One model of the repository that could not be loaded, and why. */

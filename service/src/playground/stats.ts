@@ -2,13 +2,6 @@
 import type { FastifyInstance } from 'fastify'
 import type { InferenceEvent } from '../inference/repository.js'
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** `performance.now()` at which a limited request came. */
-    cameAt: number
-  }
-}
-
 /** What happened between two samples. */
 export interface Sample {
   /** Length of the interval, in milliseconds. */
@@ -91,22 +84,14 @@ export class Stats {
   }
 }
 
-/** Counts the requests of every limited route made from here on. Before the limiter, so that its time is counted too. */
+/** Counts the requests of every limited route made from here on, from when they came. */
 export function countRequests(app: FastifyInstance, stats: Stats): void {
-  app.decorateRequest('cameAt', 0)
   app.addHook('onRoute', route => {
     if ((route.config as { rateLimit?: unknown } | undefined)?.rateLimit === false) return
-    route.onRequest = [
-      (request, _reply, done) => {
-        request.cameAt = performance.now()
-        done()
-      },
-      ...[route.onRequest ?? []].flat(),
-    ]
     route.onSend = [
       ...[route.onSend ?? []].flat(),
       (request, reply, _payload, done) => {
-        stats.answered(reply.statusCode, performance.now() - request.cameAt)
+        stats.answered(reply.statusCode, performance.now() - request.arrivedAt)
         done()
       },
     ]

@@ -78,6 +78,8 @@ export interface Newcomer {
   /** Every model that may be meant. */
   readonly models: readonly Model[]
   readonly priority: number
+  /** `performance.now()` when it was seen. */
+  readonly arrivedAt: number
   /** Milliseconds that its caller waits for an answer. */
   readonly timeoutMs: number
 }
@@ -98,20 +100,20 @@ export class Gate {
     return this.#limit.limit === Number.POSITIVE_INFINITY ? 0 : this.#delayMs
   }
 
-  /** Lets a request in until its response is over. Throws Overloaded. */
-  pass({ models, priority, timeoutMs }: Newcomer, response: ServerResponse): void {
-    const now = performance.now()
+  /** Lets a request in until its response is over, or gives what to refuse it with: Overloaded. */
+  pass({ models, priority, arrivedAt, timeoutMs }: Newcomer, response: ServerResponse): Error | undefined {
     const hasRoom = this.#limit.hasRoom()
-    let full: unknown
+    let full: Error | undefined
     for (const model of models) {
-      full = refusalOf(model, priority, now + timeoutMs - this.delayMs)
+      full = refusalOf(model, priority, arrivedAt + timeoutMs - this.delayMs)
       // It may be this one that is meant.
       if (full === undefined) break
     }
-    if (full !== undefined) throw full
-    if (!hasRoom) throw new Overloaded('more requests come than can be read', 1000 + Math.random() * 4000)
+    if (full !== undefined) return full
+    if (!hasRoom) return new Overloaded('more requests come than can be read', 1000 + Math.random() * 4000)
     this.#limit.enter()
     response.once('close', () => this.#limit.leave(response.statusCode < 429))
+    return undefined
   }
 
   close(): void {
@@ -127,11 +129,10 @@ export class Gate {
   }
 }
 
-function refusalOf(model: Model, priority: number, deadline: number): unknown {
+function refusalOf(model: Model, priority: number, deadline: number): Error | undefined {
   try {
-    model.assertRoom?.(priority, deadline)
-    return undefined
+    return model.refusalAt?.(priority, deadline)
   } catch (error) {
-    return error
+    return error as Error
   }
 }

@@ -69,12 +69,24 @@ export async function registerLimits(
   app.addHook('onClose', () => gate.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
     const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
-    gate.pass({ models: modelsMeant(models, request), priority: priorityOf(request), timeoutMs }, reply.raw)
     request.seenLateMs = gate.delayMs
+    const { arrivedAt } = request
+    return gate.pass(
+      { models: modelsMeant(models, request), priority: priorityOf(request), arrivedAt, timeoutMs },
+      reply.raw,
+    )
   }
   const limits = await openLimits(app, config, metrics, pass)
   const hold = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
-    limits.chargeRequest(request, reply).then(() => done(), done)
+    let refusal: ReturnType<Limits['chargeRequest']>
+    try {
+      refusal = limits.chargeRequest(request, reply)
+    } catch (error) {
+      done(error as Error)
+      return
+    }
+    if (refusal instanceof Promise) refusal.then(settled => done(settled as Error | undefined), done)
+    else done(refusal as Error | undefined)
   }
   app.addHook('onRoute', route => {
     if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
@@ -117,7 +129,14 @@ export async function openLimits(
   return new Limits(app, plans, config.limitsFile, pass, store)
 }
 
-type Pass = (request: FastifyRequest, reply: FastifyReply) => void
+type Pass = (request: FastifyRequest, reply: FastifyReply) => Error | undefined
+
+type Awaitable<T> = T | Promise<T>
+
+/** Goes on at once where nothing has to be waited for: all requests pass here, and each promise costs a turn. */
+function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awaitable<R> {
+  return value instanceof Promise ? value.then(next) : next(value)
+}
 
 export class Limits {
   readonly #app: FastifyInstance
@@ -128,7 +147,7 @@ export class Limits {
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
-  /** `pass` throws Overloaded where a request that could be charged is not taken at present. */
+  /** `pass` answers with Overloaded where a request that could be charged is not taken at present. */
   constructor(
     app: FastifyInstance,
     plans: Plans,
@@ -151,24 +170,20 @@ export class Limits {
   }
 
   /**
-   * The first charge, before the body: one request, where there is room for it. Throws QuotaExceeded, Overloaded, or
-   * Refusal (401) for a key that is not known.
+   * The first charge, before the body: one request, where there is room for it. Gives what it is to be answered with
+   * where it is refused: QuotaExceeded or Overloaded. Rejects with Refusal (401) for a key that is not known.
    */
-  chargeRequest(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
     // Where there are no keys nobody has to be looked up.
     if (this.#plans.keys === undefined) {
-      try {
-        return this.#chargeCaller(this.#take(request, addressKey(request), this.#plans.anonymous), request, reply)
-      } catch (error) {
-        return Promise.reject(error)
-      }
+      return this.#chargeCaller(this.#take(request, addressKey(request), this.#plans.anonymous), request, reply)
     }
     return this.#identify(request, reply).then(caller => this.#chargeCaller(caller, request, reply))
   }
 
   /**
-   * The second charge, before the queue; undefined where the plan has none. Rejects with QuotaExceeded; throws Refusal
-   * (413) for more rows than any wait could free.
+   * The second charge, before the queue; undefined where there is nothing to wait for. Throws, or rejects with,
+   * QuotaExceeded; throws Refusal (413) for more rows than any wait could free.
    */
   chargeRows(request: FastifyRequest, reply: FastifyReply, rows: number): Promise<void> | undefined {
     const { caller } = request
@@ -181,7 +196,10 @@ export class Limits {
       throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
     }
     request.rows = rows
-    return charge(caller, limiters.rows, request, reply)
+    const denial = charge(caller, limiters.rows, request, reply)
+    if (denial instanceof Promise) return denial.then(throwDenial)
+    throwDenial(denial)
+    return undefined
   }
 
   /** What the run took, after it: also beyond the quota. Undefined where the plan has no policy in it. */
@@ -235,14 +253,15 @@ export class Limits {
     }
   }
 
-  /** No async function, nor the two it calls: all requests pass here, and mostly there is nothing to wait for. */
-  #chargeCaller(caller: LimitedCaller, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  #chargeCaller(caller: LimitedCaller, request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
     const { requests, compute } = caller.limiters
-    this.#pass(request, reply)
+    const refusal = this.#pass(request, reply)
+    if (refusal !== undefined) return refusal
     if (compute === undefined) return charge(caller, requests, request, reply)
     // First, since it costs nothing: a request that is denied for it is charged nothing else.
     request.trace?.limiterAsked()
-    return compute(request, reply).then(() => {
+    return then(compute.check(request, reply), denial => {
+      if (denial !== undefined) return denial
       caller.compute = request.rateLimit ?? undefined
       return charge(caller, requests, request, reply)
     })
@@ -323,17 +342,22 @@ function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model
   }
 }
 
-/** Rejects with QuotaExceeded. */
+/** Gives the QuotaExceeded of a request that is denied. */
 function charge(
   { charges }: LimitedCaller,
   limiter: RateLimitHandler,
   request: FastifyRequest,
   reply: FastifyReply,
-): Promise<void> {
+): Awaitable<object | undefined> {
   request.trace?.limiterAsked()
-  return limiter(request, reply).then(() => {
-    if (request.rateLimit !== null) charges.push(request.rateLimit)
+  return then(limiter.check(request, reply), denial => {
+    if (denial === undefined && request.rateLimit !== null) charges.push(request.rateLimit)
+    return denial
   })
+}
+
+function throwDenial(denial: object | undefined): void {
+  if (denial !== undefined) throw denial
 }
 
 async function standingWith({ plan, requests, rows, compute }: PlanLimiters, key: string): Promise<Standing> {

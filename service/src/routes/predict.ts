@@ -11,13 +11,6 @@ import { deadlineOf, priorityOf } from '../protection/urgency.js'
 import { runTraced } from '../tracing/tracing.js'
 import { callerOfReply, timeoutAsked } from './caller.js'
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** `performance.now()` at which a prediction was asked for. */
-    askedAt: number
-  }
-}
-
 const Body = Type.Object(
   {
     model: Type.Optional(Type.String({ description: 'Needless with a single or a default model.' })),
@@ -59,11 +52,6 @@ type PredictRequest = FastifyRequest<{ Body: Body; Params: { name?: string } }>
 
 export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, options) => {
   const { models } = options
-  app.decorateRequest('askedAt', 0)
-  app.addHook('onRequest', (request, _reply, done) => {
-    request.askedAt = performance.now()
-    done()
-  })
   app.setErrorHandler((error, request, reply) => {
     const fault = faultOf(error)
     if (![400, 413, 415].includes(fault.status)) return sendError(error, request, reply)
@@ -76,7 +64,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     checkName(request.params.name, body.model)
     // A caller may ask for less time than the service gives, never for more.
     const timeoutMs = Math.min(timeoutAsked(request), options.requestTimeoutMs)
-    const deadline = deadlineOf(request, request.askedAt, timeoutMs)
+    const deadline = deadlineOf(request, request.arrivedAt, timeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
     const charged = options.limits.chargeRows(request, reply, rows)
     if (charged !== undefined) await charged

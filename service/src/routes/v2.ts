@@ -13,6 +13,7 @@ import type {
   HTTPMethods,
   RouteHandlerMethod,
 } from 'fastify'
+import { noteArrivals } from '../arrival.js'
 import { UnknownModel } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
 import { faultOf, Refusal } from '../problem.js'
@@ -63,6 +64,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
   { models, limits, requestTimeoutMs, limited, isStopping },
 ) => {
   app.setErrorHandler(sendV2Error)
+  noteArrivals(app)
   const known: string[] = []
   app.setNotFoundHandler(() => {
     const detail = `there is no such URL under /v2; there is: ${known.join(', ')}`
@@ -134,13 +136,6 @@ const protocol: FastifyPluginAsync<V2Options> = async (
   }
 }
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** `performance.now()` when the headers of the request had come. Under /v2 only. */
-    arrivedAt: number
-  }
-}
-
 /** Not a thing to document. */
 const hidden = { hide: true } as FastifySchema
 
@@ -170,11 +165,6 @@ const bodyOf = ({ body }: FastifyRequest): Buffer => (body as Buffer | undefined
 
 /** Bodies stay bytes: what is JSON in them, and what is not, the codec finds out. */
 function takeBodies(app: FastifyInstance): void {
-  app.decorateRequest('arrivedAt', 0)
-  app.addHook('onRequest', (request, _reply, done) => {
-    request.arrivedAt = performance.now()
-    done()
-  })
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, (request, body, done) => {
     const fault = unsupported(request, body)

@@ -1,6 +1,7 @@
+import { JsonBytes } from '../../service/src/inference/json-bytes.js'
 import { predictionsJson } from '../../service/src/inference/predictions.js'
-import { elementsJson } from '../../service/src/inference/tensor.js'
-import type { Tensor } from '../../service/src/inference/types.js'
+import { writeElements, writeNested } from '../../service/src/inference/tensor.js'
+import type { ModelInfo, NamedTensors, Tensor } from '../../service/src/inference/types.js'
 
 type Nested = number | string | boolean | readonly Nested[]
 
@@ -11,8 +12,25 @@ export interface Prediction {
 }
 
 /** The elements of a tensor as a reader of the answer has them, flat. */
-export const valuesOf = (tensor: Tensor): unknown[] => JSON.parse(`[${elementsJson(tensor)}]`)
+export function valuesOf(tensor: Tensor): unknown[] {
+  const out = new JsonBytes()
+  writeElements(out, tensor)
+  return JSON.parse(`[${out.text()}]`)
+}
+
+/** A tensor as a reader of the answer has it. */
+export function nestedOf(tensor: Tensor): unknown {
+  const out = new JsonBytes()
+  writeNested(out, tensor)
+  return JSON.parse(out.text())
+}
 
 /** Predictions as a reader of the answer has them. */
-export const predictionsOf = (...args: Parameters<typeof predictionsJson>): Prediction[] =>
-  JSON.parse(predictionsJson(...args))
+export const predictionsOf = (
+  info: Pick<ModelInfo, 'inputs' | 'outputs' | 'labels'>,
+  outputs: NamedTensors,
+  rows: number,
+): readonly Prediction[] => {
+  const answer = predictionsJson({ name: 'model', version: '1', ...info }, outputs, rows)
+  return JSON.parse(answer.toString('utf8')).predictions
+}

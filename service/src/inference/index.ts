@@ -5,5 +5,5 @@ export { type InferenceEvent, type ModelsOptions, openModels, type Repository } 
 export { type JsonSchema, requestSchema, sampleBody } from './request-schema.js'
 export { type EncodedRows, encodeRows } from './rows.js'
 export { checkInputs, rowLayout, signatureOf } from './signature.js'
-export { elementJson, elementsJson, nestedJson, tensorOf, writeValues } from './tensor.js'
+export { tensorOf, writeValues } from './tensor.js'
 export type * from './types.js'

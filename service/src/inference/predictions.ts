@@ -1,13 +1,16 @@
-/** Outputs of a run into one prediction a row, as the JSON of an answer. Pure. */
+/** Outputs of a run into one prediction a row, as the JSON of an answer. */
 import { elementCount, isFloat, isInteger } from './datatype.js'
 import { fromFloat16Bits } from './float16.js'
+import { JsonBytes } from './json-bytes.js'
 import { rowLayout } from './signature.js'
-import { elementJson, elementsJson, nestedJson } from './tensor.js'
+import { writeElement, writeElements, writeNested } from './tensor.js'
 import type { ModelInfo, NamedTensors, Tensor } from './types.js'
 
 /** Which outputs tell the class, worked out once a model. */
 interface ClassPlan {
   readonly labels: readonly string[]
+  /** The member `label` of each, as JSON. */
+  readonly labelMembers: readonly string[]
   /** The output with one value a class. */
   readonly scores: string | undefined
   /** The output that names the class: a string, or an integer that is a label or an index. */
@@ -15,6 +18,7 @@ interface ClassPlan {
 }
 
 type Classified = Pick<ModelInfo, 'inputs' | 'outputs' | 'labels'>
+type Answered = Classified & Pick<ModelInfo, 'name' | 'version'>
 
 const plans = new WeakMap<Classified, ClassPlan | null>()
 
@@ -40,80 +44,123 @@ function planOf({ labels, outputs }: Classified): ClassPlan | null {
   const label = named.find(({ name }) => /label|class|pred/i.test(name)) ?? (named.length === 1 ? named[0] : undefined)
   if (labels === undefined) {
     // Strings are labels by themselves.
-    return label?.datatype === 'BYTES' ? { labels: [], scores: undefined, label: label.name } : null
+    return label?.datatype === 'BYTES' ? { labels: [], labelMembers: [], scores: undefined, label: label.name } : null
   }
   const chosen = scores ?? (open.length === 1 ? open[0] : undefined)
   if (chosen === undefined && label === undefined) return null
-  return { labels, scores: chosen?.name, label: label?.name }
+  return { labels, labelMembers: labels.map(labelMember), scores: chosen?.name, label: label?.name }
 }
+
+const labelMember = (label: string): string => `"label":${JSON.stringify(label)},`
+
+/** What answers of a model begin with, and its names as they stand before their values; made once. */
+interface Phrases {
+  readonly head: string
+  readonly members: Map<string, string>
+}
+
+const phrases = new WeakMap<object, Phrases>()
+
+function phrasesOf(info: Answered): Phrases {
+  let known = phrases.get(info)
+  if (known === undefined) {
+    const { name, version } = info
+    const head = `{"model":${JSON.stringify(name)},"version":${JSON.stringify(version)},"predictions":`
+    known = { head, members: new Map() }
+    phrases.set(info, known)
+  }
+  return known
+}
+
+function memberOf({ members }: Phrases, name: string): string {
+  let member = members.get(name)
+  if (member === undefined) {
+    member = `${JSON.stringify(name)}:`
+    members.set(name, member)
+  }
+  return member
+}
+
+/** There is one answer at a time. */
+const out = new JsonBytes()
 
 /**
- * One prediction a row, in order, as a JSON list of `{ label?, score?, outputs }`. `outputs` of a row is the value without
- * its batch dimension; an output that has no batch dimension is given whole to every row. Where labels are known, `label`
- * is what the model's own label output says, or else the class with the highest value, and `score` that class's value:
- * a probability where the model ends in one.
- *
- * Text, because to write numbers is most of what an answer costs, and float32 has fewer digits than a double.
+ * The body of an answer, `{ model, version, predictions }`, as JSON in UTF-8. One prediction a row, in order:
+ * `{ label?, score?, outputs }`. `outputs` of a row is the value without its batch dimension; an output that has no batch
+ * dimension is given whole to every row. Where labels are known, `label` is what the model's own label output says, or
+ * else the class with the highest value, and `score` that class's value: a probability where the model ends in one.
  */
-export function predictionsJson(info: Classified, outputs: NamedTensors, rows: number): string {
+export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): Buffer {
   const plan = classPlan(info)
+  const known = phrasesOf(info)
   const whole = rowLayout(info) === 'whole'
-  let text = '['
+  out.clear().json(known.head).json('[')
   for (let row = 0; row < rows; row++) {
-    if (row > 0) text += ','
-    text += plan === null ? '{' : `{${classJson(plan, outputs, row, rows)}`
-    text += '"outputs":{'
-    let separator = ''
+    out.json(row === 0 ? '{' : ',{')
+    if (plan !== null) writeClass(plan, outputs, row, rows)
+    out.json('"outputs":{')
+    let first = true
     for (const name in outputs) {
-      text += `${separator}${JSON.stringify(name)}:${rowJson(outputs[name] as Tensor, row, rows, whole)}`
-      separator = ','
+      if (!first) out.json(',')
+      first = false
+      out.json(memberOf(known, name))
+      writeRow(outputs[name] as Tensor, row, rows, whole)
     }
-    text += '}}'
+    out.json('}}')
   }
-  return `${text}]`
+  return out.json(']}').take()
 }
 
-function rowJson(tensor: Tensor, row: number, rows: number, whole: boolean): string {
+function writeRow(tensor: Tensor, row: number, rows: number, whole: boolean): void {
   const { shape } = tensor
-  if (whole || shape.length === 0 || shape[0] !== rows) return nestedJson(tensor)
+  if (whole || shape.length === 0 || shape[0] !== rows) {
+    writeNested(out, tensor)
+    return
+  }
   if (shape.length === 2) {
     const size = shape[1] as number
-    return `[${elementsJson(tensor, row * size, row * size + size)}]`
+    out.json('[')
+    writeElements(out, tensor, row * size, row * size + size)
+    out.json(']')
+    return
   }
   const inner = shape.slice(1)
-  return nestedJson(tensor, inner, row * elementCount(inner))
+  writeNested(out, tensor, inner, row * elementCount(inner))
 }
 
-/** The members `label` and `score`, each with a comma behind it, as far as they can be told. */
-function classJson(plan: ClassPlan, outputs: NamedTensors, row: number, rows: number): string {
-  const { labels } = plan
+/** Writes the members `label` and `score`, each with a comma behind it, as far as they can be told. */
+function writeClass(plan: ClassPlan, outputs: NamedTensors, row: number, rows: number): void {
+  const { labels, labelMembers } = plan
   const scores = plan.scores === undefined ? undefined : rowScores(outputs[plan.scores], row, rows, labels.length)
   const said = plan.label === undefined ? undefined : saidLabel(outputs[plan.label], row, rows, labels)
   const best = scores === undefined ? -1 : highest(scores)
-  const label = said ?? labels[best]
-  if (label === undefined) return ''
   const index = said === undefined ? best : labels.indexOf(said)
-  const text = `"label":${JSON.stringify(label)},`
-  return scores === undefined || index < 0 ? text : `${text}"score":${scores.json(index)},`
+  const member = labelMembers[index] ?? (said === undefined ? undefined : labelMember(said))
+  if (member === undefined) return
+  out.json(member)
+  if (scores === undefined || index < 0) return
+  out.json('"score":')
+  scores.write(index)
+  out.json(',')
 }
 
 interface Scores {
   readonly length: number
   value(index: number): number
-  json(index: number): string
+  write(index: number): void
 }
 
 function rowScores(tensor: Tensor | undefined, row: number, rows: number, length: number): Scores | undefined {
   if (tensor === undefined || tensor.data.length !== rows * length) return undefined
   const from = row * length
   const { datatype, data } = tensor
-  const json = (index: number) => elementJson(datatype, data, from + index)
+  const write = (index: number) => writeElement(out, datatype, data, from + index)
   // Halves are kept as bits, whose order is not that of their values.
   const value =
     datatype === 'FP16'
       ? (i: number) => fromFloat16Bits(data[from + i] as number)
       : (i: number) => data[from + i] as number
-  return { length, value, json }
+  return { length, value, write }
 }
 
 /** The index of the highest value, the first of equals; -1 where all are NaN. */

@@ -4,7 +4,7 @@
  */
 import { allocate, elementCount } from './datatype.js'
 import { float16Limit, fromFloat16Bits, toFloat16Bits } from './float16.js'
-import { float32Text } from './shortest-float.js'
+import type { JsonBytes } from './json-bytes.js'
 import type { Datatype, Tensor, TensorData } from './types.js'
 
 /**
@@ -161,31 +161,34 @@ export function tensorOf(datatype: Datatype, shape: readonly number[], values: r
 }
 
 /**
- * One element as JSON text. Integers of 64 bits are numbers while JSON readers keep them exact (±2^53-1) and decimal
+ * Writes one element as JSON. Integers of 64 bits are numbers while JSON readers keep them exact (±2^53-1) and decimal
  * strings beyond; float32 and float16 have the fewest digits that read back as the same value. Numbers that JSON lacks
  * are the strings "NaN", "Infinity" and "-Infinity" (as in ProtoJSON).
  */
-export function elementJson(datatype: Datatype, data: TensorData, index: number): string {
+export function writeElement(out: JsonBytes, datatype: Datatype, data: TensorData, index: number): void {
   const value = data[index] as number | bigint | string
+  if (datatype === 'FP32' && Number.isFinite(value)) out.float32(value as number)
+  else out.json(elementText(datatype, value))
+}
+
+function elementText(datatype: Datatype, value: number | bigint | string): string {
   if (typeof value === 'string') return JSON.stringify(value)
   if (typeof value === 'bigint') {
     return value >= -9007199254740991n && value <= 9007199254740991n ? `${value}` : `"${value}"`
   }
-  if (datatype === 'FP32') return Number.isFinite(value) ? float32Text(value) : `"${value}"`
-  if (datatype === 'FP64') return doubleJson(value)
-  if (datatype === 'FP16') return float16Json(value)
+  if (datatype === 'FP16') return float16Text(value)
   if (datatype === 'BOOL') return value === 0 ? 'false' : 'true'
-  return `${value}`
+  return numberText(value)
 }
 
-function doubleJson(value: number): string {
+function numberText(value: number): string {
   if (!Number.isFinite(value)) return `"${value}"`
   return Object.is(value, -0) ? '-0' : `${value}`
 }
 
-function float16Json(bits: number): string {
+function float16Text(bits: number): string {
   const value = fromFloat16Bits(bits)
-  if (!Number.isFinite(value) || Number.isInteger(value)) return doubleJson(value)
+  if (!Number.isFinite(value) || Number.isInteger(value)) return numberText(value)
   for (let digits = 1; digits < 5; digits++) {
     const candidate = Number(value.toPrecision(digits))
     if (toFloat16Bits(candidate) === bits) return `${candidate}`
@@ -193,24 +196,32 @@ function float16Json(bits: number): string {
   return `${value}`
 }
 
-/** Elements `from` to `to` (exclusive) as JSON text, flat and without brackets. */
-export function elementsJson({ datatype, data }: Tensor, from = 0, to = data.length): string {
-  let text = ''
+/** Writes elements `from` to `to` (exclusive), flat and without brackets. */
+export function writeElements(out: JsonBytes, { datatype, data }: Tensor, from = 0, to = data.length): void {
   for (let i = from; i < to; i++) {
-    if (i > from) text += ','
-    text += elementJson(datatype, data, i)
+    if (i > from) out.json(',')
+    writeElement(out, datatype, data, i)
   }
-  return text
 }
 
-/** Elements from `from` on as JSON text, nested as `shape` says; a shape without dimensions gives the one value. */
-export function nestedJson(tensor: Tensor, shape: readonly number[] = tensor.shape, from = 0): string {
-  if (shape.length === 0) return elementJson(tensor.datatype, tensor.data, from)
+/** Writes elements from `from` on, nested as `shape` says; a shape without dimensions is the one value. */
+export function writeNested(out: JsonBytes, tensor: Tensor, shape: readonly number[] = tensor.shape, from = 0): void {
+  if (shape.length === 0) {
+    writeElement(out, tensor.datatype, tensor.data, from)
+    return
+  }
   const size = shape[0] as number
-  if (shape.length === 1) return `[${elementsJson(tensor, from, from + size)}]`
-  const inner = shape.slice(1)
-  const step = elementCount(inner)
-  return `[${Array.from({ length: size }, (_, i) => nestedJson(tensor, inner, from + i * step)).join()}]`
+  out.json('[')
+  if (shape.length === 1) writeElements(out, tensor, from, from + size)
+  else {
+    const inner = shape.slice(1)
+    const step = elementCount(inner)
+    for (let i = 0; i < size; i++) {
+      if (i > 0) out.json(',')
+      writeNested(out, tensor, inner, from + i * step)
+    }
+  }
+  out.json(']')
 }
 
 /** Half a surrogate pair has no UTF-8 form. (`String.prototype.isWellFormed`, which the es2023 library does not know.) */

@@ -5,7 +5,8 @@
 import { isUtf8 } from 'node:buffer'
 import { allocate, isInteger } from '../inference/datatype.js'
 import { InvalidInput } from '../inference/errors.js'
-import { elementsJson, refusal, writeValues } from '../inference/tensor.js'
+import { JsonBytes } from '../inference/json-bytes.js'
+import { refusal, writeElements, writeValues } from '../inference/tensor.js'
 import type { Datatype, Tensor, TensorData } from '../inference/types.js'
 import { nestsDeeper } from '../json-body.js'
 
@@ -129,7 +130,14 @@ function fillRow(data: readonly unknown[], datatype: Datatype, target: TensorDat
  * The elements of a tensor as JSON, without the brackets: as everywhere in this service, but that integers of 64 bits
  * are numbers with all their digits.
  */
-export const elementsToJson = (tensor: Tensor): string =>
-  isInteger(tensor.datatype) ? tensor.data.join() : elementsJson(tensor)
+export function elementsToJson(tensor: Tensor): string {
+  if (isInteger(tensor.datatype)) return tensor.data.join()
+  out.clear()
+  writeElements(out, tensor)
+  return out.text()
+}
+
+/** There is one tensor at a time. */
+const out = new JsonBytes()
 
 const invalid = (path: string, message: string): InvalidInput => new InvalidInput([{ path, message }])

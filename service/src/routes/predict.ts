@@ -77,10 +77,8 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const ran = options.limits.chargeCompute(request, computeShareMs)
     if (ran !== undefined) await ran
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
-    const { name, version } = model.info
     reply.type('application/json; charset=utf-8')
-    const predictions = predictionsJson(model.info, outputs, rows)
-    return `{"model":${JSON.stringify(name)},"version":${JSON.stringify(version)},"predictions":${predictions}}`
+    return predictionsJson(model.info, outputs, rows)
   }
   app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: documented('predict') }, predict)
   app.post<{ Body: Body; Params: { name?: string } }>(

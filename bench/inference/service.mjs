@@ -16,6 +16,6 @@ const config = readConfig({
   ...(redisPort === '0' ? {} : { REDIS_URL: `redis://127.0.0.1:${redisPort}` }),
   ...JSON.parse(process.env.BENCH_SETTINGS ?? '{}'),
 })
-const { app } = await buildApp(config, { openModels: log => openModels({ ...config.models, log }) })
+const { app } = await buildApp(config, { openModels: (log, onEvent) => openModels({ ...config.models, log, onEvent }) })
 await app.listen({ port: 0, host: '127.0.0.1' })
 answerParent({ port: app.server.address().port }, useOf)

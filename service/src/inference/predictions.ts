@@ -131,44 +131,31 @@ function writeRow(tensor: Tensor, row: number, rows: number, whole: boolean): vo
 /** Writes the members `label` and `score`, each with a comma behind it, as far as they can be told. */
 function writeClass(plan: ClassPlan, outputs: NamedTensors, row: number, rows: number): void {
   const { labels, labelMembers } = plan
-  const scores = plan.scores === undefined ? undefined : rowScores(outputs[plan.scores], row, rows, labels.length)
+  const scores = plan.scores === undefined ? undefined : outputs[plan.scores]
+  const from = row * labels.length
+  // One value a class, as the signature said.
+  const fits = scores !== undefined && scores.data.length === rows * labels.length
   const said = plan.label === undefined ? undefined : saidLabel(outputs[plan.label], row, rows, labels)
-  const best = scores === undefined ? -1 : highest(scores)
+  const best = fits ? highest(scores, from, labels.length) : -1
   const index = said === undefined ? best : labels.indexOf(said)
   const member = labelMembers[index] ?? (said === undefined ? undefined : labelMember(said))
   if (member === undefined) return
   out.json(member)
-  if (scores === undefined || index < 0) return
+  if (!fits || index < 0) return
   out.json('"score":')
-  scores.write(index)
+  writeElement(out, scores.datatype, scores.data, from + index)
   out.json(',')
 }
 
-interface Scores {
-  readonly length: number
-  value(index: number): number
-  write(index: number): void
-}
-
-function rowScores(tensor: Tensor | undefined, row: number, rows: number, length: number): Scores | undefined {
-  if (tensor === undefined || tensor.data.length !== rows * length) return undefined
-  const from = row * length
-  const { datatype, data } = tensor
-  const write = (index: number) => writeElement(out, datatype, data, from + index)
+/** The index of the highest of so many values, the first of equals; -1 where all are NaN. */
+function highest({ datatype, data }: Tensor, from: number, length: number): number {
   // Halves are kept as bits, whose order is not that of their values.
-  const value =
-    datatype === 'FP16'
-      ? (i: number) => fromFloat16Bits(data[from + i] as number)
-      : (i: number) => data[from + i] as number
-  return { length, value, write }
-}
-
-/** The index of the highest value, the first of equals; -1 where all are NaN. */
-function highest(scores: Scores): number {
+  const halves = datatype === 'FP16'
   let best = -1
   let value = Number.NEGATIVE_INFINITY
-  for (let i = 0; i < scores.length; i++) {
-    const each = scores.value(i)
+  for (let i = 0; i < length; i++) {
+    const element = data[from + i] as number
+    const each = halves ? fromFloat16Bits(element) : element
     if (each > value || (best === -1 && each === value)) {
       best = i
       value = each

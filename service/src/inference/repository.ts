@@ -91,6 +91,8 @@ export class Repository implements Models {
   readonly #pool: Pool
   /** Versions of each model, newest first. Replaced as a whole: a reader sees the old state or the new one. */
   #catalog: ReadonlyMap<string, readonly Served[]> = new Map()
+  /** Of each model its newest version. */
+  #newest: readonly Model[] = []
   #local: readonly Entry[] = []
   #remote: readonly RemoteEntry[] = []
   #remoteRetry: NodeJS.Timeout | undefined
@@ -117,7 +119,7 @@ export class Repository implements Models {
   }
 
   list(): readonly Model[] {
-    return [...this.#catalog.values()].map(entries => (entries[0] as Served).model)
+    return this.#newest
   }
 
   versions(name: string): readonly Model[] {
@@ -331,6 +333,7 @@ export class Repository implements Models {
     const old = [...this.#catalog.values()].flat()
     const serving: Served[] = [...local, ...remote.entries]
     this.#catalog = catalogOf(serving)
+    this.#newest = [...this.#catalog.values()].map(entries => (entries[0] as Served).model)
     for (const { model } of old) if (!serving.some(each => each.model === model)) model.retire()
     const gone = this.#remote.filter(entry => !remote.entries.includes(entry))
     this.#local = local

@@ -129,8 +129,10 @@ export class Scheduler {
    */
   estimateWaitMs(key: string, rows: number, priority = Number.NEGATIVE_INFINITY): number {
     const batcher = this.#batchers.get(key)
-    if (batcher === undefined) return 0
-    const now = this.#options.clock.now()
+    return batcher === undefined ? 0 : this.#waitMs(key, batcher, rows, priority, this.#options.clock.now())
+  }
+
+  #waitMs(key: string, batcher: Batcher, rows: number, priority: number, now: number): number {
     let work = 0
     for (const each of this.#batchers.values()) {
       if (each !== batcher) work += each.backlogMs()
@@ -242,7 +244,7 @@ export class Scheduler {
     if (victims === undefined) {
       return new Overloaded(`${batcher.queueRows} rows wait already, and no more are taken at present`, retryAfterMs())
     }
-    const sojournMs = this.estimateWaitMs(key, rows, priority)
+    const sojournMs = this.#waitMs(key, batcher, rows, priority, now)
     const givenMs = deadline === undefined ? undefined : deadline - now
     if (givenMs !== undefined && sojournMs * safety > givenMs) {
       return new Overloaded(
@@ -281,7 +283,7 @@ export class Scheduler {
     const { maxRows } = batcher.options
     const rows = Number.isFinite(maxRows) ? maxRows : 1
     const eachMs = batcher.requestMs(rows) / rows / Math.max(1, this.#workersOf(key))
-    return batcher.comeBack.next(now, eachMs, this.estimateWaitMs(key, 1))
+    return batcher.comeBack.next(now, eachMs, this.#waitMs(key, batcher, 1, Number.NEGATIVE_INFINITY, now))
   }
 
   #dispatch(): void {

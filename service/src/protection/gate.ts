@@ -88,9 +88,14 @@ export class Gate {
   readonly #limit = new GateLimit()
   readonly #histogram = monitorEventLoopDelay({ resolution: resolutionMs })
   readonly #timer: NodeJS.Timeout
+  readonly #left: (this: ServerResponse) => void
   #delayMs = 0
 
   constructor() {
+    const limit = this.#limit
+    this.#left = function () {
+      limit.leave(this.statusCode < 429)
+    }
     this.#histogram.enable()
     this.#timer = setInterval(() => this.#endWindow(), windowMs).unref()
   }
@@ -112,7 +117,8 @@ export class Gate {
     if (full !== undefined) return full
     if (!hasRoom) return new Overloaded('more requests come than can be read', 1000 + Math.random() * 4000)
     this.#limit.enter()
-    response.once('close', () => this.#limit.leave(response.statusCode < 429))
+    // One listener for all responses, which is called on each of them once.
+    response.on('close', this.#left)
     return undefined
   }
 

@@ -117,18 +117,24 @@ t.test('dynamic dimensions are tried in sizes until one runs', async t => {
   t.match((await check(signature(['batch', 2]), aloneOnly)).batching, { reason: /run together: one by one/ })
 })
 
-t.test('the batch is the smallest size that reaches nine tenths of the best rate', async t => {
-  const size = async (cost: (rows: number) => number, options: object = {}) => {
-    const { batching } = await check(signature(['batch', 2]), same, options, cost)
-    return batching.enabled ? batching.maxRows : 0
-  }
-  t.equal(await size(rows => rows * 2), 1, 'no gain: one by one')
-  t.equal(await size(rows => 0.01 + rows * 0.01), 8, 'nine tenths of the rate at 64')
-  t.equal(await size(() => 0.1), 64, 'all overhead: as many as there may be')
-  t.equal(await size(rows => rows * 100), 1, 'slow models are not tried at length')
-  t.equal(await size(rows => 1 + rows, { maxRows: 5 }), 5, 'a size that is set is taken')
-  t.equal(await size(rows => 1 + rows, { maxRows: 500 }), 500)
-})
+t.test(
+  'the batch is the smallest size with nearly the best rate, where a run also costs the turns it takes',
+  async t => {
+    const size = async (cost: (rows: number) => number, options: object = {}) => {
+      const { batching } = await check(signature(['batch', 2]), same, options, cost)
+      return batching.enabled ? batching.maxRows : 0
+    }
+    t.equal(await size(rows => rows * 20), 1, 'no gain: one by one')
+    t.equal(await size(rows => rows * 2), 4, 'a turn is a ninth of one row, and a thirty-third of four')
+    t.equal(await size(rows => 0.01 + rows * 0.01), 64, 'to a quick model turns are nearly all it costs')
+    t.equal(await size(rows => 1 + rows * 0.01), 64, 'all overhead but for a little')
+    t.equal(await size(rows => 3 + rows * 5), 8, 'nobody waits for longer than 50 ms, whatever the rate')
+    t.equal(await size(() => 0.1), 64, 'all overhead: as many as there may be')
+    t.equal(await size(rows => rows * 100), 1, 'slow models are not tried at length')
+    t.equal(await size(rows => 1 + rows, { maxRows: 5 }), 5, 'a size that is set is taken')
+    t.equal(await size(rows => 1 + rows, { maxRows: 500 }), 500)
+  },
+)
 
 t.test('what a batch costs is known before the first request', async t => {
   const { serviceTime } = await check(signature(['batch', 2]), same, {}, rows => 1 + rows * 0.5)

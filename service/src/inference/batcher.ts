@@ -54,6 +54,8 @@ export class Batcher {
   readonly limit: AdaptiveLimit
   /** When the last run ended well. */
   ranAt = Number.NEGATIVE_INFINITY
+  /** When a request was last taken for which, as it seems, there is no time. */
+  triedAt = Number.NEGATIVE_INFINITY
   readonly comeBack = new ComeBack()
   readonly #queue = new RequestQueue()
   #queueRows = 0

@@ -4,7 +4,7 @@
  */
 import type { Batch, Request, RunControl } from './batch.js'
 import type { Batcher } from './batcher.js'
-import { Overloaded, Stopping } from './errors.js'
+import { DeadlineExceeded, Overloaded, Stopping } from './errors.js'
 import type { NamedTensors, RunOptions, RunResult } from './types.js'
 
 export interface BatchResult {
@@ -200,9 +200,11 @@ export class Scheduler {
   }
 
   #admit(key: string, batcher: Batcher, options: RunOptions, now: number): void {
+    if (options.deadline !== undefined && options.deadline <= now) throw new DeadlineExceeded(false)
     const room = this.#roomFor(key, batcher, options, now)
     if (room instanceof Overloaded) throw room
-    if (room === undefined) return
+    if (room === 'try') batcher.triedAt = now
+    if (room === undefined || room === 'try') return
     batcher.evict(room.victims, () => this.#comeBack(key, batcher, now))
     const { rows, deadline } = options
     const givenMs = deadline === undefined ? undefined : deadline - now
@@ -216,24 +218,26 @@ export class Scheduler {
 
   /**
    * Who would have to give up its place for such a request, and when it would be answered; undefined where it goes to
-   * the front of the queue; Overloaded where there is no room for it. (Given, not thrown: to throw takes longer than to
-   * answer, and it is what happens to most requests when it happens at all.)
+   * the front of the queue, `try` where it does though it seems to have no chance; Overloaded where there is no room for
+   * it. (Given, not thrown: to throw takes longer than to answer, and it is what happens to most requests when it happens
+   * at all.)
    */
   #roomFor(
     key: string,
     batcher: Batcher,
     { rows, deadline, priority = 0 }: RunOptions,
     now: number,
-  ): { readonly victims: readonly Request[]; readonly sojournMs: number } | Overloaded | undefined {
+  ): { readonly victims: readonly Request[]; readonly sojournMs: number } | 'try' | Overloaded | undefined {
     // While nothing waits, everything is taken: a request larger than the queue, or one that the estimate gives no
-    // chance, which only a run can put right. But for one a second of these: they are charged nothing when they fail,
-    // and a caller that gives no time would have the workers for itself.
+    // chance, which only a run can put right. But of these one a second: they are charged nothing when they fail, and a
+    // caller that gives no time would have the workers for itself.
     if (batcher.queueRows === 0) {
       const runMs = batcher.requestMs(rows)
-      if (deadline !== undefined && deadline < now + runMs && now < batcher.ranAt + 1000) {
+      const hopeless = deadline !== undefined && deadline < now + runMs
+      if (hopeless && now < Math.max(batcher.ranAt, batcher.triedAt) + 1000) {
         return new Overloaded(`a run takes ${Math.ceil(runMs)} ms, too long for the deadline`, runMs)
       }
-      return undefined
+      return hopeless ? 'try' : undefined
     }
     const missing = () => this.#missingRows(key, batcher, rows)
     // Callers that have gone and deadlines that have passed hold no place.

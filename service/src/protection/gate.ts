@@ -8,12 +8,12 @@
  * servers M. Welsh, D. Culler, Adaptive Overload Control for Busy Internet Servers, USITS 2003).
  */
 import type { ServerResponse } from 'node:http'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Overloaded } from '../inference/errors.js'
 import type { Model } from '../inference/types.js'
 
 const windowMs = 100
-const resolutionMs = 10
+/** How often it is looked how late the event loop is. */
+const tickMs = 10
 
 /** A turn of the event loop is to take no longer: every request waits for one or two before it is seen. */
 const targetDelayMs = 15
@@ -86,9 +86,13 @@ export interface Newcomer {
 
 export class Gate {
   readonly #limit = new GateLimit()
-  readonly #histogram = monitorEventLoopDelay({ resolution: resolutionMs })
   readonly #timer: NodeJS.Timeout
   readonly #left: (this: ServerResponse) => void
+  /** When the timer last came, and by how much it came too late in this window, and how often. */
+  #tickedAt = performance.now()
+  #windowFrom = this.#tickedAt
+  #lateMs = 0
+  #ticks = 0
   #delayMs = 0
 
   constructor() {
@@ -96,8 +100,8 @@ export class Gate {
     this.#left = function () {
       limit.leave(this.statusCode < 429)
     }
-    this.#histogram.enable()
-    this.#timer = setInterval(() => this.#endWindow(), windowMs).unref()
+    // (A histogram of `monitorEventLoopDelay` has no sample in a window that a single turn has filled.)
+    this.#timer = setInterval(() => this.#tick(), tickMs).unref()
   }
 
   /** Milliseconds that a request has waited for its turn by now, unseen; 0 while the event loop keeps up. */
@@ -115,7 +119,9 @@ export class Gate {
       if (full === undefined) break
     }
     if (full !== undefined) return full
-    if (!hasRoom) return new Overloaded('more requests come than can be read', 1000 + Math.random() * 4000)
+    // What is late already when it is seen would cost as much as one that is served, and make the next ones later.
+    if (!hasRoom || timeoutMs <= this.delayMs)
+      return new Overloaded('more requests come than can be read', 1000 + Math.random() * 4000)
     this.#limit.enter()
     // One listener for all responses, which is called on each of them once.
     response.on('close', this.#left)
@@ -124,13 +130,18 @@ export class Gate {
 
   close(): void {
     clearInterval(this.#timer)
-    this.#histogram.disable()
   }
 
-  #endWindow(): void {
-    const { mean } = this.#histogram
-    this.#delayMs = Number.isNaN(mean) ? 0 : Math.max(0, mean / 1e6 - resolutionMs)
-    this.#histogram.reset()
+  #tick(): void {
+    const now = performance.now()
+    this.#lateMs += Math.max(0, now - this.#tickedAt - tickMs)
+    this.#ticks++
+    this.#tickedAt = now
+    if (now - this.#windowFrom < windowMs) return
+    this.#delayMs = this.#lateMs / this.#ticks
+    this.#windowFrom = now
+    this.#lateMs = 0
+    this.#ticks = 0
     this.#limit.adapt(this.#delayMs)
   }
 }

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { AdaptiveLimit } from '../../../service/src/inference/adaptive-limit.js'
 import { Batcher, type BatcherOptions } from '../../../service/src/inference/batcher.js'
-import { Overloaded, RunFailed, Stopping, WorkerLost } from '../../../service/src/inference/errors.js'
+import { DeadlineExceeded, Overloaded, RunFailed, Stopping, WorkerLost } from '../../../service/src/inference/errors.js'
 import {
   type BatchEvent,
   type BatchResult,
@@ -529,4 +529,27 @@ t.test('who gives no time for a run gets at most one a second, also while nothin
   await settle()
   clock.advance(1000)
   t.doesNotThrow(() => submit('m', [3], { deadline: clock.time + 5 }), 'which tells whether it still does')
+})
+
+t.test('and only one of them where none ends in time', async t => {
+  const { clock, scheduler, submit, runner } = loaded(100)
+  runner.last.finish()
+  await settle()
+  clock.advance(5000)
+  t.doesNotThrow(() => submit('m', [1], { deadline: clock.time + 5 }))
+  clock.advance(5)
+  await settle()
+  t.equal(scheduler.queueRows, 0, 'it has expired before its turn')
+  t.throws(() => submit('m', [2], { deadline: clock.time + 5 }), Overloaded)
+  clock.advance(1000)
+  t.doesNotThrow(() => submit('m', [3], { deadline: clock.time + 5 }))
+})
+
+t.test('a request that comes after its deadline is not run, however long nothing has', async t => {
+  const { clock, submit, runner } = loaded(100)
+  runner.last.finish()
+  await settle()
+  clock.advance(5000)
+  t.throws(() => submit('m', [1], { deadline: clock.time }), DeadlineExceeded)
+  t.throws(() => submit('m', [2], { deadline: clock.time - 100 }), DeadlineExceeded)
 })

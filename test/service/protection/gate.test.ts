@@ -1,5 +1,8 @@
+import { EventEmitter } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import t from 'tap'
-import { GateLimit } from '../../../service/src/protection/gate.js'
+import { Overloaded } from '../../../service/src/inference/errors.js'
+import { Gate, GateLimit } from '../../../service/src/protection/gate.js'
 
 /** One window: so many ask, those that pass are `served` or refused behind the gate, some stay. */
 function windowOf(gate: GateLimit, { asked, served, delayMs }: { asked: number; served: number; delayMs: number }) {
@@ -44,4 +47,26 @@ t.test('when the flood is over the gate opens within a second', async t => {
     gate.adapt(2)
   }
   t.ok(gate.limit > 10_000, `${gate.limit}`)
+})
+
+t.test('what is late already when it is seen is refused at once, and nothing else', async t => {
+  const gate = new Gate()
+  t.teardown(() => gate.close())
+  const come = (timeoutMs: number) => {
+    const response = Object.assign(new EventEmitter(), { statusCode: 504 })
+    const newcomer = { models: [], priority: 0, arrivedAt: performance.now(), timeoutMs }
+    const refusal = gate.pass(newcomer, response as unknown as ServerResponse)
+    // Nobody has been answered in time.
+    response.emit('close')
+    return refusal
+  }
+  t.equal(come(1), undefined, 'while the event loop keeps up, nobody is late')
+  while (gate.delayMs === 0) {
+    for (let i = 0; i < 100; i++) come(60_000)
+    for (const end = performance.now() + 120; performance.now() < end; );
+    await new Promise(resolve => setTimeout(resolve, 1))
+  }
+  const { delayMs } = gate
+  t.type(come(delayMs / 2), Overloaded)
+  t.equal(come(delayMs * 2), undefined)
 })

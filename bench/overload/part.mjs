@@ -24,7 +24,7 @@ export async function overloadPart(options, { load, print, progress }) {
     const withGreedy = scenarioName === 'heavy' && chosen.includes('greedy')
     if (!chosen.includes(scenarioName) && !withGreedy) continue
     const scenario = scenarios[scenarioName]
-    const { dir, remove } = await busyModel(scenario.size)
+    const { dir, remove } = await busyModel(scenario.model)
     try {
       if (chosen.includes(scenarioName)) {
         const say = text => progress(`overload, ${scenarioName}, ${text}`)

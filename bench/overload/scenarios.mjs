@@ -1,17 +1,17 @@
 /**
- * Two models of different weight. `size`: of the network. `deadlineMs`: what an answer is worth nothing after.
+ * Two models of different weight. `rowMs`: what a row takes alone. `deadlineMs`: what an answer is worth nothing after.
  * `leastAt10`: the share of the capacity that must be left at ten times the capacity.
  */
 export const scenarios = {
   heavy: {
     title: 'a model of 10 ms a row or more, answers wanted within 500 ms',
-    size: { layers: 28, channels: 256 },
+    model: { rowMs: 12, channels: 256 },
     deadlineMs: 500,
     leastAt10: 0.9,
   },
   light: {
     title: 'a model of about 1 ms a row, answers wanted within 200 ms',
-    size: { layers: 8, channels: 128 },
+    model: { rowMs: 1, channels: 128 },
     deadlineMs: 200,
     leastAt10: 0.75,
   },

@@ -8,8 +8,8 @@ const GREEDY = ['10.3.9.9']
 /** Each of ten callers may use a tenth of the capacity. */
 const CALLERS = 10
 const WINDOW_SECONDS = 2
-/** Requests of one caller that may be under way, so that nobody's quota comes in one heap. */
-const IN_FLIGHT = 2
+/** Requests of one caller that may be under way, so that nobody has all workers. */
+const IN_FLIGHT = 1
 
 /**
  * Nine callers at half their quota, alone and then beside one that sends fifty times its own.

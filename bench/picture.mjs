@@ -3,7 +3,7 @@ const STORES = [
   { store: 'memory', title: 'counting in the process' },
 ]
 const COLUMN = 470
-const LABEL = 200
+const LABEL = 230
 const BAR = 14
 const ROW = 19
 const FULL = COLUMN - LABEL - 70

@@ -9,33 +9,38 @@ import { greedyTableOf, overloadTableOf } from './overload/table.mjs'
 import { ratioPicture } from './picture.mjs'
 
 /**
- * Puts the results of a run on the page and draws them: node bench/page.mjs bench/results.json
+ * Puts the results of runs on the page and draws them: node bench/page.mjs results.json [more.json …]
+ * Of each part that which comes last counts, under the conditions of its own run.
  * Nothing on the page that was measured is written by hand.
  */
 const here = file => new URL(file, import.meta.url)
-const { at, conditions, limiter, inference, overload } = JSON.parse(
-  readFileSync(process.argv[2] ?? here('results.json'), 'utf8'),
-)
+if (process.argv.length < 3) throw new Error('say which results: node bench/page.mjs results.json [more.json …]')
+const runs = process.argv.slice(2).map(file => JSON.parse(readFileSync(file, 'utf8')))
+const last = part => runs.findLast(run => run[part] !== undefined)
+const [limiter, inference, overload] = ['limiter', 'inference', 'overload'].map(part => last(part)?.[part])
 
-const busy =
-  conditions.loadBefore > conditions.cores
-    ? ['Other programs kept the machine busy while this was taken: the figures are worse than the machine is.', '']
-    : []
-const conditionsText = ['```', at.slice(0, 10), describe(conditions), '```', '', ...busy]
+function conditionsOf(part) {
+  const { at, conditions } = last(part)
+  const busy =
+    conditions.loadBefore > conditions.cores
+      ? ['The machine had been busy before this was taken: the figures may be worse than it is.', '']
+      : []
+  return ['```', at.slice(0, 10), describe(conditions), '```', '', ...busy]
+}
 
 const parts = {
   limiter: limiter && [
-    ...conditionsText,
+    ...conditionsOf('limiter'),
     ...Object.entries(limiter.scenarios).flatMap(([name, { rows }]) => [tableOf(name, rows), '']),
     ...(limiter.memory === undefined ? [] : [memoryTableOf(limiter.memory), '']),
   ],
   inference: inference && [
-    ...conditionsText,
+    ...conditionsOf('inference'),
     ...Object.entries(inference.models).flatMap(([name, { rows }]) => [modelTableOf(name, rows), '']),
     ...(inference.neighbours === undefined ? [] : [neighbourTableOf(inference.neighbours), '']),
   ],
   overload: overload && [
-    ...conditionsText,
+    ...conditionsOf('overload'),
     ...Object.entries(overload.models).flatMap(([name, model]) => [overloadTableOf(name, model), '']),
     ...(overload.greedy === undefined ? [] : [greedyTableOf(overload.greedy), '']),
   ],

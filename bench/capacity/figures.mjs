@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
  *
  * `serverUs`, `redisUs`: processor time of a request, in microseconds. `models`: predictions a second of one replica of
  * the service whose limits are in Redis. `bytes`: what Redis holds for one full key, by the quota. `fewer`: as `allowed`,
- * when fewer checks come `together` in a call; The page does not tell of that, `--check` measures it.
+ * when fewer checks come `together` in a call; the page does not tell of that, `--check` measures it.
  *
  * @typedef {{ serverUs: number, redisUs: number, together?: number }} Cost
  * @typedef {{ allowed: Cost, denied: Cost, policies: Cost, fewer?: Cost, bytes: Record<string, number>, models: Record<string, number> }} Figures

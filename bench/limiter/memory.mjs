@@ -20,9 +20,10 @@ const FASTER = 1.05
 /**
  * Bytes that Redis holds for one key whose quota is used up, by MEMORY USAGE, for each contender that counts in Redis.
  *
- * Ours is filled evenly over one and a half windows, which is when it holds most, a little faster than the quota allows, by
- * its own script with a clock that is set by hand: nobody waits for a day. Of the others it makes no difference how requests lie in time; beyond
- * MOST_CHECKS a counter grows no more, and a log of requests grows by as much for each.
+ * Ours is filled evenly over one and a half windows, which is when it holds most, a little faster than the quota
+ * allows, by its own script with a clock that is set by hand: nobody waits for a day. Of the others it makes no
+ * difference how requests lie in time; beyond MOST_CHECKS a counter grows no more, and a log of requests grows by as
+ * much for each.
  *
  * @param {string[]} names
  */

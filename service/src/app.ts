@@ -179,7 +179,7 @@ function createServer(config: Config): FastifyInstance {
   })
   malformed.watch(app)
   noteArrivals(app)
-  // Each hook has its price, so what all requests meet first is one.
+  // Each hook has its price, so these three are one.
   app.addHook('onRequest', (request, reply, done) => {
     malformed.remember(request.raw, reply.raw)
     // Here, so that a route with pages can say otherwise.

@@ -60,4 +60,26 @@ for (const [where, options] of Object.entries(stores)) {
     await app.rateLimiter.reset('somebody')
     t.match(await hold.status('somebody'), { policies: [{ remaining: 5 }] })
   })
+
+  t.test(`a hook in the callback style gets the denial itself, and waits only for Redis, ${where}`, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(rateLimit, { global: false, ...options(t) })
+    const hold = app.rateLimit({ max: 1, timeWindow: '1 minute', keyGenerator: () => 'somebody' })
+    let waited = false
+    app.addHook('onRequest', (request, reply, done) => {
+      const denial = hold.check(request, reply)
+      waited = denial instanceof Promise
+      Promise.resolve(denial).then(settled => done(settled as Error | undefined), done)
+    })
+    app.get('/', async () => 'ok')
+    const first = await app.inject('/')
+    t.equal(first.statusCode, 200)
+    t.equal(waited, where === 'in Redis')
+    t.equal(first.headers['x-ratelimit-remaining'], '0')
+    const second = await app.inject('/')
+    t.equal(second.statusCode, 429)
+    t.match(second.json(), { message: 'Rate limit exceeded, retry in 1 minute' })
+    t.equal(second.headers['retry-after'], '60')
+  })
 }

@@ -32,5 +32,5 @@ export const predictionsOf = (
   rows: number,
 ): readonly Prediction[] => {
   const answer = predictionsJson({ name: 'model', version: '1', ...info }, outputs, rows)
-  return JSON.parse(answer.toString()).predictions
+  return JSON.parse(answer.toString('utf8')).predictions
 }

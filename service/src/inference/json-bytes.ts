@@ -14,9 +14,6 @@ const shortText = 48
 /** Kept for the next text; a larger one goes away with the answer that needed it. */
 const keptBytes = 1 << 16
 
-/** What Node writes to a socket without a buffer for it, head included, is up to 16 KiB. */
-const mostText = 12 * 1024
-
 /** Whole numbers up to 2^24 are their own shortest form. */
 const mostWhole = 1 << 24
 
@@ -31,12 +28,8 @@ export class JsonBytes {
     return this
   }
 
-  /**
-   * What was written since `clear`: as text where it is short, since Node sends that in one piece with the head; else as
-   * bytes, in memory of their own.
-   */
-  take(): string | Buffer {
-    if (this.#length <= mostText) return this.text()
+  /** What was written since `clear`, in memory of its own. */
+  take(): Buffer {
     const { length } = this.#bytes
     const taken = this.#bytes.subarray(0, this.#length)
     if (length === keptBytes) return Buffer.from(taken)

@@ -90,7 +90,7 @@ const out = new JsonBytes()
  * dimension is given whole to every row. Where labels are known, `label` is what the model's own label output says, or
  * else the class with the highest value, and `score` that class's value: a probability where the model ends in one.
  */
-export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): string | Buffer {
+export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): Buffer {
   const plan = classPlan(info)
   const known = phrasesOf(info)
   const whole = rowLayout(info) === 'whole'

@@ -7,7 +7,7 @@ t.test('texts of every length and script come out as they went in', async t => {
   for (const text of texts) t.equal(out.clear().json(text).text(), text)
   out.clear()
   for (const text of texts) out.json(text)
-  t.equal(out.take().toString(), texts.join(''))
+  t.equal(out.take().toString('utf8'), texts.join(''))
 })
 
 t.test('a text larger than what is kept for it is whole, and the next one is not touched by it', async t => {
@@ -18,26 +18,16 @@ t.test('a text larger than what is kept for it is whole, and the next one is not
   for (let i = 0; i < 100_000; i++) out.json(piece)
   const taken = out.take()
   out.clear().json('0'.repeat(40))
-  t.equal(out.take().toString(), '0'.repeat(40))
-  t.equal(taken.toString(), large)
+  t.equal(out.take().toString('utf8'), '0'.repeat(40))
+  t.equal(taken.toString('utf8'), large)
   out.clear()
   for (let i = 0; i < 100_000; i++) out.json(piece)
   t.equal(out.text(), large)
-})
-
-t.test('what is short is taken as text, what is long as bytes of the same text', async t => {
-  const out = new JsonBytes()
-  const short = '"grün",'.repeat(1000)
-  t.equal(out.clear().json(short).take(), short)
-  const long = '"grün",'.repeat(2000)
-  const taken = out.clear().json(long).take()
-  t.ok(Buffer.isBuffer(taken))
-  t.equal(taken.toString(), long)
 })
 
 t.test('what was taken stays while others are written', async t => {
   const out = new JsonBytes()
   const first = out.clear().json('[1,2,3]').take()
   out.clear().json('[4,5,6]')
-  t.equal(first.toString(), '[1,2,3]')
+  t.equal(first.toString('utf8'), '[1,2,3]')
 })

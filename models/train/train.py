@@ -114,10 +114,12 @@ def train_digits_wide():
         "that the weights take, so batches pay. Features: 64 numbers from 0 (white) to 16 (black), row by row.",
         epochs=12,
         in_bytes="layers.3.weight",
+        # One run at a time, on all cores.
+        settings={"workers": 1},
     )
 
 
-def train_on_digits(name, network, description, epochs, in_bytes=None):
+def train_on_digits(name, network, description, epochs, in_bytes=None, settings=None):
     data = load_digits()
     rows, truth = data.data.astype(np.float32), data.target
     fit_rows, test_rows, fit_truth, test_truth = train_test_split(
@@ -141,7 +143,7 @@ def train_on_digits(name, network, description, epochs, in_bytes=None):
         store_in_bytes(file, f"classifier.{in_bytes}")
     tidy(file)
     describe(folder, description, [str(digit) for digit in range(10)], "image", test_rows, test_truth, probabilities,
-             DIGITS_SOURCE)
+             DIGITS_SOURCE, settings)
 
 
 def steps_of(weight):
@@ -260,7 +262,7 @@ def tidy(file):
     onnx.save(model, file)
 
 
-def describe(folder, description, labels, input_name, rows, truth, probabilities, source):
+def describe(folder, description, labels, input_name, rows, truth, probabilities, source, settings=None):
     predicted = probabilities.argmax(axis=1)
     accuracy = float((predicted == truth).mean())
     write(folder / "model.json", {
@@ -269,6 +271,7 @@ def describe(folder, description, labels, input_name, rows, truth, probabilities
         "testAccuracy": round(accuracy, 4),
         "testRows": len(rows),
         "sample": plain(rows[0]),
+        **(settings or {}),
         "source": source,
         "license": LICENSE,
     })

@@ -47,6 +47,12 @@ const mostRows = 16_384
 /** How far into the queue a batch looks for rows of its shape, in requests. */
 const lookAhead = 256
 
+/**
+ * What a run may cost besides its rows, in milliseconds, for the rest of a turn not to be worth waiting for: about as
+ * long as it takes to read what is missing of a batch.
+ */
+const cheapRunMs = 0.25
+
 export class Batcher {
   readonly options: BatcherOptions
   readonly serviceTime: ServiceTime
@@ -65,6 +71,9 @@ export class Batcher {
   /** How often a piece was put back. */
   readonly #retried = new WeakMap<Piece, number>()
   readonly #running = new Set<Batch>()
+  /** Of runs in their worker alone, while `serviceTime` also has what they wait for the main thread. */
+  readonly #computeTime = new ServiceTime()
+  #runsAreDear = false
 
   constructor(options: BatcherOptions, serviceTime = new ServiceTime(), limit = new AdaptiveLimit(mostRows)) {
     this.options = options
@@ -80,6 +89,16 @@ export class Batcher {
   /** Rows that wait or run. */
   get busyRows(): number {
     return this.#queueRows + this.#runningRows
+  }
+
+  /**
+   * Whether as much waits as is worth a run of its own though more is still being read in this turn: half a batch, so
+   * that worker and main thread do not wait for each other in turns; or a whole one, where each run costs much however
+   * few its rows.
+   */
+  get hasGoodPart(): boolean {
+    const { maxRows } = this.options
+    return this.#queueRows * 2 >= maxRows && (this.#queueRows >= maxRows || !this.#runsAreDear)
   }
 
   /** Nothing waits and nothing runs. */
@@ -214,6 +233,8 @@ export class Batcher {
   /** The batch has run. Outputs that do not have one entry a row could belong to anyone: they go to nobody. */
   succeed(batch: Batch, outputs: NamedTensors, computeMs: number, now: number): void {
     this.serviceTime.observe(batch.rows, now - batch.startedAt)
+    this.#computeTime.observe(batch.rows, computeMs)
+    this.#runsAreDear = this.#computeTime.line().overheadMs > cheapRunMs
     this.ranAt = now
     const whole = batch.pieces.length === 1 && (batch.pieces[0] as Piece).rows === batch.pieces[0]?.request.rows
     if (!whole && !hasRows(outputs, batch.rows)) {

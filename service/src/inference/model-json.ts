@@ -17,9 +17,12 @@ export interface ModelJson {
   readonly batching?: boolean
   /** Rows of one run at most; found by timing at load when left out. */
   readonly maxBatchRows?: number
-  /** Threads of one run (default 1: more workers beat more threads in all but single rows of large models). */
+  /**
+   * Threads of one run. By default 1, since more workers beat more threads in all but large models; where `workers` are
+   * fewer than there are, they share the threads of all.
+   */
   readonly threads?: number
-  /** Workers that load this model (default: all). Fewer save memory. */
+  /** Workers that load this model (default: all). Fewer save memory, and each run of a large model takes less time. */
   readonly workers?: number
   /** Where the model runs, when that is not here. */
   readonly backend?: BackendJson

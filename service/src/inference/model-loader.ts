@@ -15,6 +15,8 @@ export interface LoadOptions {
   readonly key: string
   readonly batchMaxRows: number | undefined
   readonly batchMaxDelayMs: number
+  /** Workers there are. */
+  readonly poolSize: number
 }
 
 export interface LoadedModel {
@@ -28,7 +30,7 @@ export interface LoadedModel {
 export async function loadModel(files: ModelFiles, host: Host, options: LoadOptions): Promise<LoadedModel> {
   const { name, json, bytes, onnx } = files
   const { key } = options
-  const session = { threads: json.threads ?? 1 }
+  const session = { threads: json.threads ?? threadsFor(json.workers, options.poolSize) }
   const metadata = await host.load(key, bytes, session)
   const unknownRanks = onnx.inputs.filter(({ rank }) => rank === undefined).map(each => each.name)
   const signature = signatureOf(metadata.inputs, metadata.outputs, new Set(unknownRanks))
@@ -49,6 +51,10 @@ export async function loadModel(files: ModelFiles, host: Host, options: LoadOpti
   const pooled: PooledModel = { key, bytes, session, workers, warm: other => warm(other, key, check) }
   return { info: describe(files, signature, labels, check), layout, batcher, pooled }
 }
+
+/** The share of one of `workers`, where there are fewer than the pool has: so the model still has all cores. */
+export const threadsFor = (workers: number | undefined, poolSize: number): number =>
+  workers === undefined ? 1 : Math.max(1, Math.floor(poolSize / workers))
 
 /** Labels that no output could tell are a mistake of model.json, and chance in the file's own metadata. */
 function labelsFor({ labels, json }: ModelFiles, signature: Signature): readonly string[] | undefined {

@@ -314,7 +314,12 @@ export class Repository implements Models {
     const { name, version } = files
     const { batchMaxRows, batchMaxDelayMs } = this.#options
     const key = `${name}/${version}#${this.#nextKey++}`
-    const loaded = await loadModel(files, host, { key, batchMaxRows, batchMaxDelayMs: batchMaxDelayMs ?? 0 })
+    const loaded = await loadModel(files, host, {
+      key,
+      batchMaxRows,
+      batchMaxDelayMs: batchMaxDelayMs ?? 0,
+      poolSize: this.#pool.size,
+    })
     const successor = () =>
       this.get(name, this.#catalog.get(name)?.some(({ model }) => model.info.version === version) ? version : undefined)
     const serving = { key, layout: loaded.layout, batcher: loaded.batcher, scheduler: this.#scheduler, successor }

@@ -166,7 +166,7 @@ export class Scheduler {
     if (options.signal !== undefined) this.#sweepBy(now + watchMs, now)
     // A good part of a batch goes out at once where a worker is free: waiting for the rest of the turn would have the
     // workers wait while requests are read, and the requests wait while the workers run, in turns.
-    if (batcher.queueRows * 2 >= batcher.options.maxRows && this.#slots.some(({ busy }) => busy === 0)) {
+    if (batcher.hasGoodPart && this.#slots.some(({ busy }) => busy === 0)) {
       this.#dispatch()
     } else if (!this.#turnPending) {
       this.#turnPending = true

@@ -60,6 +60,8 @@ class ManualRunner implements Runner {
   lost = false
   readonly runs: { key: string; values: unknown[]; finish: () => void; fail: (error: Error) => void }[] = []
 
+  computeMs = (_rows: number): number => 1
+
   constructor(...keys: string[]) {
     this.keys = new Set(keys)
   }
@@ -67,7 +69,7 @@ class ManualRunner implements Runner {
   run(key: string, inputs: NamedTensors): Promise<BatchResult> {
     return new Promise((resolve, reject) => {
       const x = inputs.x as Tensor
-      const finish = () => resolve({ outputs: { y: x }, computeMs: 1 })
+      const finish = () => resolve({ outputs: { y: x }, computeMs: this.computeMs(x.data.length) })
       this.runs.push({ key, values: valuesOf(x), finish, fail: reject })
     })
   }
@@ -132,6 +134,29 @@ t.test('half a batch leaves for a free worker within the turn, while the rest of
   runner.last.finish()
   await settle()
   t.strictSame(runner.last.values, [3, 4, 5])
+})
+
+t.test('a whole batch is waited for within the turn where each run costs much however few its rows', async t => {
+  const { clock, scheduler, submit } = schedule()
+  const runner = new ManualRunner('m')
+  runner.computeMs = rows => 3 + rows * 0.1
+  scheduler.addModel('m', batcher({ maxRows: 4 }))
+  scheduler.addRunner(runner)
+  for (const rows of [1, 2]) {
+    void submit('m', Array.from({ length: rows }).fill(0) as number[])
+    clock.turn()
+    runner.last.finish()
+    await settle()
+  }
+  for (const value of [1, 2, 3]) void submit('m', [value])
+  t.equal(runner.runs.length, 2, 'half a batch is not enough')
+  void submit('m', [4])
+  t.strictSame(runner.last.values, [1, 2, 3, 4], 'a whole one leaves at once')
+  runner.last.finish()
+  await settle()
+  void submit('m', [5])
+  clock.turn()
+  t.strictSame(runner.last.values, [5], 'and at the end of the turn whatever there is')
 })
 
 t.test('a worker has one run at a time, and takes what has gathered when it is done', async t => {

@@ -1,5 +1,4 @@
 /** The service put together: settings and models in, an app that can listen out. */
-import { randomUUID } from 'node:crypto'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -21,6 +20,7 @@ import { countRequests, Stats } from './playground/stats.js'
 import { Refusal, sendError } from './problem.js'
 import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
+import { RequestIds } from './request-id.js'
 import { requestLog } from './request-log.js'
 import { adminRoutes } from './routes/admin.js'
 import { healthRoutes } from './routes/health.js'
@@ -140,6 +140,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
 /** A server that gives up on slow, large and malformed requests before they cost anything. */
 function createServer(config: Config): FastifyInstance {
   const malformed = new Malformed()
+  const ids = new RequestIds()
   const app = Fastify({
     logger: {
       level: config.logLevel,
@@ -149,7 +150,7 @@ function createServer(config: Config): FastifyInstance {
     // Two lines a request are most of the cost of a cheap one.
     logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
     childLoggerFactory: requestLog,
-    genReqId: () => randomUUID(),
+    genReqId: () => ids.next(),
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     bodyLimit: config.bodyLimit,
     // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.

@@ -1,6 +1,7 @@
 /** Bodies are JSON in UTF-8, nested no deeper than a tensor can be, or they are refused before anything reads them. */
 import { isUtf8 } from 'node:buffer'
 import type { FastifyError, FastifyInstance, FastifyRequest } from 'fastify'
+import { PlainBodyReader } from './plain-body.js'
 import { Refusal } from './problem.js'
 
 /** More than a tensor of any model has; JSON.parse would spend tens of milliseconds on 100,000 levels. */
@@ -58,10 +59,16 @@ function checkHeaders({ headers }: FastifyRequest): void {
 /** Takes JSON alone on `app` and its plugins. */
 export function acceptJsonOnly(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser('error', 'error')
+  const plain = new PlainBodyReader()
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, body, done) => {
     try {
       checkHeaders(request)
+      const read = plain.read(body)
+      if (read !== undefined) {
+        done(null, read)
+        return
+      }
       if (!isUtf8(body)) {
         throw new Refusal({ status: 400, code: 'INVALID_JSON', detail: 'the body is not UTF-8' })
       }

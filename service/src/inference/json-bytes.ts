@@ -5,6 +5,7 @@
 import { rareFloat32Text, ShortestDigits } from './shortest-float.js'
 
 const zero = 0x30
+const comma = 0x2c
 const point = 0x2e
 const minus = 0x2d
 const e = 0x65
@@ -79,6 +80,20 @@ export class JsonBytes {
     if (!this.#shortest.find(Math.abs(value))) return this.json(rareFloat32Text(value))
     if (value < 0) this.#bytes[this.#length++] = minus
     this.#decimal(this.#shortest.whole, this.#shortest.scale)
+    return this
+  }
+
+  /** Elements `from` to `to` (exclusive) with commas between; those that JSON has no numbers for as strings. */
+  float32s(values: Float32Array, from: number, to: number): this {
+    for (let index = from; index < to; index++) {
+      if (index > from) {
+        this.#reserve(1)
+        this.#bytes[this.#length++] = comma
+      }
+      const value = values[index] as number
+      if (Number.isFinite(value)) this.float32(value)
+      else this.json(`"${value}"`)
+    }
     return this
   }
 

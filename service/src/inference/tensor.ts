@@ -198,6 +198,10 @@ function float16Text(bits: number): string {
 
 /** Writes elements `from` to `to` (exclusive), flat and without brackets. */
 export function writeElements(out: JsonBytes, { datatype, data }: Tensor, from = 0, to = data.length): void {
+  if (datatype === 'FP32') {
+    out.float32s(data as Float32Array, from, to)
+    return
+  }
   for (let i = from; i < to; i++) {
     if (i > from) out.json(',')
     writeElement(out, datatype, data, i)

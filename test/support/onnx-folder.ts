@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
 import { encodeRows, type ModelsOptions, openModels } from '../../service/src/inference/index.js'
 import type { Model, RunOptions } from '../../service/src/inference/types.js'
-import { predictionsOf } from './values.js'
+import { type Prediction, predictionsOf } from './values.js'
 
 /** What a test puts into the folder of models, by path: `iris/1/model.onnx`, `iris/model.json`. */
 export type Files = Readonly<Record<string, Uint8Array | string | object>>
@@ -51,8 +51,10 @@ export async function openFolder(t: Test, files: Files, options: Partial<ModelsO
 /** What a route does with a body: rows in, predictions out. */
 export async function predict(model: Model, features: unknown, options: Partial<RunOptions> = {}) {
   const { inputs, rows } = encodeRows(model.info, { features })
-  const { outputs } = await model.run(inputs, { ...options, rows })
-  return predictionsOf(model.info, outputs, options.rows ?? rows)
+  const { outputs, json } = await model.run(inputs, { json: true, ...options, rows })
+  if (json === undefined) return predictionsOf(model.info, outputs, options.rows ?? rows)
+  const { predictions } = JSON.parse(Buffer.from(json).toString('utf8'))
+  return predictions as readonly Prediction[]
 }
 
 /** Resolves when the condition holds. */

@@ -34,6 +34,8 @@ export interface Piece {
 export interface RunControl {
   /** Latest `performance.now()` at which the answer is of use to any of them; undefined where one of them sets none. */
   readonly deadline: number | undefined
+  /** Rows of each request, where all of them are in it whole and are to be answered in JSON. */
+  readonly answerRows?: readonly number[] | undefined
   /** That of the first of them who is traced. */
   readonly trace?: RunTrace | undefined
   /** Set by a runner that can stop: called when nobody waits for the answer any more. */
@@ -88,6 +90,17 @@ export function wantedOutputs(pieces: readonly Piece[]): readonly string[] | und
     for (const name of request.options.outputs) wanted.add(name)
   }
   return [...wanted]
+}
+
+/** Rows of each request; undefined where one of them is in pieces, or wants its outputs. */
+export function answerRows(pieces: readonly Piece[]): readonly number[] | undefined {
+  const counts: number[] = []
+  for (const { request, rows } of pieces) {
+    const { json, outputs } = request.options
+    if (json !== true || outputs !== undefined || rows !== request.rows) return undefined
+    counts.push(rows)
+  }
+  return counts
 }
 
 export function pick(outputs: NamedTensors, wanted: readonly string[] | undefined): NamedTensors {

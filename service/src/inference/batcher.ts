@@ -6,6 +6,7 @@
  */
 import { AdaptiveLimit } from './adaptive-limit.js'
 import {
+  answerRows,
   type Batch,
   countRows,
   latestDeadline,
@@ -22,7 +23,7 @@ import { Cancelled, DeadlineExceeded, InputRefused, NotRun, Overloaded, RunFaile
 import { RequestQueue } from './request-queue.js'
 import { ServiceTime } from './service-time.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from './stack.js'
-import type { NamedTensors, RunOptions, RunResult } from './types.js'
+import type { Answers, NamedTensors, RunOptions, RunResult } from './types.js'
 
 export interface BatcherOptions {
   /** Rows of one run. A request of more is split; 1 for a model whose batch is fixed at one. */
@@ -230,29 +231,41 @@ export class Batcher {
     return pieces.length === 0 ? undefined : this.#start(pieces, countRows(pieces), now)
   }
 
-  /** The batch has run. Outputs that do not have one entry a row could belong to anyone: they go to nobody. */
-  succeed(batch: Batch, outputs: NamedTensors, computeMs: number, now: number): void {
+  /**
+   * The batch has run. Outputs that do not have one entry a row could belong to anyone: they go to nobody. `answers`: in
+   * place of outputs, to each of its requests.
+   */
+  succeed(batch: Batch, outputs: NamedTensors, computeMs: number, now: number, answers?: Answers): void {
     this.serviceTime.observe(batch.rows, now - batch.startedAt)
     this.#computeTime.observe(batch.rows, computeMs)
     this.#runsAreDear = this.#computeTime.line().overheadMs > cheapRunMs
     this.ranAt = now
     const whole = batch.pieces.length === 1 && (batch.pieces[0] as Piece).rows === batch.pieces[0]?.request.rows
-    if (!whole && !hasRows(outputs, batch.rows)) {
+    if (answers === undefined && !whole && !hasRows(outputs, batch.rows)) {
       this.fail(batch, new RunFailed(`the model answered ${batch.rows} rows with another number of them`))
       return
     }
     this.#ended(batch)
+    const bytes = answers === undefined ? undefined : viewOf(answers.bytes)
     let at = 0
-    for (const piece of batch.pieces) {
+    for (const [index, piece] of batch.pieces.entries()) {
       const { request } = piece
-      const part = whole
-        ? pick(outputs, request.options.outputs)
-        : sliceOutputs(outputs, at, piece.rows, request.options.outputs)
-      at += piece.rows
+      let part = nothing
+      let json: Buffer | undefined
+      if (bytes === undefined) {
+        part = whole
+          ? pick(outputs, request.options.outputs)
+          : sliceOutputs(outputs, at, piece.rows, request.options.outputs)
+        at += piece.rows
+      } else {
+        const end = answers?.ends[index] as number
+        json = bytes.subarray(at, end)
+        at = end
+      }
       request.computeMs += computeMs
       request.computeShareMs += (computeMs * piece.rows) / batch.rows
       request.batchRows = Math.max(request.batchRows, batch.rows)
-      this.#answer(piece, part, now)
+      this.#answer(piece, part, now, json)
     }
   }
 
@@ -318,6 +331,7 @@ export class Batcher {
       pieces,
       rows,
       outputs: wantedOutputs(pieces),
+      answerRows: answerRows(pieces),
       startedAt: now,
       deadline: latestDeadline(pieces),
       trace: startTraces(pieces, rows),
@@ -367,7 +381,7 @@ export class Batcher {
     return piece
   }
 
-  #answer(piece: Piece, part: NamedTensors, now: number): void {
+  #answer(piece: Piece, part: NamedTensors, now: number, json: Buffer | undefined): void {
     const { request } = piece
     if (request.settled) return
     request.done += piece.rows
@@ -395,6 +409,7 @@ export class Batcher {
     )
     request.resolve({
       outputs,
+      json,
       queueMs: request.startedAt - request.arrivedAt,
       computeMs: request.computeMs,
       computeShareMs: request.computeShareMs,
@@ -417,6 +432,11 @@ export class Batcher {
     for (const request of this.#queue) this.#queueRows += request.rows - request.taken
   }
 }
+
+const nothing: NamedTensors = {}
+
+const viewOf = ({ buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>): Buffer =>
+  Buffer.from(buffer, byteOffset, byteLength)
 
 function mayRunAgain(error: Error, batch: Batch, retries: number): boolean {
   if (error instanceof NotRun) return retries < unsentRetries

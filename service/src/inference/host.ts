@@ -1,5 +1,7 @@
 /** One worker and what has been asked of it. It loads its models first, then serves, and at last is drained. */
+import type { RunControl } from './batch.js'
 import { RunFailed, WorkerLost } from './errors.js'
+import type { Answered } from './predictions.js'
 import type { BatchResult, Runner } from './scheduler.js'
 import type { OrtValueMetadata } from './signature.js'
 import type { NamedTensors, Tensor, TensorData } from './types.js'
@@ -22,6 +24,7 @@ const upId = 0
 
 export class Host implements Runner {
   readonly keys = new Set<string>()
+  readonly #described = new Set<string>()
   readonly #port: WorkerPort
   readonly #waiting = new Map<number, Waiting>()
   #nextId = 1
@@ -79,8 +82,19 @@ export class Host implements Runner {
     return metadata
   }
 
+  /** From now on the worker can write answers of this model. */
+  describe(key: string, { name, version, inputs, outputs, labels }: Answered): void {
+    this.#described.add(key)
+    this.#port.post(['describe', key, { name, version, inputs, outputs, ...(labels && { labels }) }], [])
+  }
+
   /** Moves the inputs' memory to the worker. Rejects with RunFailed, or with WorkerLost where the worker ended. */
-  run(key: string, inputs: NamedTensors, outputs: readonly string[] | undefined): Promise<BatchResult> {
+  run(
+    key: string,
+    inputs: NamedTensors,
+    outputs: readonly string[] | undefined,
+    control?: RunControl,
+  ): Promise<BatchResult> {
     const feeds: WireTensor[] = []
     const moved: ArrayBuffer[] = []
     for (const name in inputs) {
@@ -88,7 +102,8 @@ export class Host implements Runner {
       feeds.push([name, datatype, shape, data])
       if (!Array.isArray(data)) moved.push(data.buffer as ArrayBuffer)
     }
-    return this.#ask<BatchResult>(id => ['run', id, key, feeds, outputs], moved)
+    const answerRows = this.#described.has(key) ? control?.answerRows : undefined
+    return this.#ask<BatchResult>(id => ['run', id, key, feeds, outputs, answerRows], moved)
   }
 
   /** Lets the worker end what it has begun, release its sessions and leave by itself; never stops it. */
@@ -118,7 +133,8 @@ export class Host implements Runner {
     if (message[0] === 'up') resolve(undefined)
     else if (message[0] === 'loaded') resolve({ inputs: message[2], outputs: message[3] } satisfies SessionMetadata)
     else if (message[0] === 'done') {
-      resolve({ computeMs: message[2], outputs: tensorsOf(message[3]) } satisfies BatchResult)
+      const [, , computeMs, outputs, answers] = message
+      resolve({ computeMs, outputs: tensorsOf(outputs), answers } satisfies BatchResult)
     } else waiting.reject(new RunFailed(message[2]))
   }
 

@@ -23,6 +23,11 @@ export class JsonBytes {
   #length = 0
   readonly #shortest = new ShortestDigits()
 
+  /** Bytes written since `clear`. */
+  get length(): number {
+    return this.#length
+  }
+
   /** Begins anew. */
   clear(): this {
     this.#length = 0
@@ -31,9 +36,16 @@ export class JsonBytes {
 
   /** What was written since `clear`, in memory of its own. */
   take(): Buffer {
-    const { length } = this.#bytes
+    return this.#bytes.length === keptBytes ? Buffer.from(this.#bytes.subarray(0, this.#length)) : this.#giveAway()
+  }
+
+  /** The same in memory that nothing else shares, so that it may be moved to another thread. */
+  takeAlone(): Uint8Array<ArrayBuffer> {
+    return this.#bytes.length === keptBytes ? new Uint8Array(this.#bytes.subarray(0, this.#length)) : this.#giveAway()
+  }
+
+  #giveAway(): Buffer<ArrayBuffer> {
     const taken = this.#bytes.subarray(0, this.#length)
-    if (length === keptBytes) return Buffer.from(taken)
     this.#bytes = Buffer.allocUnsafeSlow(keptBytes)
     return taken
   }

@@ -48,8 +48,19 @@ export async function loadModel(files: ModelFiles, host: Host, options: LoadOpti
   const layout = rowLayout(signature)
   const batcher = new Batcher(batcherOptions(signature, layout, check.batching, options), check.serviceTime)
   const workers = json.workers ?? Number.POSITIVE_INFINITY
-  const pooled: PooledModel = { key, bytes, session, workers, warm: other => warm(other, key, check) }
-  return { info: describe(files, signature, labels, check), layout, batcher, pooled }
+  const info = describe(files, signature, labels, check)
+  host.describe(key, info)
+  const pooled: PooledModel = {
+    key,
+    bytes,
+    session,
+    workers,
+    warm: other => {
+      other.describe(key, info)
+      return warm(other, key, check)
+    },
+  }
+  return { info, layout, batcher, pooled }
 }
 
 /** The share of one of `workers`, where there are fewer than the pool has: so the model still has all cores. */

@@ -3,8 +3,9 @@ import { elementCount, isFloat, isInteger } from './datatype.js'
 import { fromFloat16Bits } from './float16.js'
 import { JsonBytes } from './json-bytes.js'
 import { rowLayout } from './signature.js'
+import { hasRows } from './stack.js'
 import { writeElement, writeElements, writeNested } from './tensor.js'
-import type { ModelInfo, NamedTensors, Tensor } from './types.js'
+import type { Answers, ModelInfo, NamedTensors, Tensor } from './types.js'
 
 /** Which outputs tell the class, worked out once a model. */
 interface ClassPlan {
@@ -18,7 +19,8 @@ interface ClassPlan {
 }
 
 type Classified = Pick<ModelInfo, 'inputs' | 'outputs' | 'labels'>
-type Answered = Classified & Pick<ModelInfo, 'name' | 'version'>
+/** What an answer says of its model. */
+export type Answered = Classified & Pick<ModelInfo, 'name' | 'version'>
 
 const plans = new WeakMap<Classified, ClassPlan | null>()
 
@@ -91,12 +93,38 @@ const out = new JsonBytes()
  * else the class with the highest value, and `score` that class's value: a probability where the model ends in one.
  */
 export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): Buffer {
+  out.clear()
+  writeAnswer(info, outputs, 0, rows, rows)
+  return out.take()
+}
+
+/**
+ * The answers to requests that shared a run, one behind the other: `rows` are those of each, in order, and all rows of
+ * the run. Undefined where the outputs do not have one entry a row.
+ */
+export function answersJson(info: Answered, outputs: NamedTensors, rows: readonly number[]): Answers | undefined {
+  let all = 0
+  for (const count of rows) all += count
+  if (rows.length > 1 && !hasRows(outputs, all)) return undefined
+  const ends = new Uint32Array(rows.length)
+  let from = 0
+  out.clear()
+  for (const [index, count] of rows.entries()) {
+    writeAnswer(info, outputs, from, from + count, all)
+    ends[index] = out.length
+    from += count
+  }
+  return { bytes: out.takeAlone(), ends }
+}
+
+/** The answer to rows `from` to `to` (exclusive) of a run of `rows`. */
+function writeAnswer(info: Answered, outputs: NamedTensors, from: number, to: number, rows: number): void {
   const plan = classPlan(info)
   const known = phrasesOf(info)
   const whole = rowLayout(info) === 'whole'
-  out.clear().json(known.head).json('[')
-  for (let row = 0; row < rows; row++) {
-    out.json(row === 0 ? '{' : ',{')
+  out.json(known.head).json('[')
+  for (let row = from; row < to; row++) {
+    out.json(row === from ? '{' : ',{')
     if (plan !== null) writeClass(plan, outputs, row, rows)
     out.json('"outputs":{')
     let first = true
@@ -108,7 +136,7 @@ export function predictionsJson(info: Answered, outputs: NamedTensors, rows: num
     }
     out.json('}}')
   }
-  return out.json(']}').take()
+  out.json(']}')
 }
 
 function writeRow(tensor: Tensor, row: number, rows: number, whole: boolean): void {

@@ -5,10 +5,12 @@
 import type { Batch, Request, RunControl } from './batch.js'
 import type { Batcher } from './batcher.js'
 import { DeadlineExceeded, Overloaded, Stopping } from './errors.js'
-import type { NamedTensors, RunOptions, RunResult } from './types.js'
+import type { Answers, NamedTensors, RunOptions, RunResult } from './types.js'
 
 export interface BatchResult {
   readonly outputs: NamedTensors
+  /** In place of outputs, where RunControl asks for them and the worker can write them. */
+  readonly answers?: Answers | undefined
   readonly computeMs: number
 }
 
@@ -351,8 +353,8 @@ export class Scheduler {
       })
     }
     slot.runner.run(key, batch.tensors(), batch.outputs, batch).then(
-      ({ outputs, computeMs }) => {
-        batcher.succeed(batch, outputs, computeMs, this.#options.clock.now())
+      ({ outputs, answers, computeMs }) => {
+        batcher.succeed(batch, outputs, computeMs, this.#options.clock.now(), answers)
         end(false, computeMs)
       },
       error => {

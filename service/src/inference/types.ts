@@ -103,6 +103,8 @@ export interface RunOptions {
   readonly rows: number
   /** Outputs wanted; all when left out. */
   readonly outputs?: readonly string[]
+  /** The answer of `/v1` will do in place of all outputs: what runs the model may write it, so that nobody else need. */
+  readonly json?: boolean
   /** Once it is aborted the request leaves the queue, within 50 ms; a run that has begun ends unheard. */
   readonly signal?: Caller
   /** Whose requests go first where several wait: the higher. 0 by default. */
@@ -112,8 +114,19 @@ export interface RunOptions {
   readonly trace?: RunTrace
 }
 
+/** Answers to requests that shared a run, one behind the other. */
+export interface Answers {
+  /** JSON in UTF-8. */
+  readonly bytes: Uint8Array<ArrayBuffer>
+  /** Where each ends. */
+  readonly ends: Uint32Array<ArrayBuffer>
+}
+
 export interface RunResult {
+  /** None where `json` is there instead. */
   readonly outputs: NamedTensors
+  /** The answer of `/v1`, in UTF-8, where it was asked for and what ran the model has written it. */
+  readonly json?: Uint8Array | undefined
   /** Milliseconds between admission to the queue and the start of the run. */
   readonly queueMs: number
   /** Milliseconds the batch took in the worker. */

@@ -1,6 +1,7 @@
 /** What pool and worker say to each other. Arrays, not objects: one small message a batch, cheap to clone. */
+import type { Answered } from './predictions.js'
 import type { OrtValueMetadata } from './signature.js'
-import type { Datatype, TensorData } from './types.js'
+import type { Answers, Datatype, TensorData } from './types.js'
 
 /** A tensor on its way: name, datatype, shape, data (moved, not copied, between threads). */
 export type WireTensor = readonly [name: string, datatype: Datatype, shape: readonly number[], data: TensorData]
@@ -12,11 +13,20 @@ export interface SessionOptions {
 
 export type ToWorker =
   | readonly ['load', id: number, key: string, bytes: Uint8Array, options: SessionOptions]
-  | readonly ['run', id: number, key: string, feeds: readonly WireTensor[], outputs: readonly string[] | undefined]
+  /** From now on answers of this model can be asked for. */
+  | readonly ['describe', key: string, model: Answered]
+  | readonly [
+      'run',
+      id: number,
+      key: string,
+      feeds: readonly WireTensor[],
+      outputs: readonly string[] | undefined,
+      answerRows: readonly number[] | undefined,
+    ]
   | readonly ['close']
 
 export type FromWorker =
   | readonly ['up']
   | readonly ['loaded', id: number, inputs: readonly OrtValueMetadata[], outputs: readonly OrtValueMetadata[]]
-  | readonly ['done', id: number, computeMs: number, outputs: readonly WireTensor[]]
+  | readonly ['done', id: number, computeMs: number, outputs: readonly WireTensor[], answers: Answers | undefined]
   | readonly ['failed', id: number, message: string]

@@ -9,8 +9,9 @@ import { setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { fromOrtType, toOrtType } from './datatype.js'
+import { type Answered, answersJson } from './predictions.js'
 import type { OrtValueMetadata } from './signature.js'
-import type { Datatype, TensorData } from './types.js'
+import type { Datatype, NamedTensors, TensorData } from './types.js'
 import type { FromWorker, SessionOptions, ToWorker, WireTensor } from './worker-messages.js'
 
 /** Nice value of a worker: where cores are short, requests are read and refused before more is computed. */
@@ -28,6 +29,7 @@ function stepBack(): void {
 stepBack()
 
 const sessions = new Map<string, InferenceSession>()
+const described = new Map<string, Answered>()
 
 const thread = parentPort
 const post: (message: FromWorker, moved: ArrayBuffer[]) => void =
@@ -38,7 +40,10 @@ async function handle(message: ToWorker): Promise<void> {
     case 'load':
       return answer(message[1], () => load(message[1], message[2], message[3], message[4]))
     case 'run':
-      return answer(message[1], () => run(message[1], message[2], message[3], message[4]))
+      return answer(message[1], () => run(message[1], message[2], message[3], message[4], message[5]))
+    case 'describe':
+      described.set(message[1], message[2])
+      return
     case 'close':
       return close()
   }
@@ -78,6 +83,7 @@ async function run(
   key: string,
   inputs: readonly WireTensor[],
   outputs: readonly string[] | undefined,
+  answerRows: readonly number[] | undefined,
 ): Promise<void> {
   const session = sessions.get(key)
   if (session === undefined) throw new Error(`the worker has no model '${key}'`)
@@ -86,6 +92,12 @@ async function run(
   const start = performance.now()
   const results = outputs === undefined ? await session.run(feeds) : await session.run(feeds, outputs)
   const computeMs = performance.now() - start
+  const model = answerRows && described.get(key)
+  const answers = model && answersJson(model, tensorsOf(session, results), answerRows)
+  if (answers !== undefined) {
+    post(['done', id, computeMs, [], answers], [answers.bytes.buffer, answers.ends.buffer])
+    return
+  }
   const wires: WireTensor[] = []
   const moved: ArrayBuffer[] = []
   for (const name of session.outputNames) {
@@ -96,7 +108,16 @@ async function run(
     const data = wire[3]
     if (!Array.isArray(data) && !moved.includes(data.buffer as ArrayBuffer)) moved.push(data.buffer as ArrayBuffer)
   }
-  post(['done', id, computeMs, wires], moved)
+  post(['done', id, computeMs, wires, undefined], moved)
+}
+
+function tensorsOf({ outputNames }: InferenceSession, results: InferenceSession.ReturnType): NamedTensors {
+  const tensors: Record<string, NamedTensors[string]> = {}
+  for (const name of outputNames) {
+    const [, datatype, shape, data] = fromOrt(name, results[name] as Tensor)
+    tensors[name] = { datatype, shape, data }
+  }
+  return tensors
 }
 
 function toOrt(datatype: Datatype, shape: readonly number[], data: TensorData): Tensor {

@@ -68,8 +68,9 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { inputs, rows } = encodeRows(model.info, body)
     const charged = options.limits.chargeRows(request, reply, rows)
     if (charged !== undefined) await charged
-    const { outputs, queueMs, computeMs, computeShareMs } = await runTraced(request, model, inputs, {
+    const { outputs, json, queueMs, computeMs, computeShareMs } = await runTraced(request, model, inputs, {
       rows,
+      json: true,
       signal: callerOfReply(reply),
       deadline,
       priority: priorityOf(request),
@@ -78,7 +79,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     if (ran !== undefined) await ran
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeText(computeMs)}`)
     reply.type('application/json; charset=utf-8')
-    return predictionsJson(model.info, outputs, rows)
+    return json ?? predictionsJson(model.info, outputs, rows)
   }
   app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: documented('predict') }, predict)
   app.post<{ Body: Body; Params: { name?: string } }>(

@@ -41,6 +41,31 @@ function queue(options: Partial<BatcherOptions> = {}) {
 /** Lets every promise that is ready call back. */
 const settle = () => new Promise(resolve => setImmediate(resolve))
 
+t.test('answers are asked for where every request of a batch is whole and wants one', async t => {
+  const { batcher } = queue()
+  const json: Partial<RunOptions> = { json: true }
+  const take = (...requests: readonly (readonly [number, Partial<RunOptions>])[]) => {
+    const results = requests.map(([count, options]) =>
+      batcher.submit(rows(...Array.from({ length: count }, (_, i) => i)), { rows: count, ...options }, 0),
+    )
+    for (const result of results) result.catch(() => {})
+    return { batch: batcher.take(0) as Batch, results }
+  }
+  t.equal(take([1, json], [2, {}]).batch.answerRows, undefined, 'one wants its outputs')
+  t.equal(take([1, json], [2, { ...json, outputs: ['y'] }]).batch.answerRows, undefined, 'one wants some of them')
+  t.equal(take([6, json]).batch.answerRows, undefined, 'it is split')
+  t.equal(batcher.take(0)?.answerRows, undefined)
+  const { batch, results } = take([1, json], [2, json])
+  t.strictSame(batch.answerRows, [1, 2])
+  const bytes = new TextEncoder().encode('firstsecond')
+  batcher.succeed(batch, {}, 1, 1, { bytes, ends: Uint32Array.of(5, 11) })
+  const told = (await Promise.all(results)).map(({ json: own, outputs }) => [String(own), outputs])
+  t.strictSame(told, [
+    ['first', {}],
+    ['second', {}],
+  ])
+})
+
 t.test('requests that wait run together and each gets its own rows', async t => {
   const { batcher, outcomes, submit, run } = queue()
   submit('a', rows(1))

@@ -1,6 +1,8 @@
 import t from 'tap'
+import { answersJson, predictionsJson } from '../../../service/src/inference/predictions.js'
 import { requestSchema, sampleBody } from '../../../service/src/inference/request-schema.js'
 import { encodeRows } from '../../../service/src/inference/rows.js'
+import { sliceOutputs } from '../../../service/src/inference/stack.js'
 import { tensorOf } from '../../../service/src/inference/tensor.js'
 import type { Datatype, Dimension, TensorSpec } from '../../../service/src/inference/types.js'
 import { predictionsOf } from '../../support/values.js'
@@ -70,6 +72,39 @@ t.test('outputs are cut by row; what has no batch dimension is given whole', asy
   ])
   const whole = { inputs: [spec('x', 'FP32', [3])], outputs: [spec('y', 'FP32', [3])] }
   t.strictSame(predictionsOf(whole, { y: tensorOf('FP32', [1], [1]) }, 1), [{ outputs: { y: [1] } }])
+})
+
+t.test('answers to requests that shared a run are what each would be told of its own rows', async t => {
+  const outputs = [
+    spec('p', 'FP32', ['batch', 3]),
+    spec('label', 'BYTES', ['batch']),
+    spec('n', 'INT64', ['batch', 1, 2]),
+  ]
+  const info = { name: 'm', version: '7', inputs: x, outputs, labels }
+  const all = {
+    p: tensorOf('FP32', [4, 3], [0.1, 0.7, 0.2, 1, 0, 0, 1e-9, 1 / 3, -2, 0, 0, 1]),
+    label: tensorOf('BYTES', [4], ['dog', 'cat', 'ö', 'owl']),
+    n: tensorOf('INT64', [4, 1, 2], [1, 2, 3, 4, 5, '9007199254740993', 7, 8]),
+  }
+  for (const counts of [[4], [1, 1, 1, 1], [2, 1, 1], [1, 3]]) {
+    const answers = answersJson(info, all, counts)
+    let row = 0
+    let at = 0
+    for (const [index, count] of counts.entries()) {
+      const end = answers?.ends[index] as number
+      const own = predictionsJson(info, sliceOutputs(all, row, count), count)
+      t.equal(Buffer.from(answers?.bytes.subarray(at, end) ?? []).toString(), own.toString())
+      row += count
+      at = end
+    }
+    t.equal(answers?.bytes.length, at)
+  }
+  const short = { ...all, label: tensorOf('BYTES', [3], ['dog', 'cat', 'owl']) }
+  t.equal(answersJson(info, short, [2, 2]), undefined, 'whose is what?')
+  t.ok(answersJson(info, short, [4]), 'a single request has it all')
+  const long = tensorOf('BYTES', [2], ['a'.repeat(50_000), 'b'.repeat(50_000)])
+  const texts = { ...info, outputs: [spec('t', 'BYTES', ['batch'])] }
+  t.equal(answersJson(texts, { t: long }, [1, 1])?.ends[1], answersJson(texts, { t: long }, [1, 1])?.bytes.length)
 })
 
 t.test('the sample body of a signature is one that it takes', async t => {

@@ -1,5 +1,7 @@
 import t from 'tap'
 import { InvalidInput } from '../../../service/src/inference/index.js'
+import { predictionsJson } from '../../../service/src/inference/predictions.js'
+import { encodeRows } from '../../../service/src/inference/rows.js'
 import type { Tensor } from '../../../service/src/inference/types.js'
 import { ElementType } from '../../support/onnx-builder.js'
 import { openFolder, predict } from '../../support/onnx-folder.js'
@@ -77,6 +79,19 @@ t.test('each datatype comes back as it went in, also beside others in a batch', 
       [row, row, swapped, swapped],
       name,
     )
+  }
+})
+
+t.test('an answer says the same as the outputs, whoever shares the run', async t => {
+  for (const name of ['net', 'words', 'two', 'mixes', 'three']) {
+    const model = models.get(name)
+    const { inputs, rows } = encodeRows(model.info, model.info.sample as { features?: unknown })
+    const asked = Array.from({ length: 40 }, (_, i) => i % 7 === 3)
+    const results = await Promise.all(asked.map(json => model.run(inputs, { rows, json })))
+    const texts = results.map(({ json, outputs }) => String(json ?? predictionsJson(model.info, outputs, rows)))
+    t.equal(new Set(texts).size, 1, name)
+    const [alone] = await Promise.all([model.run(inputs, { rows, json: true })])
+    t.equal(String(alone?.json), texts[0])
   }
 })
 

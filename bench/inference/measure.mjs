@@ -6,6 +6,8 @@ import { contenders } from './contenders.mjs'
 import { post, scenarios } from './scenarios.mjs'
 
 const CONNECTIONS = 64
+/** Until the compiler has seen to what is hot: the first seconds are a twentieth slower than the later ones. */
+const WARM_UP_MS = 4000
 const MODELS = fileURLToPath(new URL('../../models', import.meta.url))
 
 /**
@@ -22,7 +24,7 @@ export async function measureModel(plan, { redis, load, progress }) {
     const messages = scenario.messages()
     for (const name of plan.names) {
       const { port } = servers.get(name).ready
-      await load.ask({ kind: 'closedLoop', port, messages, connections: CONNECTIONS, warmUpMs: 0, ms: 1500 })
+      await load.ask({ kind: 'closedLoop', port, messages, connections: CONNECTIONS, warmUpMs: 0, ms: WARM_UP_MS })
       progress(`${plan.scenarioName}, warming up, ${name}`)
     }
     return await takeRounds(

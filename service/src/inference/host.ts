@@ -4,8 +4,8 @@ import { RunFailed, WorkerLost } from './errors.js'
 import type { Answered } from './predictions.js'
 import type { BatchResult, Runner } from './scheduler.js'
 import type { OrtValueMetadata } from './signature.js'
-import type { NamedTensors, Tensor, TensorData } from './types.js'
-import type { FromWorker, SessionOptions, ToWorker, WireTensor } from './worker-messages.js'
+import type { NamedTensors, Tensor } from './types.js'
+import { type FromWorker, type SessionOptions, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
 import type { WorkerPort } from './worker-port.js'
 
 export interface SessionMetadata {
@@ -146,10 +146,4 @@ export class Host implements Runner {
     for (const { reject } of this.#waiting.values()) reject(error)
     this.#waiting.clear()
   }
-}
-
-function tensorsOf(wires: readonly WireTensor[]): NamedTensors {
-  const tensors: Record<string, Tensor> = {}
-  for (const [name, datatype, shape, data] of wires) tensors[name] = { datatype, shape, data: data as TensorData }
-  return tensors
 }

@@ -1,7 +1,7 @@
 /** What pool and worker say to each other. Arrays, not objects: one small message a batch, cheap to clone. */
 import type { Answered } from './predictions.js'
 import type { OrtValueMetadata } from './signature.js'
-import type { Answers, Datatype, TensorData } from './types.js'
+import type { Answers, Datatype, NamedTensors, Tensor, TensorData } from './types.js'
 
 /** A tensor on its way: name, datatype, shape, data (moved, not copied, between threads). */
 export type WireTensor = readonly [name: string, datatype: Datatype, shape: readonly number[], data: TensorData]
@@ -30,3 +30,9 @@ export type FromWorker =
   | readonly ['loaded', id: number, inputs: readonly OrtValueMetadata[], outputs: readonly OrtValueMetadata[]]
   | readonly ['done', id: number, computeMs: number, outputs: readonly WireTensor[], answers: Answers | undefined]
   | readonly ['failed', id: number, message: string]
+
+export function tensorsOf(wires: readonly WireTensor[]): NamedTensors {
+  const tensors: Record<string, Tensor> = {}
+  for (const [name, datatype, shape, data] of wires) tensors[name] = { datatype, shape, data }
+  return tensors
+}

@@ -11,8 +11,8 @@ import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { fromOrtType, toOrtType } from './datatype.js'
 import { type Answered, answersJson } from './predictions.js'
 import type { OrtValueMetadata } from './signature.js'
-import type { Datatype, NamedTensors, TensorData } from './types.js'
-import type { FromWorker, SessionOptions, ToWorker, WireTensor } from './worker-messages.js'
+import type { Datatype, TensorData } from './types.js'
+import { type FromWorker, type SessionOptions, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
 
 /** Nice value of a worker: where cores are short, requests are read and refused before more is computed. */
 const nice = 5
@@ -92,32 +92,22 @@ async function run(
   const start = performance.now()
   const results = outputs === undefined ? await session.run(feeds) : await session.run(feeds, outputs)
   const computeMs = performance.now() - start
+  const wires: WireTensor[] = []
+  for (const name of session.outputNames) {
+    const tensor = results[name]
+    if (tensor !== undefined) wires.push(fromOrt(name, tensor))
+  }
   const model = answerRows && described.get(key)
-  const answers = model && answersJson(model, tensorsOf(session, results), answerRows)
+  const answers = model && answersJson(model, tensorsOf(wires), answerRows)
   if (answers !== undefined) {
     post(['done', id, computeMs, [], answers], [answers.bytes.buffer, answers.ends.buffer])
     return
   }
-  const wires: WireTensor[] = []
   const moved: ArrayBuffer[] = []
-  for (const name of session.outputNames) {
-    const tensor = results[name]
-    if (tensor === undefined) continue
-    const wire = fromOrt(name, tensor)
-    wires.push(wire)
-    const data = wire[3]
+  for (const [, , , data] of wires) {
     if (!Array.isArray(data) && !moved.includes(data.buffer as ArrayBuffer)) moved.push(data.buffer as ArrayBuffer)
   }
   post(['done', id, computeMs, wires, undefined], moved)
-}
-
-function tensorsOf({ outputNames }: InferenceSession, results: InferenceSession.ReturnType): NamedTensors {
-  const tensors: Record<string, NamedTensors[string]> = {}
-  for (const name of outputNames) {
-    const [, datatype, shape, data] = fromOrt(name, results[name] as Tensor)
-    tensors[name] = { datatype, shape, data }
-  }
-  return tensors
 }
 
 function toOrt(datatype: Datatype, shape: readonly number[], data: TensorData): Tensor {

@@ -77,7 +77,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     })
     const ran = options.limits.chargeCompute(request, computeShareMs)
     if (ran !== undefined) await ran
-    reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeText(computeMs)}`)
+    reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
     reply.type('application/json; charset=utf-8')
     return json ?? predictionsJson(model.info, outputs, rows)
   }
@@ -87,18 +87,6 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     { schema: { ...documented('predictWithModel'), params: Params } },
     predict,
   )
-}
-
-/** All that shared a run have the same, and mostly come one after the other. */
-let lastComputeMs = 0
-let lastComputeText = '0.00'
-
-function computeText(ms: number): string {
-  if (ms !== lastComputeMs) {
-    lastComputeMs = ms
-    lastComputeText = ms.toFixed(2)
-  }
-  return lastComputeText
 }
 
 function checkName(inUrl: string | undefined, inBody: string | undefined): void {

@@ -137,11 +137,15 @@ export class PlainBodyReader {
     return this.#take(CLOSE_BRACKET) ? list : OTHER
   }
 
-  /** Whole numbers with a comma directly behind each: most of what most bodies are made of, and looked at only once. */
+  /**
+   * Whole numbers with a comma directly behind each, and at most a blank before it, as Python writes them: most of what
+   * most bodies are made of, and looked at only once.
+   */
   #takeDigits(list: unknown[]): void {
     const bytes = this.#bytes
     let at = this.#at
     for (;;) {
+      if (bytes[at] === SPACE) at++
       const from = at
       let whole = 0
       let byte = bytes[at] as number

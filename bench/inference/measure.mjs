@@ -6,7 +6,11 @@ import { contenders } from './contenders.mjs'
 import { post, scenarios } from './scenarios.mjs'
 
 const CONNECTIONS = 64
-/** Until the compiler has seen to what is hot: the first seconds are a twentieth slower than the later ones. */
+/**
+ * Until the compiler has seen to what is hot: the first seconds are a twentieth slower than the later ones. Each server
+ * is warmed up as soon as it is started. One that has had nothing to do for 8 s had its heap shrunk (V8's memory reducer),
+ * and what is compiled after that is slower for good, so the contender that waited the longest would come off worst.
+ */
 const WARM_UP_MS = 4000
 const MODELS = fileURLToPath(new URL('../../models', import.meta.url))
 
@@ -19,14 +23,14 @@ const MODELS = fileURLToPath(new URL('../../models', import.meta.url))
 export async function measureModel(plan, { redis, load, progress }) {
   const scenario = scenarios[plan.scenarioName]
   await redis.client.flushall()
-  const servers = await startServers(plan.names, MODELS, scenario.model, redis)
-  try {
-    const messages = scenario.messages()
-    for (const name of plan.names) {
-      const { port } = servers.get(name).ready
-      await load.ask({ kind: 'closedLoop', port, messages, connections: CONNECTIONS, warmUpMs: 0, ms: WARM_UP_MS })
+  const messages = scenario.messages()
+  const servers = await startServers(plan.names, MODELS, scenario.model, redis, {
+    whenStarted: async (name, { ready: { port } }) => {
       progress(`${plan.scenarioName}, warming up, ${name}`)
-    }
+      await load.ask({ kind: 'closedLoop', port, messages, connections: CONNECTIONS, warmUpMs: 0, ms: WARM_UP_MS })
+    },
+  })
+  try {
     return await takeRounds(
       { ...plan, title: plan.scenarioName },
       {
@@ -56,7 +60,7 @@ export async function measureModel(plan, { redis, load, progress }) {
 export async function measureNeighbours({ models, inputs, names, ms }, { redis, load, progress }) {
   const quota = 1000
   const settings = { RATE_LIMIT_MAX: String(quota), TRUST_PROXY: '127.0.0.1' }
-  const servers = await startServers(names, models, 'large', redis, settings)
+  const servers = await startServers(names, models, 'large', redis, { settings })
   const probe = await startChild(new URL('../load.mjs', import.meta.url), [])
   const features = Array.from({ length: inputs }, (_, index) => index % 17)
   const greedy = '10.9.9.9'
@@ -105,7 +109,8 @@ export async function measureNeighbours({ models, inputs, names, ms }, { redis, 
 
 const latencies = ({ p50, p99, received }) => ({ p50, p99, received })
 
-async function startServers(names, models, model, redis, settings = {}) {
+/** One after the other; the next is not started before `whenStarted` has resolved. */
+async function startServers(names, models, model, redis, { settings = {}, whenStarted = async () => {} }) {
   process.env.BENCH_SETTINGS = JSON.stringify(settings)
   process.env.ORT_DISABLE_TELEMETRY = '1'
   const servers = new Map()
@@ -114,7 +119,9 @@ async function startServers(names, models, model, redis, settings = {}) {
     const { module, redis: inRedis } = contenders[name]
     const args = [models, model, inRedis ? String(redis.port) : '0']
     if (name === 'parse') args.push(await answerOf(servers.values().next().value, model))
-    servers.set(name, await startChild(new URL(module, import.meta.url), args))
+    const server = await startChild(new URL(module, import.meta.url), args)
+    servers.set(name, server)
+    await whenStarted(name, server)
   }
   return servers
 }

@@ -14,6 +14,7 @@ export interface SessionMetadata {
 }
 
 interface Waiting {
+  readonly id: number
   readonly resolve: (value: never) => void
   readonly reject: (error: Error) => void
   readonly since: number
@@ -26,7 +27,8 @@ export class Host implements Runner {
   readonly keys = new Set<string>()
   readonly #described = new Set<string>()
   readonly #port: WorkerPort
-  readonly #waiting = new Map<number, Waiting>()
+  /** The oldest first: a handful, and no Map, for the reason that `Batcher` gives for what runs. */
+  #waiting: Waiting[] = []
   #nextId = 1
   #lost: string | undefined
   #closing = false
@@ -38,7 +40,7 @@ export class Host implements Runner {
   constructor(port: WorkerPort) {
     this.#port = port
     this.up = new Promise((resolve, reject) => {
-      this.#waiting.set(upId, { resolve, reject, since: performance.now() })
+      this.#waiting.push({ id: upId, resolve, reject, since: performance.now() })
     })
     // Whoever waits for it hears; a worker nobody waits for ends quietly.
     this.up.catch(() => {})
@@ -66,8 +68,8 @@ export class Host implements Runner {
 
   /** Milliseconds that the oldest message has gone unanswered. */
   busyMs(now: number): number {
-    for (const { since } of this.#waiting.values()) return now - since
-    return 0
+    const [oldest] = this.#waiting
+    return oldest === undefined ? 0 : now - oldest.since
   }
 
   /** Ends a worker that hangs; false where that cannot be done. */
@@ -119,16 +121,16 @@ export class Host implements Runner {
     if (this.#lost !== undefined) return Promise.reject(new WorkerLost(this.#lost))
     const id = this.#nextId++
     return new Promise<T>((resolve, reject) => {
-      this.#waiting.set(id, { resolve: resolve as (value: never) => void, reject, since: performance.now() })
+      this.#waiting.push({ id, resolve: resolve as (value: never) => void, reject, since: performance.now() })
       this.#port.post(message(id), moved)
     })
   }
 
   #receive(message: FromWorker): void {
     const id = message[0] === 'up' ? upId : message[1]
-    const waiting = this.#waiting.get(id)
-    if (waiting === undefined) return
-    this.#waiting.delete(id)
+    const index = this.#waiting.findIndex(each => each.id === id)
+    if (index === -1) return
+    const [waiting] = this.#waiting.splice(index, 1) as [Waiting]
     const resolve = waiting.resolve as (value: unknown) => void
     if (message[0] === 'up') resolve(undefined)
     else if (message[0] === 'loaded') resolve({ inputs: message[2], outputs: message[3] } satisfies SessionMetadata)
@@ -140,10 +142,10 @@ export class Host implements Runner {
 
   #lose(reason: string): void {
     this.#lost = reason
-    this.#waiting.get(upId)?.reject(new Error(`an inference worker could not be started: ${reason}`))
-    this.#waiting.delete(upId)
-    const error = new WorkerLost(reason)
-    for (const { reject } of this.#waiting.values()) reject(error)
-    this.#waiting.clear()
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const { id, reject } of waiting) {
+      reject(id === upId ? new Error(`an inference worker could not be started: ${reason}`) : new WorkerLost(reason))
+    }
   }
 }

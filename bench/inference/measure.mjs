@@ -8,8 +8,8 @@ import { post, scenarios } from './scenarios.mjs'
 const CONNECTIONS = 64
 /**
  * Until the compiler has seen to what is hot: the first seconds are a twentieth slower than the later ones. Each server
- * is warmed up as soon as it is started. One that has had nothing to do for 8 s had its heap shrunk (V8's memory reducer),
- * and what is compiled after that is slower for good, so the contender that waited the longest would come off worst.
+ * is warmed up as soon as it is started: one that had nothing to do for 8 s, after which V8 collects and shrinks its heap,
+ * was slower from then on, so the contender that waited the longest for the others would come off worst.
  */
 const WARM_UP_MS = 4000
 const MODELS = fileURLToPath(new URL('../../models', import.meta.url))

@@ -6,7 +6,7 @@ const [models, , redisPort] = process.argv.slice(2)
 const built = file => new URL(`../../service/dist/${file}`, import.meta.url).href
 const { buildApp } = await import(built('app.js'))
 const { readConfig } = await import(built('config.js'))
-const { openModels } = await import(built('inference/repository.js'))
+const { openModels } = await import(built('inference/models/repository.js'))
 
 const config = readConfig({
   MODELS_DIR: models,

@@ -3,7 +3,7 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { isIP, type Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { normalizeIP } from 'ml-api-rate-limiter'
-import { Refusal } from './problem.js'
+import { Refusal } from './http/problem.js'
 
 /** What requests over one connection have in common, mostly. On the socket itself, as a weak map would cost more. */
 const addressSeen = Symbol('ml-api-rate-limiter.address')

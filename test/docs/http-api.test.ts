@@ -43,9 +43,9 @@ t.test('every header of an answer that the document knows is in a table', async 
 
 t.test('every error code of the service is in the table, once, and no other', async t => {
   const sources = [
-    'problem',
-    'malformed',
-    'json-body',
+    'http/problem',
+    'http/malformed',
+    'http/json-body',
     'auth',
     'app',
     'routes/predict',
@@ -80,7 +80,7 @@ t.test('refusals that the document knows have a code in the table', async t => {
 })
 
 t.test('the kinds of problems are those that are sent', async t => {
-  const source = readFileSync(new URL('service/src/problem.ts', root), 'utf8')
+  const source = readFileSync(new URL('service/src/http/problem.ts', root), 'utf8')
   const registry = /'(https:.*http-problem-types)'/.exec(source)?.[1]
   const sent = [...source.matchAll(/`\$\{REGISTRY\}(#[a-z-]+)`/g)].map(([, kind]) => `${registry}${kind}`)
   t.strictSame(rows.flatMap(cells => codeOf(cells['`type`']) ?? []).sort(), ['about:blank', ...sent].sort())

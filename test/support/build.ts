@@ -7,7 +7,7 @@ import type { InjectOptions } from 'fastify'
 import { t as root, type Test } from 'tap'
 import { buildApp } from '../../service/src/app.js'
 import { type Config, readConfig } from '../../service/src/config.js'
-import { openModels, type Repository } from '../../service/src/inference/repository.js'
+import { openModels, type Repository } from '../../service/src/inference/models/repository.js'
 import type { Models } from '../../service/src/inference/types.js'
 import { childEnv } from './child-env.js'
 

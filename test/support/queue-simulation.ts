@@ -2,9 +2,9 @@
  * A model under open-loop load in simulated time: arrivals that do not wait for answers, runs of random length. The same
  * numbers come of it on every machine, however busy.
  */
-import { Batcher } from '../../service/src/inference/batcher.js'
-import { type Clock, Scheduler } from '../../service/src/inference/scheduler.js'
-import { tensorOf } from '../../service/src/inference/tensor.js'
+import { Batcher } from '../../service/src/inference/queue/batcher.js'
+import { type Clock, Scheduler } from '../../service/src/inference/queue/scheduler.js'
+import { tensorOf } from '../../service/src/inference/tensors/tensor.js'
 import type { NamedTensors, Tensor } from '../../service/src/inference/types.js'
 
 class SimulatedTime implements Clock {

@@ -1,6 +1,6 @@
-import { JsonBytes } from '../../service/src/inference/json-bytes.js'
-import { predictionsJson } from '../../service/src/inference/predictions.js'
-import { writeElements, writeNested } from '../../service/src/inference/tensor.js'
+import { JsonBytes } from '../../service/src/inference/tensors/json-bytes.js'
+import { predictionsJson } from '../../service/src/inference/tensors/predictions.js'
+import { writeElements, writeNested } from '../../service/src/inference/tensors/tensor.js'
 import type { ModelInfo, NamedTensors, Tensor } from '../../service/src/inference/types.js'
 
 type Nested = number | string | boolean | readonly Nested[]

@@ -1,6 +1,6 @@
 /** The part of the OpenAPI document that follows the models: each one's own paths, schemas and samples. Pure. */
-import { type JsonSchema, requestSchema } from '../inference/request-schema.js'
-import { isFixed, rowLayout, rowShape } from '../inference/signature.js'
+import { type JsonSchema, requestSchema } from '../inference/tensors/request-schema.js'
+import { isFixed, rowLayout, rowShape } from '../inference/tensors/signature.js'
 import type { ModelInfo, TensorSpec } from '../inference/types.js'
 
 type Json = Readonly<Record<string, unknown>>

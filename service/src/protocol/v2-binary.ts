@@ -4,8 +4,8 @@
  * https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
  */
 import { isUtf8 } from 'node:buffer'
-import { elementBytes } from '../inference/datatype.js'
 import { InvalidInput } from '../inference/errors.js'
+import { elementBytes } from '../inference/tensors/datatype.js'
 import type { Datatype, Tensor, TensorData } from '../inference/types.js'
 
 /** Tells how many bytes of a body are JSON; the tensors follow. */

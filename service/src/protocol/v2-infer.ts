@@ -1,7 +1,7 @@
 /** Inference messages of the Open Inference Protocol: a request into tensors, tensors into the response. Pure. */
-import { elementBytes } from '../inference/datatype.js'
-import { checkInputs, describeSpec, rowLayout } from '../inference/signature.js'
-import { show } from '../inference/tensor.js'
+import { elementBytes } from '../inference/tensors/datatype.js'
+import { checkInputs, describeSpec, rowLayout } from '../inference/tensors/signature.js'
+import { show } from '../inference/tensors/tensor.js'
 import type { ModelInfo, NamedTensors, Signature, Tensor, TensorSpec } from '../inference/types.js'
 import { readElements, readString, splitMessage } from './v2-binary.js'
 import { readJson } from './v2-json.js'

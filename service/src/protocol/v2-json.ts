@@ -3,12 +3,12 @@
  * (RFC 8259, section 6: readers may keep numbers as doubles, and JSON.parse does.)
  */
 import { isUtf8 } from 'node:buffer'
-import { allocate, isInteger } from '../inference/datatype.js'
+import { nestsDeeper } from '../http/json-body.js'
 import { InvalidInput } from '../inference/errors.js'
-import { JsonBytes } from '../inference/json-bytes.js'
-import { refusal, writeElements, writeValues } from '../inference/tensor.js'
+import { allocate, isInteger } from '../inference/tensors/datatype.js'
+import { JsonBytes } from '../inference/tensors/json-bytes.js'
+import { refusal, writeElements, writeValues } from '../inference/tensors/tensor.js'
 import type { Datatype, Tensor, TensorData } from '../inference/types.js'
-import { nestsDeeper } from '../json-body.js'
 
 /** Deeper than any tensor; JSON.parse needs 50 ms for 100,000 levels. */
 const maxDepth = 64

@@ -1,5 +1,5 @@
 /** What the Open Inference Protocol tells about a server and its models. Pure. */
-import { show } from '../inference/tensor.js'
+import { show } from '../inference/tensors/tensor.js'
 import type { Dimension, ModelInfo, Models, TensorSpec } from '../inference/types.js'
 import { readJson } from './v2-json.js'
 import { invalid, objectAt } from './v2-tensors.js'

@@ -1,6 +1,6 @@
 /** The protocol's messages for the OpenAPI document. Bodies are checked by the codec, whose errors say more. */
 import { Type } from 'typebox'
-import { datatypes } from '../inference/datatype.js'
+import { datatypes } from '../inference/tensors/datatype.js'
 import { answers } from '../openapi/schemas.js'
 
 const Parameters = Type.Record(Type.String(), Type.Union([Type.String(), Type.Number(), Type.Boolean()]), {

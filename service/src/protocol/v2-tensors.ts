@@ -3,8 +3,8 @@
  * `{ name, shape, datatype, data }`, or `parameters.binary_data_size` in place of `data` and the bytes after the JSON.
  */
 import { InvalidInput } from '../inference/errors.js'
-import { describeSpec, showShape } from '../inference/signature.js'
-import { show } from '../inference/tensor.js'
+import { describeSpec, showShape } from '../inference/tensors/signature.js'
+import { show } from '../inference/tensors/tensor.js'
 import type { NamedTensors, Tensor, TensorData, TensorSpec } from '../inference/types.js'
 import { readElements, writeElements } from './v2-binary.js'
 import { elementsFromJson, elementsToJson, type JsonDocument } from './v2-json.js'

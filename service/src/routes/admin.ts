@@ -2,10 +2,10 @@
 import type { FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
 import { adminOnly } from '../auth.js'
+import { Refusal } from '../http/problem.js'
 import { NoModels } from '../inference/errors.js'
 import type { Models } from '../inference/types.js'
 import { answers } from '../openapi/schemas.js'
-import { Refusal } from '../problem.js'
 import type { Limits } from '../protection/limits.js'
 
 interface AdminOptions {

@@ -1,8 +1,8 @@
 /** What a request says of the one who waits for its answer: whether it still does, and for how long. */
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { badRequest, Refusal } from '../http/problem.js'
 import type { Caller } from '../inference/types.js'
-import { badRequest, Refusal } from '../problem.js'
 import { timeoutOf } from '../protection/urgency.js'
 
 /**

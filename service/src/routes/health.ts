@@ -1,9 +1,9 @@
 /** Probes. They are never limited, and tell nothing that a stranger may not know. */
 import type { FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
+import { Refusal, unavailable } from '../http/problem.js'
 import type { Models } from '../inference/types.js'
 import { answers } from '../openapi/schemas.js'
-import { Refusal, unavailable } from '../problem.js'
 
 interface HealthOptions {
   readonly models: Models

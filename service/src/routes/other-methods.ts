@@ -1,6 +1,6 @@
 /** What a known URL answers to a method it does not have, and an unknown URL to all: what there is instead. */
 import type { FastifyInstance, HTTPMethods } from 'fastify'
-import { Refusal } from '../problem.js'
+import { Refusal } from '../http/problem.js'
 
 declare module 'fastify' {
   interface FastifyInstance {

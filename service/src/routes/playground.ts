@@ -6,9 +6,9 @@ import { fileURLToPath } from 'node:url'
 import fastifyStatic from '@fastify/static'
 import type { FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
+import { Refusal, unavailable } from '../http/problem.js'
 import { answers } from '../openapi/schemas.js'
 import type { Stats } from '../playground/stats.js'
-import { Refusal, unavailable } from '../problem.js'
 
 interface PlaygroundOptions {
   readonly stats: Stats

@@ -13,10 +13,10 @@ import type {
   HTTPMethods,
   RouteHandlerMethod,
 } from 'fastify'
-import { noteArrivals } from '../arrival.js'
+import { noteArrivals } from '../http/arrival.js'
+import { faultOf, Refusal } from '../http/problem.js'
 import { UnknownModel } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
-import { faultOf, Refusal } from '../problem.js'
 import type { Limits } from '../protection/limits.js'
 import { deadlineOf, priorityOf } from '../protection/urgency.js'
 import { headerLengthField } from '../protocol/v2-binary.js'

@@ -1,11 +1,11 @@
 import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
-import type { Batch } from '../../../service/src/inference/batch.js'
-import { Batcher } from '../../../service/src/inference/batcher.js'
-import { Host } from '../../../service/src/inference/host.js'
-import { tensorOf } from '../../../service/src/inference/tensor.js'
-import type { FromWorker } from '../../../service/src/inference/worker-messages.js'
+import type { Batch } from '../../../service/src/inference/queue/batch.js'
+import { Batcher } from '../../../service/src/inference/queue/batcher.js'
+import { tensorOf } from '../../../service/src/inference/tensors/tensor.js'
+import { Host } from '../../../service/src/inference/workers/host.js'
+import type { FromWorker } from '../../../service/src/inference/workers/worker-messages.js'
 
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc') as (options?: { type: 'minor' }) => void

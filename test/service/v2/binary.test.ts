@@ -1,7 +1,7 @@
 /** The binary tensor data extension, byte by byte. */
 import fc from 'fast-check'
 import t from 'tap'
-import { elementBytes } from '../../../service/src/inference/datatype.js'
+import { elementBytes } from '../../../service/src/inference/tensors/datatype.js'
 import type { Datatype } from '../../../service/src/inference/types.js'
 import { readElements, splitMessage } from '../../../service/src/protocol/v2-binary.js'
 import { readJson } from '../../../service/src/protocol/v2-json.js'

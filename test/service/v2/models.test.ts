@@ -1,7 +1,7 @@
 /** Real models of every datatype behind /v2, in JSON and in binary; what /v1 gives is the measure. */
 import t from 'tap'
-import { datatypes, elementBytes } from '../../../service/src/inference/datatype.js'
-import { tensorOf } from '../../../service/src/inference/tensor.js'
+import { datatypes, elementBytes } from '../../../service/src/inference/tensors/datatype.js'
+import { tensorOf } from '../../../service/src/inference/tensors/tensor.js'
 import type { Datatype } from '../../../service/src/inference/types.js'
 import { writeElements } from '../../../service/src/protocol/v2-binary.js'
 import { quoteLongIntegers } from '../../../service/src/protocol/v2-json.js'

@@ -1,7 +1,7 @@
 /** Values between JSON and tensors: none is altered, and what a datatype cannot hold is refused by name. */
 import fc from 'fast-check'
 import t from 'tap'
-import { datatypes } from '../../../service/src/inference/datatype.js'
+import { datatypes } from '../../../service/src/inference/tensors/datatype.js'
 import type { Datatype } from '../../../service/src/inference/types.js'
 import { quoteLongIntegers } from '../../../service/src/protocol/v2-json.js'
 import { ask, echo, type FakeModel, fakeModels, infer, input, spec, v2App } from './v2-app.js'

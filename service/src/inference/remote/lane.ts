@@ -1,7 +1,8 @@
 /** One call at a time to one url: what a worker is to a model that runs here. */
-import type { RunControl } from '../batch.js'
+
 import { BackendFailed } from '../errors.js'
-import type { BatchResult, Runner } from '../scheduler.js'
+import type { RunControl } from '../queue/batch.js'
+import type { BatchResult, Runner } from '../queue/scheduler.js'
 import type { NamedTensors } from '../types.js'
 import type { Backend, Place } from './backend.js'
 import { readAnswer, writeCall } from './message.js'

@@ -2,7 +2,7 @@
 import { headerLengthField, splitMessage } from '../../protocol/v2-binary.js'
 import { readJson } from '../../protocol/v2-json.js'
 import { readTensors, writeMessage } from '../../protocol/v2-tensors.js'
-import { showShape } from '../signature.js'
+import { showShape } from '../tensors/signature.js'
 import type { NamedTensors, Signature, Tensor } from '../types.js'
 
 export interface CallMessage {

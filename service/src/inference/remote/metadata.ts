@@ -1,5 +1,5 @@
 /** What a v2 server says of a model, as the signature that requests are checked against. Pure. */
-import { datatypes } from '../datatype.js'
+import { datatypes } from '../tensors/datatype.js'
 import type { Datatype, Dimension, Signature, TensorSpec } from '../types.js'
 
 export interface RemoteMetadata {

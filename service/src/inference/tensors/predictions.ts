@@ -1,0 +1,208 @@
+/** Outputs of a run into one prediction a row, as the JSON of an answer. */
+
+import type { Answers, ModelInfo, NamedTensors, Tensor } from '../types.js'
+import { elementCount, isFloat, isInteger } from './datatype.js'
+import { fromFloat16Bits } from './float16.js'
+import { JsonBytes } from './json-bytes.js'
+import { rowLayout } from './signature.js'
+import { hasRows } from './stack.js'
+import { writeElement, writeElements, writeNested } from './tensor.js'
+
+/** Which outputs tell the class, worked out once a model. */
+interface ClassPlan {
+  readonly labels: readonly string[]
+  /** The member `label` of each, as JSON. */
+  readonly labelMembers: readonly string[]
+  /** The output with one value a class. */
+  readonly scores: string | undefined
+  /** The output that names the class: a string, or an integer that is a label or an index. */
+  readonly label: string | undefined
+}
+
+type Classified = Pick<ModelInfo, 'inputs' | 'outputs' | 'labels'>
+/** What an answer says of its model. */
+export type Answered = Classified & Pick<ModelInfo, 'name' | 'version'>
+
+const plans = new WeakMap<Classified, ClassPlan | null>()
+
+function classPlan(info: Classified): ClassPlan | null {
+  let plan = plans.get(info)
+  if (plan === undefined) {
+    plan = planOf(info)
+    plans.set(info, plan)
+  }
+  return plan
+}
+
+/** Whether some output tells which of the labels a row has. */
+export const tellsLabels = (info: Classified): boolean => planOf(info) !== null
+
+function planOf({ labels, outputs }: Classified): ClassPlan | null {
+  const scores = outputs.find(({ datatype, shape }) => isFloat(datatype) && shape.at(-1) === labels?.length)
+  // Exports that leave the last dimension open are told by their only float output.
+  const open = outputs.filter(({ datatype, shape }) => isFloat(datatype) && typeof shape.at(-1) === 'string')
+  const named = outputs.filter(
+    ({ datatype, shape }) => (datatype === 'BYTES' || isInteger(datatype)) && (shape.length <= 1 || shape.at(-1) === 1),
+  )
+  const label = named.find(({ name }) => /label|class|pred/i.test(name)) ?? (named.length === 1 ? named[0] : undefined)
+  if (labels === undefined) {
+    // Strings are labels by themselves.
+    return label?.datatype === 'BYTES' ? { labels: [], labelMembers: [], scores: undefined, label: label.name } : null
+  }
+  const chosen = scores ?? (open.length === 1 ? open[0] : undefined)
+  if (chosen === undefined && label === undefined) return null
+  return { labels, labelMembers: labels.map(labelMember), scores: chosen?.name, label: label?.name }
+}
+
+const labelMember = (label: string): string => `"label":${JSON.stringify(label)},`
+
+/** What answers of a model begin with, and its names as they stand before their values; made once. */
+interface Phrases {
+  readonly head: string
+  readonly members: Map<string, string>
+}
+
+const phrases = new WeakMap<object, Phrases>()
+
+function phrasesOf(info: Answered): Phrases {
+  let known = phrases.get(info)
+  if (known === undefined) {
+    const { name, version } = info
+    const head = `{"model":${JSON.stringify(name)},"version":${JSON.stringify(version)},"predictions":`
+    known = { head, members: new Map() }
+    phrases.set(info, known)
+  }
+  return known
+}
+
+function memberOf({ members }: Phrases, name: string): string {
+  let member = members.get(name)
+  if (member === undefined) {
+    member = `${JSON.stringify(name)}:`
+    members.set(name, member)
+  }
+  return member
+}
+
+/** There is one answer at a time. */
+const out = new JsonBytes()
+
+/**
+ * The body of an answer, `{ model, version, predictions }`, as JSON in UTF-8. One prediction a row, in order:
+ * `{ label?, score?, outputs }`. `outputs` of a row is the value without its batch dimension; an output that has no batch
+ * dimension is given whole to every row. Where labels are known, `label` is what the model's own label output says, or
+ * else the class with the highest value, and `score` that class's value: a probability where the model ends in one.
+ */
+export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): Buffer {
+  out.clear()
+  writeAnswer(info, outputs, 0, rows, rows)
+  return out.take()
+}
+
+/**
+ * The answers to requests that shared a run, one behind the other: `rows` are those of each, in order, and all rows of
+ * the run. Undefined where the outputs do not have one entry a row.
+ */
+export function answersJson(info: Answered, outputs: NamedTensors, rows: readonly number[]): Answers | undefined {
+  let all = 0
+  for (const count of rows) all += count
+  if (rows.length > 1 && !hasRows(outputs, all)) return undefined
+  const ends = new Uint32Array(rows.length)
+  let from = 0
+  out.clear()
+  for (const [index, count] of rows.entries()) {
+    writeAnswer(info, outputs, from, from + count, all)
+    ends[index] = out.length
+    from += count
+  }
+  return { bytes: out.takeAlone(), ends }
+}
+
+/** The answer to rows `from` to `to` (exclusive) of a run of `rows`. */
+function writeAnswer(info: Answered, outputs: NamedTensors, from: number, to: number, rows: number): void {
+  const plan = classPlan(info)
+  const known = phrasesOf(info)
+  const whole = rowLayout(info) === 'whole'
+  out.json(known.head).json('[')
+  for (let row = from; row < to; row++) {
+    out.json(row === from ? '{' : ',{')
+    if (plan !== null) writeClass(plan, outputs, row, rows)
+    out.json('"outputs":{')
+    let first = true
+    for (const name in outputs) {
+      if (!first) out.json(',')
+      first = false
+      out.json(memberOf(known, name))
+      writeRow(outputs[name] as Tensor, row, rows, whole)
+    }
+    out.json('}}')
+  }
+  out.json(']}')
+}
+
+function writeRow(tensor: Tensor, row: number, rows: number, whole: boolean): void {
+  const { shape } = tensor
+  if (whole || shape.length === 0 || shape[0] !== rows) {
+    writeNested(out, tensor)
+    return
+  }
+  if (shape.length === 2) {
+    const size = shape[1] as number
+    out.json('[')
+    writeElements(out, tensor, row * size, row * size + size)
+    out.json(']')
+    return
+  }
+  const inner = shape.slice(1)
+  writeNested(out, tensor, inner, row * elementCount(inner))
+}
+
+/** Writes the members `label` and `score`, each with a comma behind it, as far as they can be told. */
+function writeClass(plan: ClassPlan, outputs: NamedTensors, row: number, rows: number): void {
+  const { labels, labelMembers } = plan
+  const scores = plan.scores === undefined ? undefined : outputs[plan.scores]
+  const from = row * labels.length
+  // One value a class, as the signature said.
+  const fits = scores !== undefined && scores.data.length === rows * labels.length
+  const said = plan.label === undefined ? undefined : saidLabel(outputs[plan.label], row, rows, labels)
+  const best = fits ? highest(scores, from, labels.length) : -1
+  const index = said === undefined ? best : labels.indexOf(said)
+  const member = labelMembers[index] ?? (said === undefined ? undefined : labelMember(said))
+  if (member === undefined) return
+  out.json(member)
+  if (!fits || index < 0) return
+  out.json('"score":')
+  writeElement(out, scores.datatype, scores.data, from + index)
+  out.json(',')
+}
+
+/** The index of the highest of so many values, the first of equals; -1 where all are NaN. */
+function highest({ datatype, data }: Tensor, from: number, length: number): number {
+  // Halves are kept as bits, whose order is not that of their values.
+  const halves = datatype === 'FP16'
+  let best = -1
+  let value = Number.NEGATIVE_INFINITY
+  for (let i = 0; i < length; i++) {
+    const element = data[from + i] as number
+    const each = halves ? fromFloat16Bits(element) : element
+    if (each > value || (best === -1 && each === value)) {
+      best = i
+      value = each
+    }
+  }
+  return best
+}
+
+function saidLabel(
+  tensor: Tensor | undefined,
+  row: number,
+  rows: number,
+  labels: readonly string[],
+): string | undefined {
+  if (tensor === undefined || tensor.data.length !== rows) return undefined
+  const value = tensor.data[row]
+  if (typeof value === 'string') return value
+  // scikit-learn's integer classes are the labels themselves; others write the index of the class.
+  const text = String(value)
+  return labels.includes(text) ? text : labels[Number(value)]
+}

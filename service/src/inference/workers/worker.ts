@@ -1,0 +1,155 @@
+/**
+ * A worker: sessions of its own, one run at a time. It is a thread or a child process, whichever the pool started.
+ *
+ * Messages are handled strictly one after the other, since the runtime defers a run by a turn of the event loop: a
+ * `close` in between would dispose of a session that is about to run.
+ */
+import { readlinkSync } from 'node:fs'
+import { setPriority } from 'node:os'
+import { parentPort } from 'node:worker_threads'
+import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { fromOrtType, toOrtType } from '../tensors/datatype.js'
+import { type Answered, answersJson } from '../tensors/predictions.js'
+import type { OrtValueMetadata } from '../tensors/signature.js'
+import type { Datatype, TensorData } from '../types.js'
+import { type FromWorker, type SessionOptions, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
+
+/** Nice value of a worker: where cores are short, requests are read and refused before more is computed. */
+const nice = 5
+
+/** On Linux a thread has a priority of its own, under its own id; elsewhere only a process of its own steps back. */
+function stepBack(): void {
+  try {
+    const thread = parentPort === null ? 0 : Number(readlinkSync('/proc/thread-self').split('/').at(-1))
+    setPriority(thread, nice)
+  } catch {
+    // Not allowed, or not Linux: as before.
+  }
+}
+stepBack()
+
+const sessions = new Map<string, InferenceSession>()
+const described = new Map<string, Answered>()
+
+const thread = parentPort
+const post: (message: FromWorker, moved: ArrayBuffer[]) => void =
+  thread === null ? message => process.send?.(message) : (message, moved) => thread.postMessage(message, moved)
+
+async function handle(message: ToWorker): Promise<void> {
+  switch (message[0]) {
+    case 'load':
+      return answer(message[1], () => load(message[1], message[2], message[3], message[4]))
+    case 'run':
+      return answer(message[1], () => run(message[1], message[2], message[3], message[4], message[5]))
+    case 'describe':
+      described.set(message[1], message[2])
+      return
+    case 'close':
+      return close()
+  }
+}
+
+async function answer(id: number, work: () => Promise<void>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    post(['failed', id, error instanceof Error ? error.message : String(error)], [])
+  }
+}
+
+async function load(id: number, key: string, bytes: Uint8Array, options: SessionOptions): Promise<void> {
+  // The bytes may be shared with other workers, and shared memory is refused by the runtime.
+  const session = await InferenceSession.create(new Uint8Array(bytes), {
+    intraOpNumThreads: options.threads,
+    interOpNumThreads: 1,
+    executionMode: 'sequential',
+    graphOptimizationLevel: 'all',
+    logSeverityLevel: 4,
+    // Waiting threads would burn the cores that serve HTTP.
+    extra: { session: { intra_op: { allow_spinning: '0' } } },
+  })
+  sessions.set(key, session)
+  post(['loaded', id, session.inputMetadata.map(plain), session.outputMetadata.map(plain)], [])
+}
+
+function plain(value: InferenceSession.ValueMetadata): OrtValueMetadata {
+  return value.isTensor
+    ? { name: value.name, isTensor: true, type: value.type, shape: [...value.shape] }
+    : { name: value.name, isTensor: false }
+}
+
+async function run(
+  id: number,
+  key: string,
+  inputs: readonly WireTensor[],
+  outputs: readonly string[] | undefined,
+  answerRows: readonly number[] | undefined,
+): Promise<void> {
+  const session = sessions.get(key)
+  if (session === undefined) throw new Error(`the worker has no model '${key}'`)
+  const feeds: Record<string, Tensor> = {}
+  for (const [name, datatype, shape, data] of inputs) feeds[name] = toOrt(datatype, shape, data)
+  const start = performance.now()
+  const results = outputs === undefined ? await session.run(feeds) : await session.run(feeds, outputs)
+  const computeMs = performance.now() - start
+  const wires: WireTensor[] = []
+  for (const name of session.outputNames) {
+    const tensor = results[name]
+    if (tensor !== undefined) wires.push(fromOrt(name, tensor))
+  }
+  const model = answerRows && described.get(key)
+  const answers = model && answersJson(model, tensorsOf(wires), answerRows)
+  if (answers !== undefined) {
+    post(['done', id, computeMs, [], answers], [answers.bytes.buffer, answers.ends.buffer])
+    return
+  }
+  const moved: ArrayBuffer[] = []
+  for (const [, , , data] of wires) {
+    if (!Array.isArray(data) && !moved.includes(data.buffer as ArrayBuffer)) moved.push(data.buffer as ArrayBuffer)
+  }
+  post(['done', id, computeMs, wires, undefined], moved)
+}
+
+function toOrt(datatype: Datatype, shape: readonly number[], data: TensorData): Tensor {
+  if (datatype === 'FP16') {
+    // On Node 24 and later the wrapper would make a Float16Array of the bits, which the binding cannot read
+    // (microsoft/onnxruntime#26791): a uint16 tensor under another name passes on every line.
+    const tensor = new Tensor('uint16', data as Uint16Array, shape)
+    Object.defineProperty(tensor, 'type', { value: 'float16' })
+    return tensor
+  }
+  return new Tensor(toOrtType(datatype), data as never, shape)
+}
+
+function fromOrt(name: string, tensor: Tensor): WireTensor {
+  const datatype = fromOrtType(tensor.type)
+  if (datatype === undefined) throw new Error(`output '${name}' has the datatype ${tensor.type}`)
+  const data = tensor.data as TensorData
+  if (datatype === 'FP16') {
+    const { buffer, byteOffset, byteLength } = data as Uint16Array
+    return [name, datatype, tensor.dims, new Uint16Array(buffer, byteOffset, byteLength / 2)]
+  }
+  return [name, datatype, tensor.dims, data]
+}
+
+async function close(): Promise<void> {
+  for (const session of sessions.values()) await session.release()
+  sessions.clear()
+  if (thread === null) process.disconnect()
+  else thread.close()
+}
+
+let last = Promise.resolve()
+const receive = (message: ToWorker): void => {
+  last = last.then(() => handle(message))
+}
+
+if (thread === null) {
+  process.on('message', receive)
+  // A terminal's Ctrl-C reaches the whole group; the service decides when its workers end.
+  process.on('SIGINT', () => {})
+  process.on('SIGTERM', () => {})
+} else {
+  thread.on('message', receive)
+}
+post(['up'], [])

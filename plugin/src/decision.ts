@@ -54,7 +54,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
   let binding: PolicyState | undefined
   let retryAfterMs = 0
   let banned = false
-  for (let index = 0; index < check.policies.length; index++) {
+  for (let index = 0; index < check.decisive; index++) {
     const { name, limit, windowMs } = check.policies[index] as Check['policies'][number]
     const { used, resetMs, retryMs, denials } = answer.policies[index] as PolicyAnswer
     const state = {
@@ -107,7 +107,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
 
 /** The request passes because the store cannot be asked: the quotas are known, what is left of them is not. */
 export function pass(check: Check, units: Units): Decision {
-  const policies = check.policies.map(({ name, limit, windowMs }) => ({
+  const policies = check.policies.slice(0, check.decisive).map(({ name, limit, windowMs }) => ({
     name,
     unit: units[name] as QuotaUnit,
     limit,

@@ -55,7 +55,31 @@ export const StoreForeignKey = createError(
   500,
 )
 
-/** `onStoreError: 'deny'` and the store is out of reach. */
+/** A charge that would bring the total above 2^53 − 1, beyond which it could not be counted exactly. */
+export const ChargeTooLarge = createError(
+  'ML_RATE_CHARGE_TOO_LARGE',
+  'The cost cannot be counted: the total of a window must stay below 2^53',
+  500,
+  RangeError,
+)
+
+/**
+ * The client of the store was closed for good. The code stands on the class: Fastify would copy an instance's code into
+ * its default body, which clients of `@fastify/rate-limit` know without one.
+ */
+export class StoreClosed extends Error {
+  static readonly code = 'ML_RATE_STORE_CLOSED'
+
+  constructor() {
+    super('Connection is closed.')
+  }
+}
+Object.defineProperty(StoreClosed.prototype, 'name', { value: 'StoreClosed', configurable: true })
+
+/** The store failed; the reason is in `cause`, and not in the message, which clients see. */
+export const StoreFailed = createError('ML_RATE_STORE_FAILED', 'The rate limit store failed', 500)
+
+/** The store is out of reach, and `onStoreError` is 'deny'; or an operator's reset or refund did not happen. */
 export const StoreUnavailable = createError(
   'ML_RATE_STORE_UNAVAILABLE',
   'Rate limits cannot be checked at the moment, retry later',

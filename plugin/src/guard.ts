@@ -3,7 +3,8 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
-import type { Cost, Decided, Limiter, Outcome } from './limiter.js'
+import { type Cost, Ledger } from './ledger.js'
+import type { Decided, Limiter, Outcome } from './limiter.js'
 import { checkedResponse } from './options.js'
 import type { Lease } from './stores/store.js'
 
@@ -15,10 +16,13 @@ export interface RequestRateLimit extends Decision {
    */
   charge(cost: Cost): Promise<void>
   /**
-   * Gives back what the request was charged when it was admitted, for one that then was not served: what `charge` added
-   * stays. Once only; does nothing for a denied request, or where nothing was counted. Rejects when the store gives no answer.
+   * Gives cost back, for a request that was not served, or that cost less than it was charged: without an argument what
+   * the decision was charged and has not given back, with one up to so much of that and of what `charge` added (a number
+   * for every policy, an object by policy name). Never more than was charged, and nothing once the admission has left
+   * its window. Does nothing for a denied request, or where nothing was counted. Rejects when the store gives no answer
+   * (with `onStoreError` 'allow' and 'local' it resolves, and nothing is given back).
    */
-  refund(): Promise<void>
+  refund(cost?: Cost): Promise<void>
 }
 
 /** The limiters a request has met, so that each charges it once. */
@@ -115,7 +119,7 @@ class Limited implements RequestRateLimit {
   readonly known: boolean
   readonly #limiter: Limiter
   readonly #outcome: Decided
-  #refunded = false
+  #charged: Ledger | undefined
 
   constructor(limiter: Limiter, outcome: Decided) {
     const { decision } = outcome
@@ -132,13 +136,21 @@ class Limited implements RequestRateLimit {
   }
 
   charge(cost: Cost): Promise<void> {
-    return this.#limiter.charge(this.#outcome.check, cost)
+    return this.#limiter.charge(this.#outcome, cost, this.#ledger())
   }
 
-  async refund(): Promise<void> {
-    if (this.#refunded) return
-    this.#refunded = true
-    await this.#limiter.refundCharged(this.#outcome)
+  refund(cost?: Cost): Promise<void> {
+    return this.#limiter.refundDecision(this.#outcome, this.#ledger(), cost)
+  }
+
+  /** Made when it is first needed: most requests are neither charged more nor given anything back. */
+  #ledger(): Ledger {
+    if (this.#charged === undefined) {
+      const { check, answer, decision } = this.#outcome
+      this.#charged = new Ledger()
+      if (answer !== undefined && decision.allowed) this.#charged.admit(check, answer)
+    }
+    return this.#charged
   }
 }
 

@@ -11,7 +11,8 @@ import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { PolicyState } from './decision.js'
 import { InvalidRouteConfig } from './errors.js'
 import { guard, MET, type RequestRateLimit } from './guard.js'
-import type { Cost, Limiter } from './limiter.js'
+import type { Cost } from './ledger.js'
+import type { Limiter } from './limiter.js'
 import type { RateLimitHook, RateLimitOptions, RateLimitPluginOptions } from './options.js'
 import { Registration } from './registration.js'
 
@@ -23,13 +24,21 @@ export interface RateLimitStatus {
 
 /** The quotas of a registration by hand. `request` is for options that are functions of the request. */
 export interface RateLimiter {
-  /** Where a key stands with the policies of the registration. Counts nothing. */
-  status(key: string, request?: FastifyRequest): Promise<RateLimitStatus>
-  /** Gives a key its whole quota back, with every limiter of the registration. */
+  /**
+   * Where a key stands with the policies of the registration. Counts nothing. Null where the store cannot be asked and
+   * `onStoreError` is 'allow'.
+   */
+  status(key: string, request?: FastifyRequest): Promise<RateLimitStatus | null>
+  /**
+   * Gives a key its whole quota back, with every limiter of the registration. Rejects with StoreUnavailable
+   * (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
+   */
   reset(key: string): Promise<void>
   /**
-   * Gives cost back with the policies of the registration, never more than was used: a number with every policy, an
-   * object by policy name.
+   * An operator's act: takes up to `cost` units off the oldest of a key, whoever was charged for them, with the policies
+   * of the registration (a number for every policy, an object by policy name). The key may then be served that much
+   * more, so that a window can hold its quota and `cost` beyond it. `request.rateLimit.refund()` has no such effect.
+   * Rejects with StoreUnavailable (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
    */
   refund(key: string, cost: Cost, request?: FastifyRequest): Promise<void>
 }
@@ -42,8 +51,11 @@ export interface RateLimitHandler {
    * and a promise of it only where something has to be waited for. Throws, or rejects, with anything else that fails.
    */
   check(request: FastifyRequest, reply: FastifyReply): object | undefined | Promise<object | undefined>
-  /** Where the client of a request, or a key, stands with this limiter. Counts nothing. */
-  status(of: FastifyRequest | string): Promise<RateLimitStatus>
+  /**
+   * Where the client of a request, or a key, stands with this limiter. Counts nothing. Null where the store cannot be
+   * asked and `onStoreError` is 'allow'.
+   */
+  status(of: FastifyRequest | string): Promise<RateLimitStatus | null>
 }
 
 declare module 'fastify' {
@@ -87,17 +99,17 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       const denial = await check(request, reply)
       if (denial !== undefined) throw denial
     }
-    const status = async (of: FastifyRequest | string): Promise<RateLimitStatus> => {
+    const status = async (of: FastifyRequest | string): Promise<RateLimitStatus | null> => {
       const [key, request] = typeof of === 'string' ? [of, undefined] : [await limiter.key(of), of]
-      const { policies } = await limiter.status(key, request)
-      return { key: String(key), policies }
+      const decision = await limiter.status(key, request)
+      return decision && { key: String(key), policies: decision.policies }
     }
     return Object.assign(hold, { check, status })
   })
   decorate(app, 'rateLimiter', {
     status: async (key, request) => {
-      const { policies } = await registration.main.status(key, request)
-      return { key, policies }
+      const decision = await registration.main.status(key, request)
+      return decision && { key, policies: decision.policies }
     },
     reset: key => registration.reset(key),
     refund: (key, cost, request) => registration.main.refund(key, cost, request),
@@ -154,6 +166,7 @@ export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })
 export type { CreatedRateLimit } from './created.js'
 export type { Decision, PolicyState, QuotaUnit } from './decision.js'
 export {
+  ChargeTooLarge,
   InvalidAnswer,
   InvalidGroup,
   InvalidOption,
@@ -161,13 +174,15 @@ export {
   QuotaExceeded,
   StoreCannot,
   StoreCannotRead,
+  StoreClosed,
+  StoreFailed,
   StoreForeignKey,
   StoreTimeout,
   StoreUnavailable,
 } from './errors.js'
 export type { RequestRateLimit } from './guard.js'
 export { normalizeIP } from './key.js'
-export type { Cost } from './limiter.js'
+export type { Cost } from './ledger.js'
 export type {
   ErrorResponseContext,
   OnDecision,
@@ -178,5 +193,5 @@ export type {
   RateLimitPolicy,
 } from './options.js'
 export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
-export type { StoreEvent, StoreListener } from './stores/observed.js'
-export type { RedisClient } from './stores/redis-client.js'
+export type { RedisClient } from './stores/redis/client.js'
+export type { StoreEvent, StoreListener } from './stores/redis/events.js'

@@ -1,7 +1,9 @@
 import type { FastifyRequest } from 'fastify'
 import { type Decision, decide, pass, type Units } from './decision.js'
-import { StoreUnavailable } from './errors.js'
+import { InvalidAnswer, StoreCannot, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
+import type { Group } from './group.js'
 import { digest, normalizeIP } from './key.js'
+import { type Cost, costOf, type Ledger } from './ledger.js'
 import {
   checkedCost,
   checkedKey,
@@ -11,13 +13,10 @@ import {
   type LimiterConfig,
   type PolicyConfig,
 } from './options.js'
-import type { Policy } from './policy.js'
-import type { MemoryStore } from './stores/memory.js'
-import { type Replicas, shareOfCheck } from './stores/replicas.js'
-import type { Answer, Check, Lease, Store } from './stores/store.js'
-
-/** Costs of a later charge or refund: for every policy alike, or by policy name (the others are left alone). */
-export type Cost = number | Readonly<Record<string, number>>
+import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
+import type { MemoryStore } from './stores/memory/memory-store.js'
+import { type Replicas, shareOfCheck } from './stores/redis/presence.js'
+import type { Answer, Check, Lease, Names, Refund, Store } from './stores/store.js'
 
 /** What became of a request: let through unasked, or decided. */
 export type Outcome = { readonly listed: true; readonly key: Key } | Decided
@@ -26,27 +25,30 @@ export interface Decided {
   readonly listed: false
   readonly key: Key
   readonly decision: Decision
+  /** What the store was asked: with `onStoreError: 'local'` this replica's share. */
   readonly check: Check
-  /** Where the check was counted; undefined where it was denied or not counted at all. */
-  readonly charged: Store | undefined
+  /** The store that answered; undefined where the request passed uncounted. */
+  readonly store: Store | undefined
+  readonly answer: Answer | undefined
   readonly lease: Lease | undefined
 }
 
-/** Windows of the logs that several limiters share, so that the longest decides how long a log is kept. */
-export type SharedWindows = Map<string, number>
-
 export interface LimiterParts {
   readonly config: LimiterConfig
-  /** Tells this limiter's logs from those of all others in the name space; the same in every replica. */
+  /**
+   * Identifies this limiter's logs among all others in the name space; the same in every replica. Of a fixed length
+   * and of letters, digits, `-` and `_`.
+   */
   readonly id: string
+  /** The logs shared with other limiters; undefined where there are none. */
+  readonly group: Group | undefined
   readonly store: Store
   /** Where counting goes on with `onStoreError: 'local'`. */
   readonly local: Store
-  /** Who shares the quotas, so that each counts its part of them there; undefined where nobody does. */
+  /** The replicas that share the quotas, so that each counts its part of them there; undefined where there is only one. */
   readonly replicas: Replicas | undefined
-  /** What the shared store last said of each key, for when it is lost; there where `replicas` is. */
+  /** Last known usage per key, used while the shared store is unavailable. Set only when `replicas` is. */
   readonly learnt: MemoryStore | undefined
-  readonly sharedWindows: SharedWindows
 }
 
 type Awaitable<T> = T | Promise<T>
@@ -56,51 +58,36 @@ function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awai
   return value instanceof Promise ? value.then(next) : next(value)
 }
 
+/** Windows that a function has given, remembered for `reset`: the most recent ones. */
+const MOST_WINDOWS = 1000
+
 /** One set of policies over one set of logs: from a request to a decision. Knows nothing of replies. */
 export class Limiter {
   readonly config: LimiterConfig
   /** The limiters that most requests meet. */
   readonly alone: readonly Limiter[] = [this]
-  readonly #id: string
-  readonly #store: Store
-  readonly #local: Store
-  readonly #replicas: Replicas | undefined
-  readonly #learnt: MemoryStore | undefined
+  readonly #parts: LimiterParts
   readonly #units: Units
-  readonly #logs: readonly string[]
   readonly #concurrency: Check['concurrency']
-  readonly #sharedWindows: SharedWindows
-  /** Whether nothing in the policies depends on the request. */
-  readonly #isFixed: boolean
-  /** The policies of every request then. A group may still gain a route with a longer window, which has them made anew. */
-  #fixed: readonly Policy[] = []
+  /** Whether quotas and windows are the same for every request. */
+  readonly isFixed: boolean
+  /** The policies of every request, where nothing in them depends on it, and the version of the group they are for. */
+  #fixed: readonly Policy[] | undefined
+  #fixedFor = -1
+  /** Names of logs whose windows a function has given. */
+  readonly #given = new Set<string>()
 
   constructor(parts: LimiterParts) {
-    const { config, id } = parts
+    const { config, id, group } = parts
     this.config = config
-    this.#id = id
-    this.#store = parts.store
-    this.#local = parts.local
-    this.#replicas = parts.replicas
-    this.#learnt = parts.learnt
-    this.#sharedWindows = parts.sharedWindows
+    this.#parts = parts
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
-    this.#logs = config.policies.map(({ name }) => `${id}:${name}`)
-    this.#concurrency = config.concurrency && { ...config.concurrency, log: `${id}/leases` }
-    for (const [index, { timeWindow }] of config.policies.entries()) {
-      const log = this.#logs[index] as string
-      if (typeof timeWindow === 'number') {
-        this.#sharedWindows.set(log, Math.max(timeWindow, this.#sharedWindows.get(log) ?? 0))
-      }
+    this.#concurrency = config.concurrency && { ...config.concurrency, log: `${id}/permits` }
+    for (const { name, max, timeWindow } of config.policies) {
+      if (isNumber(timeWindow))
+        group?.join(this.#logOf(name, timeWindow, false), name, timeWindow, isNumber(max) ? max : 0)
     }
-    this.#isFixed = config.policies.every(policy =>
-      [policy.max, policy.timeWindow, policy.cost].every(value => typeof value === 'number'),
-    )
-  }
-
-  /** Whether quotas and windows are the same for every request. */
-  get isFixed(): boolean {
-    return this.#isFixed
+    this.isFixed = config.policies.every(({ max, timeWindow }) => isNumber(max) && isNumber(timeWindow))
   }
 
   /** Whose quota a request counts against. */
@@ -121,93 +108,147 @@ export class Limiter {
 
   #decideFor(key: Key, request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
     // Most limiters: the same for every request, and for everybody.
-    if (this.#isFixed && !this.config.allowList) {
-      return this.#answer(key, this.#checkOf(key, this.#fixedPolicies()), peek)
-    }
+    const fixed = this.config.allowList ? undefined : this.#fixedPolicies()
+    if (fixed !== undefined) return this.#ask(key, this.#checkOf(key, fixed), peek)
     return then(this.#listed(request, key), listed => {
       if (listed) return { listed, key }
-      return then(this.#check(request, key, false), check => this.#answer(key, check, peek))
+      return then(this.#check(request, key, false), check => this.#ask(key, check, peek))
     })
   }
 
-  /** Where a key stands; nothing is counted. `request` is for options that are functions of it. */
-  status(key: Key, request: FastifyRequest | undefined): Awaitable<Decision> {
+  /** Where a key stands; null where the store cannot be asked and requests pass. `request`: for options that are functions. */
+  status(key: Key, request: FastifyRequest | undefined): Awaitable<Decision | null> {
     return then(this.#check(request, key, true), check =>
-      then(this.#answer(key, check, true), ({ decision }) => decision),
+      then(this.#ask(key, check, true), ({ decision }) => (decision.known ? decision : null)),
     )
   }
 
-  /** Charges cost that is known only now; may overdraw. */
-  async charge(check: Check, cost: Cost): Promise<void> {
-    await this.#store.charge({ ...check, policies: withCost(check.policies, cost) })
+  /**
+   * Charges cost that is known only now, where the request was counted; may overdraw. Adds it to the ledger of the
+   * decision. While the store cannot be asked, `onStoreError` says what becomes of it.
+   */
+  async charge({ store, check }: Decided, cost: Cost, ledger: Ledger): Promise<void> {
+    const policies: Policy[] = []
+    for (const policy of check.policies) {
+      const units = costOf(cost, policy.name)
+      if (units !== undefined) policies.push({ ...policy, cost: checkedCost(units) })
+    }
+    if (store === undefined || policies.length === 0) return
+    const charged = { ...check, policies, decisive: policies.length, concurrency: undefined, penalty: 'none' as const }
+    try {
+      const answer = await store.charge(charged)
+      ledger.charge(charged, answer)
+      if (store === this.#parts.store) this.#parts.learnt?.learn(charged, answer)
+    } catch (reason) {
+      if (isOwn(reason)) throw reason
+      const { onStoreError } = this.config
+      if (onStoreError === 'local') ledger.charge(charged, await this.#parts.local.charge(charged))
+      else if (onStoreError !== 'allow') throw this.#failure(reason)
+    }
   }
 
-  /** Gives cost back. */
+  /**
+   * Gives back what the ledger of a decision holds, up to `cost`. While the store cannot be asked, nothing is given
+   * back: that is an error with 'throw' and 'deny', and accepted with 'allow' and 'local'.
+   */
+  async refundDecision({ store, check }: Decided, ledger: Ledger, cost: Cost | undefined): Promise<void> {
+    if (cost !== undefined)
+      for (const units of typeof cost === 'number' ? [cost] : Object.values(cost)) checkedCost(units)
+    const refunds = ledger.take(cost)
+    if (store === undefined || refunds.length === 0) return
+    try {
+      await store.refund(check, refunds)
+    } catch (reason) {
+      const { onStoreError } = this.config
+      if (onStoreError === 'throw' || onStoreError === 'deny' || isOwn(reason)) throw this.#failure(reason)
+    }
+  }
+
+  /** Gives cost of a key back, whoever was charged for it. Rejects with StoreUnavailable where that did not happen. */
   async refund(key: Key, cost: Cost, request: FastifyRequest | undefined): Promise<void> {
     const check = await this.#check(request, key, true)
-    await this.#store.refund({ ...check, policies: withCost(check.policies, cost) })
+    const refunds: Refund[] = []
+    for (const policy of check.policies) {
+      const units = costOf(cost, policy.name)
+      if (units !== undefined) refunds.push({ policy, cost: checkedCost(units), admission: undefined })
+    }
+    await orUnavailable(() => this.#parts.store.refund(check, refunds))
   }
 
-  /** Gives back what an admitted request was charged by its decision. */
-  async refundCharged({ charged, check }: Pick<Decided, 'charged' | 'check'>): Promise<void> {
-    await charged?.refund(check)
+  /** Everything that is kept about a key, by name. */
+  get names(): Names {
+    const { id, group } = this.#parts
+    const own = this.config.policies.flatMap(({ name, timeWindow }) =>
+      isNumber(timeWindow) ? [this.#logOf(name, timeWindow, false)] : [],
+    )
+    const shared = group === undefined ? [] : group.logs.map(({ log }) => log)
+    return {
+      limiters: [id],
+      logs: [...new Set([...own, ...shared, ...this.#given])],
+      permits: this.#concurrency === undefined ? [] : [this.#concurrency.log],
+    }
   }
 
-  /** Forgets a key. */
-  async reset(key: Key): Promise<void> {
-    const policies = this.#logs.map(log => ({ name: log, limit: 0, windowMs: 1, cost: 0, log, keepMs: 1 }))
-    const check = this.#checkOf(key, policies)
-    await this.#store.reset(check)
-    await this.#local.reset(check)
-    this.#learnt?.reset(check)
+  /** The stores that keep them, the shared one first. */
+  get stores(): readonly Store[] {
+    const { store, local, learnt } = this.#parts
+    return learnt === undefined ? [store, local] : [store, local, learnt]
   }
 
-  #answer(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
-    const answer = peek ? this.#store.peek(check) : this.#store.check(check)
-    if (!(answer instanceof Promise)) return this.#decided(key, check, peek, answer)
+  #ask(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
+    const { store, learnt } = this.#parts
+    let answer: Awaitable<Answer>
+    try {
+      answer = peek ? store.peek(check) : store.check(check)
+    } catch (reason) {
+      return this.#withoutStore(key, check, peek, reason)
+    }
+    if (!(answer instanceof Promise)) return this.#decided(key, check, store, answer)
     return answer.then(
       settled => {
-        this.#learnt?.learn(check, settled)
-        return this.#decided(key, check, peek, settled)
+        learnt?.learn(check, settled)
+        return this.#decided(key, check, store, settled)
       },
-      error => {
-        switch (this.config.onStoreError) {
-          case 'allow':
-            return {
-              listed: false,
-              key,
-              decision: pass(check, this.#units),
-              check,
-              charged: undefined,
-              lease: undefined,
-            }
-          case 'deny':
-            throw unavailable(error)
-          case 'local': {
-            const share = this.#share(check)
-            return then(peek ? this.#local.peek(share) : this.#local.check(share), local =>
-              this.#decided(key, check, peek, local, share, this.#local),
-            )
-          }
-          default:
-            throw error
-        }
-      },
+      reason => this.#withoutStore(key, check, peek, reason),
     )
   }
 
-  /** By `check` unless only a share of it was `counted`. */
-  #decided(key: Key, check: Check, peek: boolean, answer: Answer, counted = check, by = this.#store): Decided {
-    const decision = decide(counted, answer, this.config.ban, this.#units)
-    const charged = decision.allowed && !peek ? by : undefined
-    return { listed: false, key, decision, check, charged, lease: answer.concurrency?.lease }
+  /** What `onStoreError` says. */
+  #withoutStore(key: Key, check: Check, peek: boolean, reason: unknown): Awaitable<Decided> {
+    switch (this.config.onStoreError) {
+      case 'allow': {
+        const decision = pass(check, this.#units)
+        return { listed: false, key, decision, check, store: undefined, answer: undefined, lease: undefined }
+      }
+      case 'local': {
+        const { local } = this.#parts
+        const share = this.#share(check)
+        const answer = peek ? local.peek(share) : local.check(share)
+        return then(answer, settled => this.#decided(key, share, local, settled))
+      }
+      default:
+        throw this.#failure(reason)
+    }
+  }
+
+  #decided(key: Key, check: Check, store: Store, answer: Answer): Decided {
+    const decision = decide(check, answer, this.config.ban, this.#units)
+    return { listed: false, key, decision, check, store, answer, lease: answer.concurrency?.lease }
+  }
+
+  /** What the caller is told of a failure: never the store's own words. */
+  #failure(reason: unknown): unknown {
+    if (isOwn(reason)) return reason
+    return this.config.onStoreError === 'deny' ? unavailable(reason) : new StoreFailed({ cause: reason })
   }
 
   /** This replica's part of what was left when the shared store was lost, and of what has expired since. */
   #share(check: Check): Check {
-    if (this.#replicas === undefined) return check
-    const learnt = this.#learnt?.peek(check).policies.map(({ used }) => used)
-    return shareOfCheck(check, this.#replicas.seen, learnt ?? [])
+    const { replicas, learnt, store } = this.#parts
+    if (replicas === undefined) return check
+    const used = learnt?.peek(check).policies.map(policy => policy.used)
+    const held = check.concurrency === undefined ? 0 : store.held(check.key, check.concurrency.log)
+    return shareOfCheck(check, replicas.seen, used ?? [], held)
   }
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {
@@ -218,50 +259,96 @@ export class Limiter {
   }
 
   #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {
-    if (this.#isFixed && !free) return this.#checkOf(key, this.#fixedPolicies())
+    const fixed = free ? undefined : this.#fixedPolicies()
+    if (fixed !== undefined) return this.#checkOf(key, fixed)
     return then(this.#policies(request, key, free), policies => this.#checkOf(key, policies))
   }
 
   #checkOf(key: Key, policies: readonly Policy[]): Check {
-    const { penalty, precision } = this.config
-    return { key: String(key), limiter: this.#id, policies, penalty, precision, concurrency: this.#concurrency }
+    return {
+      key: String(key),
+      limiter: this.#parts.id,
+      policies,
+      decisive: this.config.policies.length,
+      penalty: this.config.penalty,
+      concurrency: this.#concurrency,
+    }
   }
 
-  #fixedPolicies(): readonly Policy[] {
-    const kept = ({ log, keepMs }: Policy) => this.#sharedWindows.get(log) === keepMs
-    if (this.#fixed.length === 0 || !this.#fixed.every(kept))
-      this.#fixed = this.#policies(undefined, '', false) as Policy[]
+  /** Undefined where something depends on the request. */
+  #fixedPolicies(): readonly Policy[] | undefined {
+    const version = this.#parts.group?.version ?? 0
+    if (this.#fixedFor === version) return this.#fixed
+    const isFixed = this.isFixed && this.config.policies.every(({ cost }) => isNumber(cost))
+    this.#fixed = isFixed ? (this.#policies(undefined, '', false) as Policy[]) : undefined
+    this.#fixedFor = version
     return this.#fixed
   }
 
   /** `free`: they cost nothing, and no function is asked what they would. */
   #policies(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Policy[]> {
-    const policies = this.config.policies.map((policy, index) =>
-      this.#policy(free ? { ...policy, cost: 0 } : policy, index, request, key),
-    )
-    return policies.some(policy => policy instanceof Promise) ? Promise.all(policies) : (policies as Policy[])
-  }
-
-  #policy(config: PolicyConfig, index: number, request: FastifyRequest | undefined, key: Key): Awaitable<Policy> {
     const ask = (value: PolicyConfig['max']) =>
       typeof value === 'function' ? value(request as FastifyRequest, key as string) : value
-    return then(ask(config.max), max =>
-      then(ask(config.timeWindow), timeWindow =>
-        then(ask(config.cost), cost => {
-          const windowMs = checkedWindow(timeWindow)
-          const log = this.#logs[index] as string
-          return {
-            name: config.name,
-            limit: checkedMax(max),
-            windowMs,
-            cost: checkedCost(cost),
-            log,
-            keepMs: Math.max(windowMs, this.#sharedWindows.get(log) ?? 0),
-          }
-        }),
+    const policies = this.config.policies.map(config =>
+      then(ask(config.max), max =>
+        then(ask(config.timeWindow), timeWindow =>
+          then(free ? 0 : ask(config.cost), cost => this.#policy(config, max, timeWindow, cost)),
+        ),
       ),
     )
+    return then(all(policies), own => [...own, ...this.#othersOfGroup(own)])
   }
+
+  /** The other windows of the group's policies: charged as the own ones, and denying nothing. */
+  #othersOfGroup(own: readonly Policy[]): Policy[] {
+    const { group } = this.#parts
+    if (group === undefined) return []
+    return group.logs.flatMap(({ log, name, windowMs, sliced }) => {
+      const policy = own.find(policy => policy.name === name)
+      if (policy === undefined || own.some(policy => policy.log === log)) return []
+      return [{ name, limit: UNLIMITED, windowMs, cost: policy.cost, log, sliceMs: windowMs * group.precision, sliced }]
+    })
+  }
+
+  #policy(config: PolicyConfig, max: unknown, timeWindow: unknown, cost: unknown): Policy {
+    const windowMs = checkedWindow(timeWindow)
+    const limit = Math.min(checkedMax(max), UNLIMITED)
+    const { precision } = this.config
+    const { group } = this.#parts
+    const log = this.#logOf(config.name, windowMs, typeof config.timeWindow === 'function')
+    return {
+      name: config.name,
+      limit,
+      windowMs,
+      cost: checkedCost(cost),
+      log,
+      sliceMs: windowMs * precision,
+      sliced: group === undefined ? sharesSlices(limit, precision) : group.isSliced(log, limit),
+    }
+  }
+
+  /**
+   * The name of a log: the limiter, a kind (`:` or `@`, which no identity holds) and the policy. In a group, and where
+   * the window is a function, the length of the window is part of it.
+   */
+  #logOf(policy: string, windowMs: number, given: boolean): string {
+    const { id, group } = this.#parts
+    if (!given && group === undefined) return `${id}:${policy}`
+    const log = `${id}@${windowMs}:${policy}`
+    if (given && !this.#given.has(log)) {
+      if (this.#given.size >= MOST_WINDOWS) this.#given.delete(this.#given.values().next().value as string)
+      this.#given.add(log)
+    }
+    return log
+  }
+}
+
+function isNumber(value: unknown): value is number {
+  return typeof value === 'number'
+}
+
+function all<T>(values: readonly Awaitable<T>[]): Awaitable<T[]> {
+  return values.some(value => value instanceof Promise) ? Promise.all(values) : (values as T[])
 }
 
 /** A short name for a limiter, the same in every replica that is set up alike. */
@@ -269,13 +356,20 @@ export function limiterId(...parts: readonly (string | number)[]): string {
   return digest(JSON.stringify(parts), 8)
 }
 
-function withCost(policies: readonly Policy[], cost: Cost): Policy[] {
-  const charged: Policy[] = []
-  for (const policy of policies) {
-    const units = typeof cost === 'number' ? cost : cost[policy.name]
-    if (units !== undefined) charged.push({ ...policy, cost: checkedCost(units) })
+/** Errors of this package, whose texts are its own, and the end of the user's own client. */
+function isOwn(reason: unknown): boolean {
+  const code = (reason as { code?: unknown } | undefined)?.code
+  return (typeof code === 'string' && code.startsWith('ML_RATE_')) || reason instanceof StoreClosed
+}
+
+/** Rejects with StoreUnavailable for every failure but an error of this package about the call itself. */
+export async function orUnavailable<T>(act: () => T | Promise<T>): Promise<T> {
+  try {
+    return await act()
+  } catch (reason) {
+    const isAboutCall = reason instanceof StoreCannot || reason instanceof InvalidAnswer
+    throw isAboutCall ? reason : unavailable(reason)
   }
-  return charged
 }
 
 /** Fastify answers with the headers that an error carries. A second to five, so that not everybody is back at once. */

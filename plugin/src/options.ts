@@ -7,8 +7,8 @@ import { InvalidAnswer, InvalidGroup, InvalidOption } from './errors.js'
 import { isFieldString } from './headers.js'
 import { DEFAULT_IPV6_SUBNET } from './key.js'
 import type { CustomStoreConstructor } from './stores/custom.js'
-import type { StoreListener } from './stores/observed.js'
-import type { RedisClient } from './stores/redis-client.js'
+import type { RedisClient } from './stores/redis/client.js'
+import type { StoreListener } from './stores/redis/events.js'
 import type { Penalty } from './stores/store.js'
 
 type Awaitable<T> = T | Promise<T>

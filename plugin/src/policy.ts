@@ -1,17 +1,22 @@
-/** One quota over one sliding window, with every value known: what a store is asked to hold a request against. */
+/** One quota over one sliding window, with every value known: what a store holds a request against. */
 export interface Policy {
   readonly name: string
-  /** Quota: cost units admitted in any one window. 0 admits nothing. */
+  /** Quota: cost units admitted in any one window, at most 2^53 − 1. 0 admits nothing. */
   readonly limit: number
   /** Window length in milliseconds, at least 1. */
   readonly windowMs: number
   /** Cost units this request takes, 0 or more. */
   readonly cost: number
-  /** Names the log in the store, apart from every other policy of every other limiter. */
+  /** Names the log in the store: one log serves one window. */
   readonly log: string
-  /** Milliseconds for which the log must be kept: the longest window among all that share it. */
-  readonly keepMs: number
+  /** Length of a slice of the window in milliseconds, 0 for none. Charges of one slice always share an entry. */
+  readonly sliceMs: number
+  /** Whether admissions of one slice share an entry too; see `sharesSlices`. */
+  readonly sliced: boolean
 }
+
+/** A quota that denies nothing: for policies that are charged and do not decide. */
+export const UNLIMITED = Number.MAX_SAFE_INTEGER
 
 /**
  * Whether admissions of one slice of the window (`precision` is its length as a fraction) share an entry of the log.

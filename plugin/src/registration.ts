@@ -1,8 +1,9 @@
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import { type AppIdentity, identifyApp } from './app-identity.js'
 import { InvalidOption } from './errors.js'
+import { Group } from './group.js'
 import { digest, storedNameSpace } from './key.js'
-import { Limiter, limiterId, type SharedWindows } from './limiter.js'
+import { Limiter, limiterId, orUnavailable } from './limiter.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
@@ -15,13 +16,11 @@ import {
   refuseBesideStore,
   tolerate,
 } from './options.js'
-import { Breaker } from './stores/breaker.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
-import { DenyMemory } from './stores/deny-memory.js'
-import { MemoryStore } from './stores/memory.js'
-import { ObservedStore } from './stores/observed.js'
-import { RedisStore } from './stores/redis.js'
-import { Replicas } from './stores/replicas.js'
+import { MemoryStore } from './stores/memory/memory-store.js'
+import { type Connection, connectionOf } from './stores/redis/client.js'
+import { Replicas } from './stores/redis/presence.js'
+import { RedisStore } from './stores/redis/redis-store.js'
 import type { Store } from './stores/store.js'
 
 /** What all registrations of one app share: its name, and how many there are. */
@@ -61,7 +60,8 @@ export class Registration {
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
-  readonly #sharedWindows: SharedWindows = new Map()
+  readonly #groups = new Map<string, Group>()
+  readonly #connection: Connection | undefined
   #made = 0
 
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
@@ -69,6 +69,7 @@ export class Registration {
     this.#given = tolerate(given, false, message => app.log.warn(message))
     this.config = parseRegistration(this.#given)
     const options = overlay(this.#given, {})
+    this.#connection = this.config.redis && connectionOf(this.config.redis)
     const config = parseLimiter(options)
     const { registrations } = appOf(app)
     const number = registrations.get(app.prefix) ?? 0
@@ -112,7 +113,20 @@ export class Registration {
   }
 
   async reset(key: string): Promise<void> {
-    await Promise.all([...this.#limiters].map(limiter => limiter.reset(key)))
+    const names = new Map<Store, { limiters: Set<string>; logs: Set<string>; permits: Set<string> }>()
+    for (const limiter of this.#limiters) {
+      for (const store of limiter.stores) {
+        const all = names.get(store) ?? { limiters: new Set(), logs: new Set(), permits: new Set() }
+        names.set(store, all)
+        for (const kind of ['limiters', 'logs', 'permits'] as const) {
+          for (const name of limiter.names[kind]) all[kind].add(name)
+        }
+      }
+    }
+    const resets = [...names].map(async ([store, { limiters, logs, permits }]) =>
+      store.reset(key, { limiters: [...limiters], logs: [...logs], permits: [...permits] }),
+    )
+    await orUnavailable(() => Promise.all(resets))
   }
 
   close(): void {
@@ -133,20 +147,32 @@ export class Registration {
     const limiter = new Limiter({
       config,
       id: limiterId(...this.#scope, ...id),
+      group: this.#groupOf(config),
       store,
       local: this.#local,
       replicas,
       learnt: replicas && this.#learnt,
-      sharedWindows: this.#sharedWindows,
     })
     this.#limiters.add(limiter)
     return limiter
   }
 
+  #groupOf({ groupId, precision }: LimiterConfig): Group | undefined {
+    if (groupId === undefined) return undefined
+    let group = this.#groups.get(groupId)
+    if (group === undefined) {
+      group = new Group(precision)
+      this.#groups.set(groupId, group)
+    } else if (group.precision !== precision) {
+      const allowed = `${group.precision}, as for the other limiters of the group '${groupId}', whose logs it shares`
+      throw new InvalidOption('precision', String(precision), allowed)
+    }
+    return group
+  }
+
   /** From the first limiter on that needs to know the others. */
   #announced(): Replicas | undefined {
-    const { redis } = this.config
-    if (redis !== undefined) this.#replicas ??= new Replicas(redis, this.#nameSpace())
+    if (this.#connection !== undefined) this.#replicas ??= new Replicas(this.#connection, this.#nameSpace())
     return this.#replicas
   }
 
@@ -156,19 +182,18 @@ export class Registration {
   }
 
   #newStore(): Store {
-    const { redis, storeTimeoutMs, denyMemory, onStoreEvent } = this.config
+    const { storeTimeoutMs, denyMemory, onStoreEvent } = this.config
     if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
-    if (redis === undefined) return this.#local
-    const counting = new RedisStore(redis, {
+    if (this.#connection === undefined) return this.#local
+    return new RedisStore(this.#connection, {
       nameSpace: this.#nameSpace(),
       timeoutMs: storeTimeoutMs,
-    })
-    const remote = onStoreEvent === undefined ? counting : new ObservedStore(counting, onStoreEvent)
-    const store = denyMemory > 0 ? new DenyMemory(remote, denyMemory) : remote
-    return new Breaker(store, lost => {
-      if (lost === undefined) this.#app.log.info('the rate limit store answers again')
-      else this.#app.log.error({ err: lost }, 'the rate limit store is lost')
-      onStoreEvent?.(lost === undefined ? { type: 'back' } : { type: 'lost', error: lost })
+      denyMemory,
+      onEvent: onStoreEvent,
+      onCircuit: (error, node) => {
+        if (error === undefined) this.#app.log.info({ node }, 'the rate limit store answers again')
+        else this.#app.log.error({ err: error, node }, 'the rate limit store is lost')
+      },
     })
   }
 

@@ -1,4 +1,4 @@
-/** What a log says about one window. */
+/** What a log says about its window. */
 export interface WindowState {
   /** Cost admitted in (now − windowMs, now]. */
   readonly used: number
@@ -11,13 +11,24 @@ export interface WindowState {
   readonly retryMs: number
 }
 
+let generations = 0
+
 /**
  * The sliding-window log of one policy and one key, in memory: admission times with the running total of cost.
  * The cost inside a window is the newest total less the total of the newest entry that has left it.
  *
- * Times are milliseconds and must not decrease from call to call; costs are integers. The same rule as `check.lua`.
+ * Times are milliseconds and must not decrease from call to call; costs are integers. The same rule as `log.lua`.
  */
 export class SlidingLog {
+  /**
+   * Identifies this log among all of the process: an admission of another log is not refunded here. Changes when a
+   * refund has emptied the log.
+   */
+  get generation(): number {
+    return this.#generation
+  }
+
+  #generation = ++generations
   #times: number[] = []
   #totals: number[] = []
   /** Index of the oldest entry kept. */
@@ -26,28 +37,31 @@ export class SlidingLog {
   #base = 0
   #total = 0
 
-  /** Looks, and forgets what is older than `keepMs`. */
-  read(now: number, windowMs: number, keepMs: number, limit: number, cost: number): WindowState {
-    const kept = this.#after(now - keepMs)
-    if (kept > this.#head) {
-      this.#base = Math.max(this.#base, this.#totals[kept - 1] as number)
-      this.#head = kept
+  /** Reads the window, and drops what has left it. */
+  read(now: number, windowMs: number, limit: number, cost: number): WindowState {
+    const first = this.#after(now - windowMs)
+    if (first > this.#head) {
+      this.#base = Math.max(this.#base, this.#totals[first - 1] as number)
+      this.#head = first
       this.#shrink()
     }
-    const first = keepMs === windowMs ? this.#head : this.#after(now - windowMs)
-    const base = first === this.#head ? this.#base : Math.max(this.#base, this.#totals[first - 1] as number)
-    const used = this.#total - base
-    const oldest = this.#times[first]
+    const used = this.#total - this.#base
     return {
       used,
-      resetMs: oldest === undefined ? 0 : oldest + windowMs - now,
-      retryMs: used + cost <= limit ? 0 : this.#retryMs(now, windowMs, first, this.#total + cost - limit),
+      resetMs: this.resetMs(now, windowMs),
+      retryMs: used + cost <= limit ? 0 : this.#retryMs(now, windowMs, this.#total + cost - limit),
     }
+  }
+
+  /** Whether `cost` more can be counted exactly, after a `read`. */
+  canHold(cost: number): boolean {
+    return Number.isSafeInteger(this.#total - this.#base + cost)
   }
 
   /** Charges `cost` at `now`; entries of the same slice (length in ms, 0 for none) are one. */
   append(now: number, cost: number, sliceMs: number): void {
     if (cost === 0) return
+    if (!Number.isSafeInteger(this.#total + cost)) this.#rebase()
     this.#total += cost
     const last = this.#times.length - 1
     const newest = this.#times[last]
@@ -64,17 +78,23 @@ export class SlidingLog {
     }
   }
 
-  /** Milliseconds until the oldest entry leaves the window; 0 when nothing is in it. */
-  resetMs(now: number, windowMs: number, keepMs: number): number {
-    const oldest = this.#times[keepMs === windowMs ? this.#head : this.#after(now - windowMs)]
+  /** Milliseconds until the oldest entry leaves the window, after a `read`; 0 when nothing is in it. */
+  resetMs(now: number, windowMs: number): number {
+    const oldest = this.#times[this.#head]
     return oldest === undefined ? 0 : oldest + windowMs - now
   }
 
-  /** Gives `cost` back, the oldest first: what stays counted is as new as it can be, so no window is overfilled. */
-  refund(cost: number): void {
-    this.#base = Math.min(this.#base + cost, this.#total)
-    while ((this.#totals[this.#head] ?? Number.POSITIVE_INFINITY) <= this.#base) this.#head++
+  /**
+   * Gives up to `cost` back, off the oldest units: what stays is as new as it can be, so no window is overfilled.
+   * Returns the cost given back. Call it after a `read`.
+   */
+  refund(cost: number): number {
+    const given = Math.min(cost, this.#total - this.#base)
+    this.#base += given
+    this.#head = this.#reach(this.#base + 1)
+    if (given > 0 && this.#base === this.#total) this.#generation = ++generations
     this.#shrink()
+    return given
   }
 
   /** Index of the first entry newer than `edge`. Most calls find it within a step or two of the head. */
@@ -84,17 +104,28 @@ export class SlidingLog {
     return index
   }
 
-  /** Totals rise, so the first entry that reaches `mustLeave` is found by halving. */
-  #retryMs(now: number, windowMs: number, first: number, mustLeave: number): number {
-    let low = first
+  #retryMs(now: number, windowMs: number, mustLeave: number): number {
+    const leaving = this.#times[this.#reach(mustLeave)]
+    return leaving === undefined ? windowMs : leaving + windowMs - now
+  }
+
+  /** Index of the first entry whose total is at least `goal`, by halving: totals rise. */
+  #reach(goal: number): number {
+    let low = this.#head
     let high = this.#totals.length
     while (low < high) {
       const middle = (low + high) >>> 1
-      if ((this.#totals[middle] as number) >= mustLeave) high = middle
+      if ((this.#totals[middle] as number) >= goal) high = middle
       else low = middle + 1
     }
-    const leaving = this.#times[low]
-    return leaving === undefined ? windowMs : leaving + windowMs - now
+    return low
+  }
+
+  /** Lowers all totals by what no longer counts, so that they stay exact. */
+  #rebase(): void {
+    this.#totals = this.#totals.map(total => total - this.#base)
+    this.#total -= this.#base
+    this.#base = 0
   }
 
   /** Frees the front of the arrays once it is the larger part, so that moving is paid for once an entry. */

@@ -5,7 +5,8 @@
 import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { RedisStore } from '../../plugin/src/stores/redis.js'
+import { connectionOf } from '../../plugin/src/stores/redis/client.js'
+import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
 import type { Answer } from '../../plugin/src/stores/store.js'
 import { longestLife, shiftLog } from '../support/log.js'
 import { checkOf, memoryStore, redisStore, type TimedStore } from '../support/stores.js'
@@ -129,7 +130,7 @@ for (const { open, runs } of STORES) {
 
 t.test('the clock of Redis steps back: every key still ends with its window', async t => {
   const nameSpace = `ends${process.pid}:`
-  const store = new RedisStore(redis, { nameSpace, timeoutMs: 30_000 })
+  const store = new RedisStore(connectionOf(redis), { nameSpace, timeoutMs: 30_000 })
   t.teardown(() => store.close())
   const policies = [{ limit: 2, windowMs: WINDOW_MS }]
   const checks = [
@@ -150,7 +151,7 @@ t.test('the clock of Redis steps back: every key still ends with its window', as
       await redis.set(key, [denials, ...stamps.map(stamp => Number(stamp) + HOUR_MS * 1000)].join(':'))
     } else {
       await shiftLog(redis, key, HOUR_MS)
-      if (key.endsWith('leases')) {
+      if (key.endsWith('permits')) {
         for (const lease of await redis.zrange(key, '0', '-1')) {
           await redis.zrem(key, lease)
           await redis.zadd(key, `${Number(lease) + (HOUR_MS + WINDOW_MS) * 1000}`, `${Number(lease) + HOUR_MS * 1000}`)
@@ -163,7 +164,7 @@ t.test('the clock of Redis steps back: every key still ends with its window', as
   for (const key of keys) {
     const ttl = await redis.pttl(key)
     t.ok(ttl > WINDOW_MS - SLACK_MS && ttl <= longestLife(WINDOW_MS), `${key}: ${ttl} ms`)
-    if (!key.endsWith('leases')) continue
+    if (!key.endsWith('permits')) continue
     const [, till] = await redis.zrange(key, '-1', '-1', 'WITHSCORES')
     const [seconds] = await redis.time()
     t.ok(Number(till) / 1e6 - Number(seconds) < (WINDOW_MS + SLACK_MS) / 1000, 'a place nobody holds is free then, too')

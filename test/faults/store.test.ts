@@ -65,7 +65,7 @@ async function replicaOf(t: Test, mode: Mode, { port, tls }: Pick<Fault, 'port' 
   return { mode, app, lines }
 }
 
-const remaining = async (app: App) => (await app.rateLimiter.status('lone')).policies[0]?.remaining
+const remaining = async (app: App) => (await app.rateLimiter.status('lone'))?.policies[0]?.remaining
 const told = ({ lines }: Replica) => lines.filter(line => line.startsWith('the rate limit store'))
 
 /** What a crowd is answered while nobody can ask Redis. */

@@ -1,23 +1,23 @@
 import type { Redis } from 'ioredis'
 import t from 'tap'
 import { StoreForeignKey } from '../../plugin/src/errors.js'
-import type { Policy } from '../../plugin/src/policy.js'
-import { RedisStore } from '../../plugin/src/stores/redis.js'
+import { connectionOf } from '../../plugin/src/stores/redis/client.js'
+import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
 import type { Check } from '../../plugin/src/stores/store.js'
 import { longestLife, shiftLog } from '../support/log.js'
 import { startRedis, until } from '../support/redis-fleet.js'
+import { checkOf } from '../support/stores.js'
 
 const DAY = 86_400_000
 
 function check(limit: number, windowMs: number, cost = 1, key = 'key'): Check {
-  const policy: Policy = { name: 'p', limit, windowMs, cost, log: `${limit}`, keepMs: windowMs }
-  return { key, limiter: 'l', policies: [policy], penalty: 'none', precision: 0.01 }
+  return checkOf([{ name: `${limit}`, limit, windowMs, cost }], { key, precision: 0.01 })
 }
 
 t.test('what the logs cost Redis', async t => {
   const server = await startRedis(t)
   const redis = server.client()
-  const store = new RedisStore(redis, { nameSpace: 'memory:', timeoutMs: 5000 })
+  const store = new RedisStore(connectionOf(redis), { nameSpace: 'memory:', timeoutMs: 5000 })
   t.teardown(() => store.close())
 
   /** As if `ms` had passed. */
@@ -31,7 +31,7 @@ t.test('what the logs cost Redis', async t => {
     [1_000_000, DAY],
   ] as const) {
     await t.test(`a full quota of ${limit} in ${windowMs} ms stays within 128 entries and 2 KB`, async t => {
-      const key = `memory:{key}${limit}`
+      const key = `memory:{key}2.log.${limit}`
       const steps = 400
       const cost = Math.max(1, Math.floor(limit / 200))
       let most = 0
@@ -49,7 +49,7 @@ t.test('what the logs cost Redis', async t => {
   }
 
   await t.test('charges that overdraw a small quota stay within 128 entries, too', async t => {
-    const key = 'memory:{key}100'
+    const key = 'memory:{key}2.log.100'
     await redis.del(key)
     await Promise.all(Array.from({ length: 100 }, () => store.check(check(100, 60_000))))
     let most = 0
@@ -81,7 +81,7 @@ t.test('what the logs cost Redis', async t => {
 t.test('a full Redis refuses the check, keeps what it holds and its limit of memory', async t => {
   const server = await startRedis(t, { args: ['--maxmemory', '3mb', '--maxmemory-policy', 'noeviction'] })
   const redis: Redis = server.client()
-  const store = new RedisStore(redis, { nameSpace: 'full:', timeoutMs: 5000 })
+  const store = new RedisStore(connectionOf(redis), { nameSpace: 'full:', timeoutMs: 5000 })
   t.teardown(() => store.close())
   t.match(await store.check(check(2, DAY, 1, 'early')), { allowed: true })
   let refused: unknown
@@ -100,9 +100,9 @@ t.test('a full Redis refuses the check, keeps what it holds and its limit of mem
 t.test('a foreign value under the key of one client is left alone, and all others are answered', async t => {
   const server = await startRedis(t)
   const redis = server.client()
-  const store = new RedisStore(redis, { nameSpace: 'foreign:', timeoutMs: 5000 })
+  const store = new RedisStore(connectionOf(redis), { nameSpace: 'foreign:', timeoutMs: 5000 })
   t.teardown(() => store.close())
-  await redis.set('foreign:{taken}5', 'mine')
+  await redis.set('foreign:{taken}2.log.5', 'mine')
   const results = await Promise.allSettled([
     store.check(check(5, DAY, 1, 'before')),
     store.check(check(5, DAY, 1, 'taken')),
@@ -113,5 +113,5 @@ t.test('a foreign value under the key of one client is left alone, and all other
     ['fulfilled', 'rejected', 'fulfilled'],
   )
   t.ok((results[1] as PromiseRejectedResult).reason instanceof StoreForeignKey)
-  t.equal(await redis.get('foreign:{taken}5'), 'mine')
+  t.equal(await redis.get('foreign:{taken}2.log.5'), 'mine')
 })

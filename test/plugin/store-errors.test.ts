@@ -60,7 +60,7 @@ t.test('with no store from the start, each mode answers as it says', async t => 
 
   const local = await limited(t, { ...quick, redis: nowhere(t), onStoreError: 'local' })
   t.strictSame(await statuses(local, 3), [200, 200, 429])
-  t.match((await local.rateLimiter.status('lone')).policies[0], { remaining: 0 })
+  t.match((await local.rateLimiter.status('lone'))?.policies[0], { remaining: 0 })
 })
 
 t.test('a lost store is left alone after some failures, tried once a second, and counted with again', async t => {
@@ -95,7 +95,7 @@ t.test('a lost store is left alone after some failures, tried once a second, and
   )
   server.signal('SIGCONT')
   await until('Redis is asked again', async () => {
-    const { policies } = await app.rateLimiter.status('lone')
+    const { policies = [] } = (await app.rateLimiter.status('lone')) ?? {}
     return policies[0]?.remaining === 1
   })
   t.strictSame(await statuses(app, 2), [200, 429], 'what Redis knew still counts, and nothing was charged late')
@@ -111,12 +111,12 @@ t.test('a check that was given up on charges nothing when Redis wakes up', async
   const redis = clientOf(t, server)
   const app = await limited(t, { redis, nameSpace: 'late:', max: 10, timeWindow: '1 hour', storeTimeout: 80 })
   await until('Redis answers', async () => (await ask(app)).statusCode === 200)
-  const { remaining } = (await app.rateLimiter.status('lone')).policies[0] as { remaining: number }
+  const remaining = (await app.rateLimiter.status('lone'))?.policies[0]?.remaining
   await freeze(server)
   t.strictSame(await statuses(app, 3), [500, 500, 500])
   server.signal('SIGCONT')
-  await until('Redis answers', async () => (await app.rateLimiter.status('lone')).policies.length > 0)
-  t.equal((await app.rateLimiter.status('lone')).policies[0]?.remaining, remaining)
+  await until('Redis answers', async () => (await app.rateLimiter.status('lone')) !== null)
+  t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, remaining)
 })
 
 t.test('a place taken for somebody who no longer waits is given back', async t => {
@@ -136,23 +136,23 @@ t.test('a place taken for somebody who no longer waits is given back', async t =
   // The first call of all: nothing is known of the clock yet, so it cannot say until when it may run.
   t.equal((await ask(app)).statusCode, 500)
   server.signal('SIGCONT')
-  await until('it ran', async () => (await app.rateLimiter.status('lone')).policies[0]?.remaining === 9)
-  await until('its place is free', async () => (await app.rateLimiter.status('lone')).policies[1]?.remaining === 1)
+  await until('it ran', async () => (await app.rateLimiter.status('lone'))?.policies[0]?.remaining === 9)
+  await until('its place is free', async () => (await app.rateLimiter.status('lone'))?.policies[1]?.remaining === 1)
 })
 
 t.test('the clock of Redis may jump: the next check learns it, and is answered', async t => {
-  const { RedisClock } = await import('../../plugin/src/stores/redis-clock.js')
+  const { RedisClock } = await import('../../plugin/src/stores/redis/clock.js')
   const clock = new RedisClock()
-  t.equal(clock.latest(0, 100), 0, 'nothing is known at first')
+  t.equal(clock.latest(100), 0, 'nothing is known at first')
   clock.observe(5_000_000, 10, 12, false)
-  const latest = clock.latest(12, 100)
+  const latest = clock.latest(112)
   t.equal(latest, 5_100_000, 'never ahead of the clock')
   clock.observe(5_900_000, 13, 23, false)
-  t.equal(clock.latest(12, 100), latest, 'a slower answer tells less')
+  t.equal(clock.latest(112), latest, 'a slower answer tells less')
   clock.observe(35_000_000, 20, 25, true)
-  t.ok(clock.latest(25, 100) > 35_000_000, 'unless the last estimate was wrong')
+  t.ok(clock.latest(125) > 35_000_000, 'unless the last estimate was wrong')
   clock.observe(36_000_000, 1100, 1130, false)
-  t.ok(clock.latest(1130, 100) < 36_200_000, 'or the sample is old')
+  t.ok(clock.latest(1230) < 36_200_000, 'or the sample is old')
 })
 
 t.test('a check that runs too late by what was known of the clock is asked again, once for each jump', async t => {
@@ -170,7 +170,7 @@ t.test('a check that runs too late by what was known of the clock is asked again
   }) as never
   t.equal((await ask(app)).statusCode, 200)
   t.equal(calls, 2)
-  t.equal((await app.rateLimiter.status('lone')).policies[0]?.remaining, 1, 'it was charged once')
+  t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, 1, 'it was charged once')
 })
 
 t.test('a script that Redis has lost is sent again, and no request fails', async t => {
@@ -183,7 +183,7 @@ t.test('a script that Redis has lost is sent again, and no request fails', async
     await redis.script('FLUSH')
     await app.rateLimiter.refund('lone', 1)
   }
-  t.equal((await app.rateLimiter.status('lone')).policies[0]?.remaining, 97)
+  t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, 97)
 })
 
 t.test('a client that was closed fails at once, with its own message', async t => {

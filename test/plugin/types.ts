@@ -44,7 +44,7 @@ export function usesDecorators(app: FastifyInstance): void {
     const decision: RequestRateLimit | null = request.rateLimit
     await decision?.charge(3)
     await decision?.charge({ rows: 3 })
-    const { policies } = await app.rateLimiter.status(normalizeIP(request.ip, 56))
+    const { policies = [] } = (await app.rateLimiter.status(normalizeIP(request.ip, 56))) ?? {}
     await app.rateLimiter.reset('key')
     await app.rateLimiter.refund('key', 2)
     return policies.map(({ name, limit, remaining, reset }) => `${name} ${limit} ${remaining} ${reset}`)

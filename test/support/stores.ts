@@ -1,9 +1,10 @@
 import type { Redis } from 'ioredis'
-import type { Policy } from '../../plugin/src/policy.js'
-import { MemoryStore } from '../../plugin/src/stores/memory.js'
-import { RedisStore } from '../../plugin/src/stores/redis.js'
-import type { Check, Concurrency, Penalty, Store } from '../../plugin/src/stores/store.js'
-import { shiftLeases, shiftLog } from './log.js'
+import { type Policy, sharesSlices } from '../../plugin/src/policy.js'
+import { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
+import { connectionOf } from '../../plugin/src/stores/redis/client.js'
+import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
+import type { Check, Concurrency, Names, Penalty, Refund, Store } from '../../plugin/src/stores/store.js'
+import { shiftLog, shiftPermits } from './log.js'
 
 /** A store whose clock a test moves by hand. Milliseconds. */
 export interface TimedStore {
@@ -38,9 +39,9 @@ let spaces = 0
 /**
  * The clock of Redis cannot be set; instead everything it keeps is made older, which is the same.
  */
-export function redisStore(redis: Redis, timeoutMs = 5000): TimedStore {
+export function redisStore(redis: Redis, timeoutMs = 5000, denyMemory = 0): TimedStore {
   const nameSpace = `test${process.pid}.${spaces++}:`
-  const store = new RedisStore(redis, { nameSpace, timeoutMs })
+  const store = new RedisStore(connectionOf(redis), { nameSpace, timeoutMs, denyMemory })
   const keys = async () => (await redis.keys(`${nameSpace}*`)).sort()
   return {
     name: 'Redis',
@@ -53,7 +54,7 @@ export function redisStore(redis: Redis, timeoutMs = 5000): TimedStore {
           await redis.set(key, `${count}:${till - ms * 1000}:${last - ms * 1000}`)
         } else {
           await shiftLog(redis, key, -ms)
-          if (key.endsWith('leases')) await shiftLeases(redis, key, -ms)
+          if (key.endsWith('permits')) await shiftPermits(redis, key, -ms)
         }
         if (ttl > ms) await redis.pexpire(key, ttl - ms)
         else if (ttl >= 0) await redis.del(key)
@@ -80,7 +81,6 @@ export interface PolicySpec {
   readonly limit: number
   readonly windowMs: number
   readonly cost?: number
-  readonly keepMs?: number
 }
 
 export interface CheckSpec {
@@ -92,14 +92,26 @@ export interface CheckSpec {
 
 /** A check with the parts that a test leaves out filled in. */
 export function checkOf(policies: readonly PolicySpec[], rest: CheckSpec = {}): Check {
+  const { key = 'client', penalty = 'none', precision = 0, concurrency } = rest
   return {
-    key: rest.key ?? 'client',
+    key,
     limiter: 'limiter',
-    penalty: rest.penalty ?? 'none',
-    precision: rest.precision ?? 0,
-    concurrency: rest.concurrency && { name: 'concurrency', max: 1, ttlMs: 30_000, log: 'leases', ...rest.concurrency },
-    policies: policies.map(({ name = 'p', limit, windowMs, cost = 1, keepMs = windowMs }): Policy => {
-      return { name, limit, windowMs, cost, log: `log.${name}`, keepMs }
+    penalty,
+    decisive: policies.length,
+    concurrency: concurrency && { name: 'concurrency', max: 1, ttlMs: 30_000, log: 'permits', ...concurrency },
+    policies: policies.map(({ name = 'p', limit, windowMs, cost = 1 }): Policy => {
+      const sliced = sharesSlices(limit, precision)
+      return { name, limit, windowMs, cost, log: `log.${name}`, sliceMs: windowMs * precision, sliced }
     }),
   }
+}
+
+/** Refunds of an operator for all policies of a check, with the costs of the check. */
+export function refundsOf(check: Check): Refund[] {
+  return check.policies.map(policy => ({ policy, cost: policy.cost, admission: undefined }))
+}
+
+/** Everything that a check may leave behind. */
+export function namesOf({ limiter, policies, concurrency }: Check): Names {
+  return { limiters: [limiter], logs: policies.map(({ log }) => log), permits: concurrency ? [concurrency.log] : [] }
 }

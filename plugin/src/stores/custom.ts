@@ -48,6 +48,10 @@ export class CustomStoreAdapter implements Store {
     throw new StoreCannot('reset a key')
   }
 
+  held(): number {
+    return 0
+  }
+
   close(): void {}
 
   #ask(method: 'incr' | 'read', check: Check): Promise<Answer> {

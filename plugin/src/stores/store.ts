@@ -8,25 +8,35 @@ import type { Policy } from '../policy.js'
  */
 export type Penalty = 'none' | 'count' | 'renew' | 'backoff'
 
-/** A limit on requests in flight: at most `max` leases, each ending by itself after `ttlMs` milliseconds. */
+/** A limit on requests in flight: at most `max` permits, each ending by itself after `ttlMs` milliseconds. */
 export interface Concurrency {
   readonly name: string
   readonly max: number
   readonly ttlMs: number
+  /** Names the set of permits in the store. */
   readonly log: string
 }
 
-/** One question to a store: may this key be charged these costs by all of these policies? */
+/** A pending check: may this key be charged these costs by all of these policies? */
 export interface Check {
   /** Partition key: whose quota. Any string. */
   readonly key: string
   /** Names the limiter that asks, whichever of its policies the check is about. */
   readonly limiter: string
+  /** Those that decide come first. */
   readonly policies: readonly Policy[]
+  /** How many of the policies decide. The others are charged with them, and deny nothing. */
+  readonly decisive: number
   readonly penalty: Penalty
-  /** A fraction of the window; see `sliceLength`. */
-  readonly precision: number
   readonly concurrency?: Concurrency | undefined
+}
+
+/** Identifies one admission in one log, so that a refund never takes other people's units. */
+export interface Admission {
+  /** The log's generation; another one begins when the log is made anew, reset or set back. */
+  readonly generation: number
+  /** Time of the admission by the clock of the store. */
+  readonly time: number
 }
 
 export interface PolicyAnswer {
@@ -38,9 +48,11 @@ export interface PolicyAnswer {
   readonly retryMs: number
   /** Denials that count towards a ban, this one included; 0 without a penalty. */
   readonly denials: number
+  /** What was charged here, for a refund; undefined where nothing was. */
+  readonly admission?: Admission | undefined
 }
 
-/** Denied by one policy or by concurrency means charged by none, and no lease taken. */
+/** Denied by one policy or by concurrency means charged by none, and no permit taken. */
 export interface Answer {
   readonly allowed: boolean
   /** One for each policy of the check, in its order. */
@@ -48,10 +60,26 @@ export interface Answer {
   readonly concurrency?: { readonly inFlight: number; readonly violated: boolean; readonly lease?: Lease } | undefined
 }
 
-/** A place among the requests in flight. */
+/** A permit: one request in flight. */
 export interface Lease {
-  /** Gives the place back; more than once is as good as once. Never throws. */
+  /** Gives the permit back; more than once is as good as once. Never throws. */
   release(): void
+}
+
+/** Cost to give back to one log. */
+export interface Refund {
+  readonly policy: Policy
+  readonly cost: number
+  /** Whose cost it is. Undefined: an operator's refund, which takes the oldest units whoever was charged for them. */
+  readonly admission: Admission | undefined
+}
+
+/** Everything that limiters keep about a key, by name. */
+export interface Names {
+  readonly limiters: readonly string[]
+  readonly logs: readonly string[]
+  /** Sets of permits. */
+  readonly permits: readonly string[]
 }
 
 /**
@@ -63,12 +91,17 @@ export interface Store {
   check(check: Check): Answer | Promise<Answer>
   /** What `check` would answer, changing nothing. */
   peek(check: Check): Answer | Promise<Answer>
-  /** Charges what is only known now; may overdraw the quota. */
-  charge(check: Check): void | Promise<void>
-  /** Gives cost back; never more than was used. */
-  refund(check: Check): void | Promise<void>
-  /** Forgets the key: its logs, its penalties and its leases. */
-  reset(check: Check): void | Promise<void>
+  /** Charges what is only known now; may overdraw the quota. Throws ChargeTooLarge for what cannot be counted. */
+  charge(check: Check): Answer | Promise<Answer>
+  /**
+   * Gives cost back, never more than is used, and nothing for an admission that has left its window or whose log was
+   * made anew. Happens once, within the time that a check has. Returns the cost given back, for each refund.
+   */
+  refund(check: Check, refunds: readonly Refund[]): readonly number[] | Promise<readonly number[]>
+  /** Forgets logs, penalties and permits of a key. */
+  reset(key: string, names: Names): void | Promise<void>
+  /** Permits that this process holds for a key. */
+  held(key: string, permits: string): number
   /** Stops timers. The user's Redis client stays open. */
   close(): void
 }

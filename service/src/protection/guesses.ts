@@ -51,8 +51,8 @@ export class Guesses {
 
   /** Where an address stands, by its partition key. Counts nothing. */
   async standing(address: string): Promise<PolicyState> {
-    const { policies } = await this.#count.status(address)
-    return policies[0] as PolicyState
+    const standing = await this.#count.status(address)
+    return standing?.policies[0] as PolicyState
   }
 
   /** Asked of the store, which all replicas share, once a second for each address that sends right keys. */

@@ -2,7 +2,15 @@ import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Answer, Check, Lease, Penalty } from '../../../plugin/src/stores/store.js'
-import { checkOf, memoryStore, type PolicySpec, redisStore, type TimedStore } from '../../support/stores.js'
+import {
+  checkOf,
+  memoryStore,
+  namesOf,
+  type PolicySpec,
+  redisStore,
+  refundsOf,
+  type TimedStore,
+} from '../../support/stores.js'
 
 /**
  * What the oracle of the rule does not know of, the two stores are asked alike: penalties, requests in flight, quotas
@@ -29,7 +37,7 @@ interface Asked {
 interface History {
   readonly penalty: Penalty
   readonly places: number | undefined
-  /** The windows of a log change from step to step, as in a group of routes; else each policy keeps its own. */
+  /** The window is a function of the request, and each has a log; else each policy has one window. */
   readonly changing: boolean
   readonly windows: readonly boolean[]
   readonly steps: readonly Step[]
@@ -59,21 +67,20 @@ const history: fc.Arbitrary<History> = fc.record({
   ),
 })
 
-function checkAt(given: History, step: { readonly key: string; readonly asked: readonly Asked[] }): Check {
+function checkAt(given: History, step: Extract<Step, { readonly asked: readonly Asked[] }>): Check {
   const policies = given.windows.map((long, index): PolicySpec => {
     const { limit, cost, ...now } = step.asked[index] as Asked
     return {
-      name: `p${index}`,
+      name: given.changing && now.long ? `p${index}.long` : `p${index}`,
       limit,
       cost,
       windowMs: (given.changing ? now.long : long) ? LONG : SHORT,
-      ...(given.changing && { keepMs: LONG }),
     }
   })
   return checkOf(policies, {
     key: step.key,
     penalty: given.penalty,
-    ...(given.places !== undefined && { concurrency: { max: given.places, ttlMs: LONG * 100 } }),
+    ...(given.places !== undefined && step.do !== 'charge' && { concurrency: { max: given.places, ttlMs: LONG * 100 } }),
   })
 }
 
@@ -110,10 +117,14 @@ async function play(given: History, memory: TimedStore, remote: TimedStore): Pro
       await redis.ping()
     } else {
       const check = checkAt(given, step)
-      // Only the registration's own limiter refunds, and its logs have one window each.
-      if (step.do === 'refund' && given.changing) continue
+      if (step.do === 'refund' || step.do === 'reset') {
+        const act = async ({ store }: TimedStore) =>
+          step.do === 'refund' ? store.refund(check, refundsOf(check)) : store.reset(check.key, namesOf(check))
+        const given = [await act(memory), await act(remote)]
+        if (`${given[0]}` !== `${given[1]}`) throw new Error(`step ${index}: ${given[0]} given back, and ${given[1]}`)
+        continue
+      }
       const [one, two] = [await memory.store[step.do](check), await remote.store[step.do](check)]
-      if (!one || !two) continue
       if (!alike(one, two, !(given.changing && given.penalty === 'count'))) {
         throw new Error(`step ${index}: in process ${JSON.stringify(one)}, in Redis ${JSON.stringify(two)}`)
       }

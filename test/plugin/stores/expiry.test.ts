@@ -1,10 +1,11 @@
 import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { RedisStore } from '../../../plugin/src/stores/redis.js'
+import { connectionOf } from '../../../plugin/src/stores/redis/client.js'
+import { RedisStore } from '../../../plugin/src/stores/redis/redis-store.js'
 import type { Penalty } from '../../../plugin/src/stores/store.js'
 import { longestLife } from '../../support/log.js'
-import { checkOf } from '../../support/stores.js'
+import { checkOf, refundsOf } from '../../support/stores.js'
 
 const RUNS = Number(process.env.FC_RUNS ?? 60)
 const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
@@ -40,24 +41,27 @@ t.test('every key ends with its window, and what charges nothing changes no byte
       fc.boolean(),
       async (list, penalty, places) => {
         const nameSpace = `expiry${process.pid}.${spaces++}:`
-        const store = new RedisStore(redis, { nameSpace, timeoutMs: 10_000 })
+        const store = new RedisStore(connectionOf(redis), { nameSpace, timeoutMs: 10_000 })
         try {
           for (const [index, { do: operation, key, limit, windowMs, cost }] of list.entries()) {
-            const check = checkOf([{ limit, windowMs, cost, keepMs: LONGEST_MS }], {
+            const check = checkOf([{ limit, windowMs, cost }], {
               key,
               penalty,
               precision: 0.01,
               ...(places && { concurrency: { max: 2, ttlMs: 60_000 } }),
             })
             const before = await contents(nameSpace)
-            const answer = await store[operation](check)
+            const answer =
+              operation === 'refund'
+                ? void (await store.refund(check, refundsOf(check)))
+                : await store[operation](check)
             const after = await contents(nameSpace)
             const where = `step ${index}, ${operation}`
             for (const [name, { bytes, ttl }] of after) {
               if (!(ttl > 0 && ttl <= longestLife(LONGEST_MS)))
                 throw new Error(`${name} lives for ${ttl} ms after ${where}`)
               const then = before.get(name)
-              const isPenalty = /:(count|block)$/.test(name)
+              const isPenalty = /\}\d\.[-!]/.test(name)
               const charged =
                 operation === 'charge' || operation === 'refund' || (operation === 'check' && answer?.allowed)
               if (charged || (isPenalty && operation === 'check')) continue

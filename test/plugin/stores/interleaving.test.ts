@@ -1,7 +1,8 @@
 import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { RedisStore } from '../../../plugin/src/stores/redis.js'
+import { connectionOf } from '../../../plugin/src/stores/redis/client.js'
+import { RedisStore } from '../../../plugin/src/stores/redis/redis-store.js'
 import type { Answer } from '../../../plugin/src/stores/store.js'
 import { checkOf } from '../../support/stores.js'
 
@@ -29,7 +30,7 @@ t.test(
     await fc.assert(
       fc.asyncProperty(crowd, async ({ limits, asked }) => {
         const nameSpace = `interleaving${process.pid}.${spaces++}:`
-        const stores = clients.map(client => new RedisStore(client, { nameSpace, timeoutMs: 10_000 }))
+        const stores = clients.map(client => new RedisStore(connectionOf(client), { nameSpace, timeoutMs: 10_000 }))
         const checkAt = ({ key, costs }: { key: string; costs: readonly number[] }) =>
           checkOf(
             limits.map((limit, at) => ({ name: `p${at}`, limit, windowMs: 3_600_000, cost: costs[at] as number })),

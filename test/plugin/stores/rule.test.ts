@@ -2,8 +2,8 @@ import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Answer } from '../../../plugin/src/stores/store.js'
-import { checkOf, memoryStore, type PolicySpec, redisStore, type TimedStore } from '../../support/stores.js'
-import { WindowOracle } from '../../support/window-oracle.js'
+import { checkOf, memoryStore, namesOf, type PolicySpec, redisStore, type TimedStore } from '../../support/stores.js'
+import { type OracleAdmission, WindowOracle } from '../../support/window-oracle.js'
 
 const RUNS = Number(process.env.FC_RUNS ?? 0)
 const redis = new Redis(process.env.REDIS_URL as string)
@@ -14,7 +14,10 @@ const LIMITS = [1, 2, 5, 12] as const
 const WINDOWS = [1000, 60_000, 3_600_000] as const
 
 type Step =
-  | { readonly do: 'check' | 'peek' | 'charge' | 'refund'; readonly key: string; readonly costs: readonly number[] }
+  | { readonly do: 'check' | 'peek' | 'charge'; readonly key: string; readonly costs: readonly number[] }
+  /** `of`: which admission so far, counted from the newest; an operator's refund without. */
+  | { readonly do: 'refund'; readonly key: string; readonly costs: readonly number[]; readonly of: number | undefined }
+  | { readonly do: 'reset'; readonly key: string }
   | { readonly do: 'pass'; readonly share: number }
 
 const costs = fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 2, maxLength: 2 })
@@ -22,8 +25,18 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 8, arbitrary: fc.record({ do: fc.constant('check' as const), key: fc.constantFrom(...KEYS), costs }) },
   {
     weight: 2,
-    arbitrary: fc.record({ do: fc.constantFrom('peek', 'charge', 'refund'), key: fc.constantFrom(...KEYS), costs }),
+    arbitrary: fc.record({ do: fc.constantFrom('peek', 'charge'), key: fc.constantFrom(...KEYS), costs }),
   },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constant('refund' as const),
+      key: fc.constantFrom(...KEYS),
+      costs,
+      of: fc.option(fc.nat(8), { nil: undefined, freq: 6 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('reset' as const), key: fc.constantFrom(...KEYS) }) },
   // In shares of the shorter window; never a whole number of them, so that no entry leaves within the test's own pace.
   {
     weight: 6,
@@ -54,6 +67,11 @@ async function play(
     oracles.set(id, known)
     return known
   }
+  /** What was admitted or charged, for each key, the newest last, with what the oracle says of it. */
+  const admitted = new Map<string, { specs: PolicySpec[]; answer: Answer; told: OracleAdmission[] }[]>()
+  const note = (key: string, specs: PolicySpec[], answer: Answer, told: OracleAdmission[]) => {
+    admitted.set(key, [...(admitted.get(key) ?? []), { specs, answer, told }])
+  }
   const shortest = Math.min(...policies.map(({ windowMs }) => windowMs))
   let now = 1_000_000
   const began = Date.now()
@@ -65,18 +83,39 @@ async function play(
       continue
     }
     const { key } = action
+    if (action.do === 'reset') {
+      await timed.store.reset(key, namesOf(checkOf(policies.map((policy, at) => ({ ...policy, name: `p${at}` })))))
+      for (const at of policies.keys()) oracleOf(key, at).reset()
+      continue
+    }
     const specs: PolicySpec[] = policies.map((policy, at) => ({
       ...policy,
       name: `p${at}`,
       cost: action.do === 'peek' ? 0 : (action.costs[at] as number),
     }))
     const check = checkOf(specs, { key })
-    if (action.do === 'charge' || action.do === 'refund') {
-      await timed.store[action.do](check)
-      for (const [at, { windowMs, cost = 1 }] of specs.entries()) {
-        if (action.do === 'charge') oracleOf(key, at).charge(now, cost)
-        else oracleOf(key, at).refund(now, windowMs, cost)
-      }
+    if (action.do === 'charge') {
+      const answer = await timed.store.charge(check)
+      note(
+        key,
+        specs,
+        answer,
+        specs.map(({ cost = 1 }, at) => oracleOf(key, at).charge(now, cost)),
+      )
+      continue
+    }
+    if (action.do === 'refund') {
+      const of = action.of === undefined ? undefined : admitted.get(key)?.at(-1 - action.of)
+      if (action.of !== undefined && of === undefined) continue
+      const refunds = check.policies.map((policy, at) => {
+        const admission = of?.answer.policies[at]?.admission
+        return { policy, cost: Math.min(policy.cost, of?.specs[at]?.cost ?? policy.cost), admission }
+      })
+      const given = await timed.store.refund(check, refunds)
+      const wanted = refunds.map(({ cost }, at) =>
+        oracleOf(key, at).refund(now, (specs[at] as PolicySpec).windowMs, cost, of?.told[at]),
+      )
+      if (`${given}` !== `${wanted}`) throw new Error(`step ${index}: ${given} given back instead of ${wanted}`)
       continue
     }
     const waits = specs.map(({ limit, windowMs, cost = 1 }, at) => oracleOf(key, at).wait(now, windowMs, limit, cost))
@@ -86,23 +125,28 @@ async function play(
     const allowed = waits.every(wait => wait === 0)
     if (answer.allowed !== allowed) throw new Error(`${allowed ? 'denied' : 'admitted'} against the rule at ${where}`)
     if (before !== undefined && before !== (await timed.print())) throw new Error(`something was written at ${where}`)
+    const told: OracleAdmission[] = []
     for (const [at, { limit, windowMs, cost = 1 }] of specs.entries()) {
       const oracle = oracleOf(key, at)
       if (allowed && action.do === 'check') {
-        oracle.charge(now, cost)
-        if (oracle.fullest(windowMs) > Math.max(limit, 0) && !steps.some(({ do: what }) => what === 'charge')) {
+        told.push(oracle.charge(now, cost))
+        if (
+          oracle.fullest(windowMs) > Math.max(limit, 0) &&
+          !steps.some(one => one.do === 'charge' || (one.do === 'refund' && one.of === undefined))
+        ) {
           throw new Error(`a window holds more than ${limit} at ${where}`)
         }
       }
-      const told = answer.policies[at] as Answer['policies'][number]
+      const state = answer.policies[at] as Answer['policies'][number]
       // What a clock of its own has gone on meanwhile, however busy the machine.
       const tolerance = toleranceMs > 1 ? Date.now() - began + toleranceMs : toleranceMs
-      if (told.used !== oracle.used(now, windowMs))
+      if (state.used !== oracle.used(now, windowMs))
         throw new Error(`used should be ${oracle.used(now, windowMs)} at ${where}`)
-      if (Math.abs(told.retryMs - (waits[at] as number)) > tolerance) throw new Error(`wrong wait at ${where}`)
-      const reset = oracle.reset(now, windowMs)
-      if (Math.abs(told.resetMs - reset) > tolerance) throw new Error(`reset should be ${reset} at ${where}`)
+      if (Math.abs(state.retryMs - (waits[at] as number)) > tolerance) throw new Error(`wrong wait at ${where}`)
+      const reset = oracle.resetsIn(now, windowMs)
+      if (Math.abs(state.resetMs - reset) > tolerance) throw new Error(`reset should be ${reset} at ${where}`)
     }
+    if (told.length > 0) note(key, specs, answer, told)
   }
 }
 

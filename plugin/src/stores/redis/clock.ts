@@ -23,8 +23,12 @@ export class RedisClock {
     this.#sampledAt = received
   }
 
-  /** The Redis time, in µs, at which a call that began at `since` (ms) is given up; 0 while nothing is known. */
-  latest(since: number, timeoutMs: number): number {
-    return this.#offset === undefined ? 0 : Math.ceil(this.#offset + (since + timeoutMs) * 1000)
+  get isKnown(): boolean {
+    return this.#offset !== undefined
+  }
+
+  /** The Redis time, in µs, at a `deadline` in ms of `performance.now()`; 0 while nothing is known. */
+  latest(deadline: number): number {
+    return this.#offset === undefined ? 0 : Math.ceil(this.#offset + deadline * 1000)
   }
 }

@@ -1,8 +1,9 @@
 /** How many replicas share the quotas, last time Redis could tell, and this one's share of them while it cannot. */
 import { randomUUID } from 'node:crypto'
-import type { RedisClient } from './redis-client.js'
-import { ANNOUNCE } from './scripts.js'
-import type { Check } from './store.js'
+import type { Check } from '../store.js'
+import type { Connection } from './client.js'
+import { redisKey } from './codec.js'
+import { ANNOUNCE, run } from './scripts.js'
 
 /** Milliseconds between two announcements, and how long one holds. */
 const INTERVAL_MS = 1000
@@ -23,10 +24,10 @@ export function shareOf(limit: number, { count, place }: Place): number {
 }
 
 /**
- * The check with every limit, and the places in flight, cut to this replica's share. Of a limit, `used` (by policy) is
- * gone for all of them.
+ * The check with every limit, and the permits, cut to this replica's share. Of a limit, `used` (by policy) is gone for
+ * all replicas; of its share of the permits, `held` are taken.
  */
-export function shareOfCheck(check: Check, place: Place, used: readonly number[]): Check {
+export function shareOfCheck(check: Check, place: Place, used: readonly number[], held: number): Check {
   const { concurrency } = check
   return {
     ...check,
@@ -34,13 +35,13 @@ export function shareOfCheck(check: Check, place: Place, used: readonly number[]
       const left = Math.max(0, policy.limit - (used[index] ?? 0))
       return { ...policy, limit: shareOf(left, place) }
     }),
-    concurrency: concurrency && { ...concurrency, max: shareOf(concurrency.max, place) },
+    concurrency: concurrency && { ...concurrency, max: Math.max(0, shareOf(concurrency.max, place) - held) },
   }
 }
 
 /** Announces this replica while it lives. Before Redis has answered once it knows of no others. */
 export class Replicas {
-  readonly #redis: RedisClient
+  readonly #connection: Connection
   readonly #keys: readonly [string, string]
   readonly #id = randomUUID()
   readonly #timer: NodeJS.Timeout
@@ -50,9 +51,9 @@ export class Replicas {
   /** When Redis answered again after the last outage. */
   #backSince = Number.NEGATIVE_INFINITY
 
-  constructor(redis: RedisClient, nameSpace: string) {
-    this.#redis = redis
-    this.#keys = [`${nameSpace}{replicas}:alive`, `${nameSpace}{replicas}:order`]
+  constructor(connection: Connection, nameSpace: string) {
+    this.#connection = connection
+    this.#keys = [redisKey(nameSpace, 'replicas', '~alive'), redisKey(nameSpace, 'replicas', '~order')]
     this.#timer = setInterval(() => void this.#announce(), INTERVAL_MS).unref()
     void this.#announce()
   }
@@ -64,14 +65,14 @@ export class Replicas {
   /** Takes the announcement back, where Redis can be reached. */
   close(): void {
     clearInterval(this.#timer)
-    if (this.#redis.status === 'ready') this.#run(0).catch(() => {})
+    if (this.#connection.status === 'ready') this.#run(0).catch(() => {})
   }
 
   async #announce(): Promise<void> {
-    if (this.#asking || this.#redis.status !== 'ready') return
+    if (this.#asking || this.#connection.status !== 'ready') return
     this.#asking = true
     try {
-      const [count, place] = (await this.#run(TTL_MS)) as [number, number]
+      const [count, place] = ((await this.#run(TTL_MS)) as unknown[]).map(Number) as [number, number]
       this.#observe({ count, place }, performance.now())
     } catch {
       // What was last seen stands; that Redis is away is told by those who need it.
@@ -88,13 +89,7 @@ export class Replicas {
     this.#seen = seen
   }
 
-  async #run(ttlMs: number): Promise<unknown> {
-    const args = [...this.#keys, this.#id, ttlMs]
-    try {
-      return await this.#redis.evalsha(ANNOUNCE.sha, this.#keys.length, ...args)
-    } catch (error) {
-      if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
-      return this.#redis.eval(ANNOUNCE.source, this.#keys.length, ...args)
-    }
+  #run(ttlMs: number): Promise<unknown> {
+    return run(this.#connection, ANNOUNCE, this.#keys, [this.#id, ttlMs])
   }
 }

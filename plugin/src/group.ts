@@ -1,0 +1,56 @@
+import { sharesSlices } from './policy.js'
+
+/** One log of a group: a policy's name and a window. */
+export interface GroupLog {
+  readonly log: string
+  /** Name of the policy. */
+  readonly name: string
+  readonly windowMs: number
+  /** Whether a quota on this log is larger than its number of slices. Becomes true and stays so. */
+  readonly sliced: boolean
+}
+
+/**
+ * The logs that the limiters of one group share. Each distinct window of a policy has a log, and a request that one
+ * limiter admits is charged to all of them.
+ *
+ * A window that is a function is known only with the request; its log is charged by the requests of that window alone.
+ */
+export class Group {
+  /** A fraction of the window; the same for all limiters, because their entries stand in the same logs. */
+  readonly precision: number
+  readonly #logs = new Map<string, GroupLog>()
+  #version = 0
+
+  constructor(precision: number) {
+    this.precision = precision
+  }
+
+  /** Changes whenever a log joins, or becomes sliced. */
+  get version(): number {
+    return this.#version
+  }
+
+  get logs(): readonly GroupLog[] {
+    return [...this.#logs.values()]
+  }
+
+  /** Adds a window. `max`: the quota on it, 0 where it depends on the request. */
+  join(log: string, name: string, windowMs: number, max: number): void {
+    if (!this.#logs.has(log)) this.#set({ log, name, windowMs, sliced: false })
+    this.isSliced(log, max)
+  }
+
+  /** Whether a log is sliced, given one more quota on it. */
+  isSliced(log: string, limit: number): boolean {
+    const known = this.#logs.get(log)
+    const sliced = known?.sliced === true || sharesSlices(limit, this.precision)
+    if (known !== undefined && sliced && !known.sliced) this.#set({ ...known, sliced })
+    return sliced
+  }
+
+  #set(log: GroupLog): void {
+    this.#logs.set(log.log, log)
+    this.#version++
+  }
+}

@@ -1,0 +1,231 @@
+import { ChargeTooLarge } from '../../errors.js'
+import type { Policy } from '../../policy.js'
+import { SlidingLog } from '../../window.js'
+import type { Answer, Check, Lease, Names, Penalty, PolicyAnswer, Refund, Store } from '../store.js'
+import { type Row, Table } from './table.js'
+
+type Mutable<T> = { -readonly [name in keyof T]: T[name] }
+
+/** A fraction of the window: what is learnt within one slice of it is one entry. */
+const LEARNT_PRECISION = 0.01
+
+/** Counts in this process: no Redis, no waiting, the same rule. */
+export class MemoryStore implements Store {
+  readonly #capacity: number
+  readonly #clock: () => number
+  readonly #tables = new Map<string, Table>()
+  readonly #permits = new Map<string, Set<Lease>>()
+  /** What the clock said last, and how far it has gone back since the start, in all. */
+  #read = 0
+  #ahead = 0
+
+  /**
+   * `capacity`: keys kept for each log, 1 or more. `clock`: milliseconds; where it steps back, time goes on from where
+   * it was.
+   */
+  constructor(capacity: number, clock: () => number = () => Date.now()) {
+    this.#capacity = capacity
+    this.#clock = clock
+  }
+
+  check(check: Check): Answer {
+    const now = this.#tick()
+    const rows: (Row | undefined)[] = []
+    const { policies, allowed } = this.#look(check, now, false, rows)
+    const { concurrency } = check
+    const inFlight = concurrency === undefined ? 0 : this.held(check.key, concurrency.log)
+    const violated = concurrency !== undefined && inFlight >= concurrency.max
+    if (!allowed || violated) {
+      this.#penalise(check, policies, now)
+      return { allowed: false, policies, concurrency: concurrency && { inFlight, violated } }
+    }
+    for (let index = 0; index < policies.length; index++) {
+      const policy = check.policies[index] as Policy
+      if (policy.cost === 0) continue
+      const row = rows[index] ?? this.#row(policy.log, check.key, now)
+      admit(row, policy, now, policy.sliced, policies[index] as Mutable<PolicyAnswer>)
+    }
+    if (concurrency === undefined) return { allowed, policies }
+    const lease = this.#permit(permitsOf(check.key, concurrency.log))
+    return { allowed, policies, concurrency: { inFlight: inFlight + 1, violated, lease } }
+  }
+
+  peek(check: Check): Answer {
+    const { policies, allowed } = this.#look(check, this.#tick(), true, [])
+    const { concurrency } = check
+    if (concurrency === undefined) return { allowed, policies }
+    const inFlight = this.held(check.key, concurrency.log)
+    const violated = inFlight >= concurrency.max
+    return { allowed: allowed && !violated, policies, concurrency: { inFlight, violated } }
+  }
+
+  charge(check: Check): Answer {
+    const now = this.#tick()
+    const rows = check.policies.map(policy => this.#row(policy.log, check.key, now))
+    const policies = check.policies.map((policy, index) => {
+      const { log } = rows[index] as Row
+      const state = log.read(now, policy.windowMs, 0, 0)
+      if (!log.canHold(policy.cost)) throw new ChargeTooLarge()
+      return { ...state, retryMs: 0, denials: 0 }
+    })
+    for (const [index, policy] of check.policies.entries()) {
+      if (policy.cost > 0) admit(rows[index] as Row, policy, now, true, policies[index] as Mutable<PolicyAnswer>)
+    }
+    return { allowed: true, policies }
+  }
+
+  refund(check: Check, refunds: readonly Refund[]): number[] {
+    const now = this.#tick()
+    return refunds.map(({ policy, cost, admission }) => {
+      const log = this.#tables.get(policy.log)?.get(check.key, now)?.log
+      if (log === undefined) return 0
+      log.read(now, policy.windowMs, 0, 0)
+      if (admission !== undefined) {
+        const isOver = admission.generation !== log.generation || admission.time <= now - policy.windowMs
+        if (isOver) return 0
+      }
+      return log.refund(cost)
+    })
+  }
+
+  /**
+   * Takes over what another store says is used, as if what is more than was known here had been used now: it expires
+   * here no earlier than there. What is older than the oldest that still counts there has expired there, and is dropped.
+   */
+  learn(check: Check, answer: Answer): void {
+    const now = this.#tick()
+    for (let index = 0; index < check.policies.length; index++) {
+      const { log: name, windowMs } = check.policies[index] as Policy
+      const { used, resetMs } = answer.policies[index] as PolicyAnswer
+      if (used === 0) continue
+      const { log } = this.#row(name, check.key, now)
+      const more = used - log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
+      if (more > 0) log.append(now, more, windowMs * LEARNT_PRECISION)
+    }
+  }
+
+  reset(key: string, { logs, permits }: Names): void {
+    for (const log of logs) this.#tables.get(log)?.delete(key)
+    for (const log of permits) this.#permits.delete(permitsOf(key, log))
+  }
+
+  held(key: string, permits: string): number {
+    return this.#permits.get(permitsOf(key, permits))?.size ?? 0
+  }
+
+  close(): void {
+    this.#tables.clear()
+    this.#permits.clear()
+  }
+
+  /** Keys held for one log. */
+  size(log: string): number {
+    return this.#tables.get(log)?.size ?? 0
+  }
+
+  #tick(): number {
+    const read = this.#clock()
+    if (read < this.#read) this.#ahead += this.#read - read
+    this.#read = read
+    return read + this.#ahead
+  }
+
+  /** `rows`: filled with what is kept of each policy. */
+  #look(
+    check: Check,
+    now: number,
+    peek: boolean,
+    rows: (Row | undefined)[],
+  ): { policies: PolicyAnswer[]; allowed: boolean } {
+    const policies: PolicyAnswer[] = []
+    let allowed = true
+    for (const policy of check.policies) {
+      const row = this.#tables.get(policy.log)?.get(check.key, now)
+      rows.push(row)
+      const answer = answerOf(row, policy, now, check.penalty, peek)
+      policies.push(answer)
+      if (answer.retryMs > 0) allowed = false
+    }
+    return { policies, allowed }
+  }
+
+  #row(log: string, key: string, now: number): Row {
+    let table = this.#tables.get(log)
+    if (table === undefined) {
+      table = new Table(this.#capacity)
+      this.#tables.set(log, table)
+    }
+    return table.get(key, now) ?? table.add(key, now)
+  }
+
+  /** Records the denial with every policy that stood in the way, and keeps its row. */
+  #penalise(check: Check, policies: PolicyAnswer[], now: number): void {
+    for (const [index, policy] of check.policies.entries()) {
+      const answer = policies[index] as PolicyAnswer
+      if (answer.retryMs === 0) continue
+      const row = this.#row(policy.log, check.key, now)
+      if (check.penalty !== 'none') policies[index] = deny(row, policy, answer, now, check.penalty)
+      row.deniedUntil = Math.max(now + answer.retryMs, row.denials?.blockedUntil ?? 0)
+    }
+  }
+
+  /** Lasts as long as it is held: in one process a permit cannot outlive its holder. */
+  #permit(id: string): Lease {
+    const permits = this.#permits.get(id) ?? new Set()
+    const permit = {
+      release: () => {
+        permits.delete(permit)
+        if (permits.size === 0 && this.#permits.get(id) === permits) this.#permits.delete(id)
+      },
+    }
+    this.#permits.set(id, permits.add(permit))
+    return permit
+  }
+}
+
+function permitsOf(key: string, permits: string): string {
+  return `${permits}\n${key}`
+}
+
+/** Charges one policy, and updates its answer. */
+function admit({ log }: Row, policy: Policy, now: number, shared: boolean, answer: Mutable<PolicyAnswer>): void {
+  log.append(now, policy.cost, shared ? policy.sliceMs : 0)
+  answer.used += policy.cost
+  answer.resetMs = log.resetMs(now, policy.windowMs)
+  answer.admission = { generation: log.generation, time: now }
+}
+
+/** Counts a denial, and blocks the key where the penalty says so. */
+function deny(row: Row, policy: Policy, answer: PolicyAnswer, now: number, penalty: Penalty): PolicyAnswer {
+  row.denials ??= { count: 0, last: now, blockedUntil: 0, log: new SlidingLog() }
+  const { denials } = row
+  const { windowMs } = policy
+  if (penalty === 'count') {
+    const { used } = denials.log.read(now, windowMs, 0, 0)
+    denials.log.append(now, 1, windowMs / 100)
+    return { ...answer, denials: used + 1 }
+  }
+  denials.count = denials.blockedUntil > now ? denials.count + 1 : 1
+  denials.last = now
+  const longer = penalty === 'backoff' ? 2 ** (denials.count - 1) : 1
+  const blockMs = Math.min(windowMs * longer, Number.MAX_SAFE_INTEGER)
+  denials.blockedUntil = now + blockMs
+  return { used: Math.max(answer.used, policy.limit), resetMs: blockMs, retryMs: blockMs, denials: denials.count }
+}
+
+/**
+ * What one policy says about one row. Asked without charging (`peek`), a block counts from the last denial for the
+ * base window only, as `@fastify/rate-limit` has it.
+ */
+function answerOf(row: Row | undefined, policy: Policy, now: number, penalty: Penalty, peek: boolean): PolicyAnswer {
+  const { windowMs, limit, cost } = policy
+  if (row === undefined) return { used: 0, resetMs: 0, retryMs: cost <= limit ? 0 : windowMs, denials: 0 }
+  const { used, resetMs, retryMs } = row.log.read(now, windowMs, limit, cost)
+  const { denials } = row
+  if (denials === undefined || penalty === 'none') return { used, resetMs, retryMs, denials: 0 }
+  if (penalty === 'count') return { used, resetMs, retryMs, denials: denials.log.read(now, windowMs, 0, 0).used }
+  const until = peek ? Math.min(denials.last + windowMs, denials.blockedUntil) : denials.blockedUntil
+  if (until <= now) return { used, resetMs, retryMs, denials: 0 }
+  const left = until - now
+  return { used: Math.max(used, limit), resetMs: left, retryMs: Math.max(retryMs, left), denials: denials.count }
+}

@@ -1,0 +1,212 @@
+-- Answers a list of checks against sliding windows, penalties and permits, one after the other: each is admitted by
+-- all of its policies and charged to all, or denied and charged to none. A denial writes nothing but its penalty,
+-- unless the clock has gone back. Permits that are given back come first.
+-- KEYS   the sets of the permits given back, then per check: for each policy its log, and its penalty where the shape
+--        has one; then its permits, if any
+-- ARGV   latest time to run at (µs of the Redis clock, 0 for any) · number of permits given back · these permits
+--        · number of shapes · the shapes · runs of equal checks
+--        shape: operation (0 peek, 1 check, 2 charge) · penalty (0 none, 1 count, 2 renew, 3 backoff)
+--               · permits allowed (−1 for no limit) · life of a permit (µs) · number of policies
+--               · per policy: limit · window (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry
+--        run:   how many checks · number of their shape, from 1 · µs after the latest time that they may run
+--               · cost for each policy
+-- Reply  time (µs), then per check: −1 where a key holds a foreign value, −2 when it was too late, −3 where a charge
+--        would exceed what can be counted, else per policy: used · µs until more quota · µs until this cost fits,
+--        or the negative generation of the log where this cost was charged, then followed by the time of the
+--        admission · denials (with a penalty only); with permits: in flight · number of the permit taken, 0 for
+--        none, −1 if permits stood in the way.
+--        A check was admitted when no policy has it wait and permits did not stand in the way.
+
+local time = call('TIME')
+local clock = tonumber(time[1]) * 1000000 + tonumber(time[2])
+
+local at = 0
+local function take()
+  at = at + 1
+  return tonumber(ARGV[at])
+end
+
+local reply, size, key_at, latest = { clock }, 1, 0, take()
+
+-- The first of them is a write that Redis refuses when memory is full. Without it, the writes that follow would not be
+-- checked any more.
+local refused
+for i = 1, take() do
+  at, key_at = at + 1, i
+  if i == 1 then
+    local answer = pcall('ZADD', KEYS[i], 'XX', '0', ARGV[at])
+    if type(answer) == 'table' and string.find(answer.err, 'OOM', 1, true) then refused = answer end
+  end
+  pcall('ZREM', KEYS[i], ARGV[at])
+end
+
+local shapes = {}
+for i = 1, take() do
+  local shape = { op = take(), penalty = take(), permits = take(), life = take() }
+  for j = 1, take() do
+    local limit, window, slice, shared = take(), take(), take(), take() == 1
+    shape[j] = { limit = limit, window = window, slice = slice, shared = shared, ahead = ahead_of(slice, shared), log = {} }
+  end
+  shapes[i] = shape
+end
+
+local function is_foreign(problem)
+  return string.find(problem.err, 'WRONGTYPE', 1, true) ~= nil
+end
+
+-- Fills in how often this policy has denied the key, and until when the key is blocked. Count: a log of its own.
+-- Renew, backoff: 'denials in a row:end of the block:last denial'. Returns the error where the key holds something else.
+local function look_at_penalty(policy, key, kind, op)
+  policy.denials, policy.till = 0, 0
+  if kind == 1 then
+    policy.penalty = policy.penalty or {}
+    local window = policy.window
+    local problem = look(policy.penalty, key, clock, window, ahead_of(window / 100, true), op > 0)
+    if problem then return problem end
+    policy.denials = policy.penalty.total - policy.penalty.base
+    return nil
+  end
+  local value = pcall('GET', key)
+  if not value then return nil end
+  if value.err then return value end
+  local denials, till, last = string.match(value, '^(%d+):(%d+):(%d+)$')
+  till, last = tonumber(till), tonumber(last)
+  if not till then return FOREIGN end
+  if op > 0 and last - clock > STEP then -- the clock has gone back, and the block with it
+    till, last = till - last + clock, clock
+    call('SET', key, string.format('%s:%d:%d', denials, till, last), 'PX', text((till - clock) / 1000 + 1))
+  end
+  if op == 0 then till = min(last + policy.window, till) end -- a peek sees the base window
+  if till > clock then policy.denials, policy.till = tonumber(denials), till end
+  return nil
+end
+
+-- Records a denial, and starts the block that it costs.
+local function penalise(policy, key, kind)
+  policy.denials = policy.denials + 1
+  if kind == 1 then
+    append(key, policy.penalty, 1, policy.window, policy.window / 100, true)
+    return
+  end
+  local block = policy.window
+  if kind == 3 then block = min(block * 2 ^ (policy.denials - 1), 9007199254740991000) end
+  policy.till = clock + block
+  policy.wait = block -- never shorter than the wait for the window; a block of a window that has changed is over with it
+  call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, clock), 'PX', text(math.ceil(block / 1000)))
+end
+
+-- Permits that were taken before the clock went back end as if they had been taken now; their holders renew them.
+local function set_back_permits(key, life)
+  local ahead = call('ZRANGEBYSCORE', key, '(' .. text(clock + life + STEP), '+inf')
+  for _, permit in ipairs(ahead) do
+    if tonumber(permit) > clock + STEP then
+      call('ZADD', key, text(clock + life), permit)
+      call('PEXPIRE', key, text(life / 1000 + 1))
+    end
+  end
+end
+
+local function answer(code)
+  size = size + 1
+  reply[size] = code
+end
+
+-- One check; `costs` by policy. Returns an error that concerns the whole store, if there is one.
+local function check(shape, costs, late)
+  local op, kind, permits, policies = shape.op, shape.penalty, shape.permits, #shape
+  local admitted, in_flight, permit, problem, too_much = true, 0, 0, nil, false
+  local step = kind > 0 and 2 or 1
+  local first_key, permits_key = key_at, nil
+  key_at = key_at + policies * step
+  if permits >= 0 then
+    key_at = key_at + 1
+    permits_key = KEYS[key_at]
+  end
+  if late then return answer(-2) end
+
+  local at = first_key
+  for i = 1, policies do
+    local policy = shape[i]
+    local log, key, waits = policy.log, KEYS[at + 1], 0
+    problem = look(log, key, clock, policy.window, policy.ahead, op > 0)
+    if kind > 0 and not problem then problem = look_at_penalty(policy, KEYS[at + 2], kind, op) end
+    if problem then break end
+    local cost, limit, used = costs[i], policy.limit, log.total - log.base
+    if op == 2 then
+      if used + cost > LARGEST then too_much = true end
+    else
+      if used + cost > limit then waits = wait(key, log, cost, limit, policy.window) end
+      if kind > 0 and policy.till > clock then waits = max(waits, policy.till - clock) end
+      if waits > 0 then admitted = false end
+    end
+    policy.wait = waits
+    at = at + step
+  end
+
+  if permits_key and not problem then
+    in_flight = pcall('ZCOUNT', permits_key, '(' .. text(clock), '+inf')
+    if type(in_flight) == 'table' then
+      problem = in_flight
+    elseif in_flight >= permits and op < 2 then
+      admitted, permit = false, -1
+      if op == 1 then set_back_permits(permits_key, shape.life) end
+    end
+  end
+  if problem then
+    if not is_foreign(problem) then return problem end
+    return answer(-1)
+  end
+  if too_much then return answer(-3) end
+  if refused and admitted and op > 0 then return refused end
+
+  at = first_key
+  for i = 1, policies do
+    local policy = shape[i]
+    local log, window, waits, charged = policy.log, policy.window, policy.wait, false
+    if not admitted then
+      if waits > 0 and kind > 0 and op == 1 then
+        penalise(policy, KEYS[at + 2], kind)
+        waits = policy.wait
+      end
+    elseif op > 0 and costs[i] > 0 then
+      append(KEYS[at + 1], log, costs[i], window, policy.slice, policy.shared or (op == 2 and policy.slice > 0))
+      charged = true
+    end
+    local used, reset = log.total - log.base, until_reset(log, window)
+    if kind > 1 and policy.till > clock then used, reset = max(used, policy.limit), policy.till - clock end
+    reply[size + 1], reply[size + 2] = used, reset
+    size = size + 3
+    if charged then
+      reply[size], reply[size + 1] = -log.generation, log.score
+      size = size + 1
+    else
+      reply[size] = waits
+    end
+    if kind > 0 then answer(policy.denials) end
+    at = at + step
+  end
+  if permits_key then
+    if admitted and op == 1 then
+      permit = clock
+      while call('ZADD', permits_key, 'NX', text(clock + shape.life), text(permit)) == 0 do permit = permit + 1 end
+      call('ZREMRANGEBYSCORE', permits_key, '-inf', text(clock))
+      call('PEXPIRE', permits_key, text(shape.life / 1000 + 1))
+      in_flight = in_flight + 1
+    end
+    answer(in_flight)
+    answer(permit)
+  end
+  return nil
+end
+
+local arguments, costs = #ARGV, {}
+while at < arguments do
+  local times, shape, later = take(), shapes[take()], take()
+  local late = latest > 0 and clock > latest + later
+  for i = 1, #shape do costs[i] = take() end
+  for _ = 1, times do
+    local problem = check(shape, costs, late)
+    if problem then return problem end
+  end
+end
+return reply

@@ -1,0 +1,111 @@
+import type { Policy } from '../../policy.js'
+import type { Answer, Check } from '../store.js'
+
+/** A denial is remembered no longer than this, so that a reset made by another replica is seen. */
+const LONGEST_MS = 1000
+
+interface Denial {
+  readonly answer: Answer
+  readonly at: number
+  readonly until: number
+  /** What was asked, and which policy of it frees last. */
+  readonly asked: readonly Policy[]
+  readonly index: number
+}
+
+/**
+ * Remembers denials. A denial carries the exact time at which its cost fits again, and nothing but time frees quota;
+ * until then a request of at least that cost is denied here, without asking Redis.
+ *
+ * Penalties count every denial, so checks with a penalty are not remembered.
+ */
+export class Denials {
+  readonly #capacity: number
+  readonly #denials = new Map<string, Denial>()
+
+  /** `capacity`: denials remembered, 0 for none. One still in force is never dropped for a newer one. */
+  constructor(capacity: number) {
+    this.#capacity = capacity
+  }
+
+  /** The denial that answers a check, if there is one. */
+  find(check: Check): Answer | undefined {
+    if (this.#denials.size === 0 || check.penalty !== 'none') return undefined
+    const id = idOf(check.limiter, check.key)
+    const denial = this.#denials.get(id)
+    if (denial === undefined) return undefined
+    const now = performance.now()
+    if (now < denial.until) return includes(denial, check.policies) ? later(denial.answer, now - denial.at) : undefined
+    this.#denials.delete(id)
+    return undefined
+  }
+
+  remember(check: Check, answer: Answer): void {
+    if (this.#capacity === 0 || check.penalty !== 'none') return
+    let index = 0
+    let retryMs = 0
+    for (const [at, policy] of answer.policies.entries()) {
+      if (policy.retryMs > retryMs) {
+        index = at
+        retryMs = policy.retryMs
+      }
+    }
+    if (retryMs === 0) return // no permit left: that may change at any moment
+    const now = performance.now()
+    if (this.#denials.size >= this.#capacity) this.#dropExpired(now)
+    if (this.#denials.size >= this.#capacity) return
+    const id = idOf(check.limiter, check.key)
+    this.#denials.delete(id)
+    const until = now + Math.min(retryMs, LONGEST_MS)
+    this.#denials.set(id, { answer, at: now, until, asked: check.policies, index })
+  }
+
+  forget(limiter: string, key: string): void {
+    this.#denials.delete(idOf(limiter, key))
+  }
+
+  clear(): void {
+    this.#denials.clear()
+  }
+
+  /** The oldest come first, and none lasts longer than a second: to look further would cost every denial of a crowd. */
+  #dropExpired(now: number): void {
+    for (const [id, denial] of this.#denials) {
+      if (denial.until > now) return
+      this.#denials.delete(id)
+    }
+  }
+}
+
+function idOf(limiter: string, key: string): string {
+  return `${limiter}\n${key}`
+}
+
+/**
+ * Whether what is asked now is denied by what was denied then: the same logs (routes of a group may differ in them,
+ * and so may requests), no smaller cost and no larger quota.
+ */
+function includes({ asked, index }: Denial, policies: readonly Policy[]): boolean {
+  if (policies === asked) return true
+  const [then, now] = [asked[index] as Policy, policies[index]]
+  return (
+    now !== undefined &&
+    now.log === then.log &&
+    now.windowMs === then.windowMs &&
+    now.cost >= then.cost &&
+    now.limit <= then.limit &&
+    policies.length === asked.length &&
+    policies.every(({ log, windowMs }, at) => log === asked[at]?.log && windowMs === asked[at]?.windowMs)
+  )
+}
+
+/** The same denial `elapsed` milliseconds later: less to wait. */
+function later(answer: Answer, elapsed: number): Answer {
+  const policies = answer.policies.map(policy => ({
+    used: policy.used,
+    resetMs: Math.max(1, policy.resetMs - elapsed),
+    retryMs: policy.retryMs === 0 ? 0 : Math.max(1, policy.retryMs - elapsed),
+    denials: 0,
+  }))
+  return { allowed: false, policies, concurrency: answer.concurrency && { ...answer.concurrency, violated: false } }
+}

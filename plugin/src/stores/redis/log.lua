@@ -1,0 +1,280 @@
+-- The log of one policy and one key: a sorted set. An entry is an admission: score = its time (µs, strictly
+-- increasing), member = running total of cost. The last rank, at +inf, is the summary, so that the two last ranks
+-- mostly say everything. used = total of the newest entry − total before the oldest entry in the window.
+--
+-- Summary: 'generation:window:oldest:base[:shift]', hexadecimal.
+--   generation  time at which the log was made, or set back; identifies its admissions, see give_back
+--   window      µs for which entries count
+--   oldest      time of the oldest entry that is kept
+--   base        total before that entry, refunds included
+--   shift       µs added to the Redis clock to get the time of the log; 0 unless that clock has gone back
+--
+-- The program puts this file in front of every script that touches logs.
+
+local call, pcall, floor, max, min = redis.call, redis.pcall, math.floor, math.max, math.min
+local tonumber, format, match = tonumber, string.format, string.match
+
+-- Redis formats a number several times slower than this does.
+local function text(number) return format('%d', number) end
+
+-- A sorted set or a string that is not ours. Redis uses the same words for a value of another type.
+local FOREIGN = { err = 'WRONGTYPE The key holds a value that is not a log' }
+
+-- Tolerance (µs) for entries ahead of the clock: many entries in one microsecond, or a failover to a server whose
+-- clock is slightly behind. Anything further ahead means that the clock has gone back.
+local STEP = 100000
+
+-- Waits that exceed the window by less than this (µs) are cut to it: entries made in one microsecond are dated apart.
+local ROUNDING = 1000
+
+-- Entries of a slice are merged when the total passes a multiple of this, and when the slice is over. Merging at each
+-- admission would cost one command more. A set holds fewer than this many entries beyond its number of slices.
+local LOOSE = 8
+
+-- Entries that one call removes or merges at most, so that no call takes long however large the log is.
+local MOST = 1000
+
+-- The largest total that is exact: 2^53 − 1.
+local LARGEST = 9007199254740991
+
+local function summary(log, window, oldest, base)
+  local shift = log.shift
+  if shift > 0 then return format('%x:%x:%x:%x:%x', log.generation, window, oldest, base, shift) end
+  return format('%x:%x:%x:%x', log.generation, window, oldest, base)
+end
+
+-- How far (µs) the newest entry may be ahead of the clock: a slice, one second at most, where entries share slices.
+local function ahead_of(slice, shared)
+  if shared then return min(slice, 1000000) end
+  return 0
+end
+
+-- The expiry is renewed once in a stretch of time, a sixteenth of the window and half a second at most. It always
+-- covers the whole stretch.
+local function stretch(window) return min(window / 16, 500000) end
+
+local function expire(key, log, score, window)
+  local long = stretch(window)
+  call('PEXPIREAT', key, text((score - score % long + long + window - log.shift) / 1000 + 1))
+end
+
+-- Total before the oldest entry newer than `edge`, the time of that entry and its rank; the caller knows that it exists.
+local function begin(key, edge)
+  local head = call('ZRANGE', key, '0', '1', 'WITHSCORES')
+  if tonumber(head[4]) > edge then return tonumber(head[1]), tonumber(head[4]), 1 end
+  local rank = call('ZCOUNT', key, '-inf', text(edge))
+  head = call('ZRANGE', key, text(rank - 1), text(rank), 'WITHSCORES')
+  return tonumber(head[1]), tonumber(head[4]), rank
+end
+
+-- Reads a log into `log` (a table that is used again and again).
+-- clock   µs of the Redis clock
+-- ahead   µs that the newest entry may be ahead of the clock, see ahead_of
+-- writes  whether a log may be set back here
+-- When the clock has gone back, the log's own time goes on from its newest entry. Only `shift` changes, whatever the
+-- size of the log, and a new generation begins.
+-- Returns an error (a table with `err`) where the key holds something else.
+local function look(log, key, clock, window, ahead, writes)
+  local tail = pcall('ZRANGE', key, '-2', '-1', 'WITHSCORES')
+  local known = tail[3]
+  if not known then
+    if tail.err then return tail end
+    if tail[1] then return FOREIGN end
+    log.summary, log.total, log.base, log.oldest = false, 0, 0, false
+    log.now, log.last, log.shift = clock, false, 0
+    return nil
+  end
+  local generation, kept, first, before, shift = match(known, '^(%x+):(%x+):(%x+):(%x+):?(%x*)$')
+  local total, last = tonumber(tail[1]), tonumber(tail[2])
+  if not generation or not total then return FOREIGN end
+  first, before = tonumber(first, 16), tonumber(before, 16)
+  log.generation, log.shift = tonumber(generation, 16), shift == '' and 0 or tonumber(shift, 16)
+  log.summary, log.total, log.last, log.kept, log.first, log.before = known, total, last, kept, first, before
+  local now = clock + log.shift
+  if last > now + ahead + STEP then
+    log.shift = last - ahead - clock
+    now = last - ahead
+    if writes then
+      log.generation = last + 1
+      log.summary = summary(log, window, first, before)
+      call('ZADD', key, '+inf', log.summary)
+      call('ZREM', key, known)
+      expire(key, log, last, window)
+    end
+  end
+  log.now = now
+  local edge = now - window
+  if first > edge then
+    log.base, log.oldest, log.expired = before, first, 0
+  elseif last > edge then
+    local base, oldest, expired = begin(key, edge)
+    if not base or not oldest then return FOREIGN end
+    log.base, log.oldest, log.expired = max(before, base), oldest, expired
+  else
+    log.base, log.oldest, log.expired = total, false, call('ZCARD', key) - 1
+  end
+  return nil
+end
+
+-- The first entry, from the oldest one that counts, whose total is at least `goal`: its time and its rank. Totals rise
+-- with rank, so the search doubles its steps and then halves them.
+local function reach(key, log, goal)
+  local low = 0
+  local entry = call('ZRANGE', key, '0', '0', 'WITHSCORES')
+  if tonumber(entry[2]) ~= log.oldest then
+    low = call('ZCOUNT', key, '-inf', '(' .. text(log.oldest))
+    entry = call('ZRANGE', key, text(low), text(low), 'WITHSCORES')
+  end
+  if tonumber(entry[1]) >= goal then return tonumber(entry[2]), low end
+  local newest, step = call('ZCARD', key) - 2, 1
+  local high = low + 1
+  while high < newest do
+    if tonumber(call('ZRANGE', key, text(high), text(high))[1]) >= goal then break end
+    low, step = high, step * 2
+    high = min(low + step, newest)
+  end
+  while high - low > 1 do
+    local middle = floor((low + high) / 2)
+    if tonumber(call('ZRANGE', key, text(middle), text(middle))[1]) >= goal then high = middle else low = middle end
+  end
+  return tonumber(call('ZRANGE', key, text(high), text(high), 'WITHSCORES')[2]), high
+end
+
+-- A wait (µs) as it is reported.
+local function rounded(wait, window)
+  if wait > window and wait < window + ROUNDING then return window end
+  return max(1, wait)
+end
+
+-- µs until `cost` fits under `limit`; 0 when it fits now, the window when it never will.
+local function wait(key, log, cost, limit, window)
+  local must_leave = log.total + cost - limit
+  if log.base >= must_leave then return 0 end
+  if cost > limit then return window end
+  return rounded(reach(key, log, must_leave) + window - log.now, window)
+end
+
+-- µs until the oldest entry leaves the window; 0 when nothing is in it.
+local function until_reset(log, window)
+  if not log.oldest then return 0 end
+  return rounded(log.oldest + window - log.now, window)
+end
+
+-- Removes up to MOST entries that no longer count.
+local function trim(key, count)
+  if count > 0 then call('ZREMRANGEBYRANK', key, '0', text(min(count, MOST) - 1)) end
+end
+
+-- Merges entries of one slice in a stretch of the log. Needed where charges or a changed precision have let it grow;
+-- each call takes another stretch. Returns the time of the oldest entry that counts.
+local function compact(key, log, slice, oldest)
+  local from = floor(log.total / LOOSE) * (MOST / 2) % call('ZCARD', key)
+  local all = call('ZRANGE', key, text(from), text(from + MOST - 1), 'WITHSCORES')
+  for i = 1, #all, 2 do
+    local time, next_time = tonumber(all[i + 1]), tonumber(all[i + 3])
+    if next_time and next_time < math.huge and floor(time / slice) == floor(next_time / slice) then
+      call('ZREM', key, all[i])
+      if time == oldest then oldest = next_time end
+    end
+  end
+  return oldest
+end
+
+-- Lowers all totals by what no longer counts, so that they stay exact. Reads the whole log: once in 2^53 units of cost.
+local function rebase(key, log, window)
+  local base, first = log.base, log.oldest
+  local all = first and call('ZRANGEBYSCORE', key, text(first), '(inf', 'WITHSCORES') or {}
+  call('UNLINK', key)
+  for i = 1, #all, 2 do call('ZADD', key, all[i + 1], text(tonumber(all[i]) - base)) end
+  log.total, log.base = log.total - base, 0
+  if first then
+    log.first, log.before, log.kept = first, 0, format('%x', window)
+    log.summary = summary(log, window, first, 0)
+    call('ZADD', key, '+inf', log.summary)
+    expire(key, log, log.last, window)
+  else
+    log.summary = false
+  end
+end
+
+-- Charges `cost` and brings `log` up to date: total, oldest entry, and `score`, the time of the admission. The first
+-- write grows the set, so that Redis checks `maxmemory`.
+-- slice: µs, 0 for none; shared: whether entries of a slice are merged.
+local function append(key, log, cost, window, slice, shared)
+  if log.total + cost > LARGEST then rebase(key, log, window) end
+  local now, last, known, before_it = log.now, log.last, log.summary, log.total
+  local score = now
+  if last and last >= now then score = last + 1 end
+  local total = before_it + cost
+  log.total, log.score, log.last = total, score, score
+  if not known then
+    log.generation, log.kept = score, format('%x', window)
+    call('ZADD', key, text(score), text(total), '+inf', summary(log, window, score, before_it))
+    expire(key, log, score, window)
+    log.oldest = score
+    return nil
+  end
+
+  local oldest, first, before, edge = log.oldest or score, log.first, log.before, now - window
+  local stale = first <= edge
+  if stale then first, before = oldest, log.base end
+  -- A slice that is over is merged into its last entry, and now and then the present one into its new entry.
+  local start, survivor, full
+  if shared and last > edge then
+    start, full = last - last % slice, total % LOOSE < cost
+    if score >= start + slice then survivor = last elseif full then survivor = score end
+    if survivor and first < survivor then
+      if first >= start then first = survivor end
+      if oldest >= start and oldest < survivor then oldest = survivor end
+    else
+      survivor = nil
+    end
+  end
+
+  local same_window, news = tonumber(log.kept, 16) == window, known
+  if not same_window or stale or first ~= log.first then news = summary(log, window, first, before) end
+  if news == known then
+    call('ZADD', key, text(score), text(total))
+  else
+    call('ZADD', key, text(score), text(total), '+inf', news)
+    call('ZREM', key, known)
+  end
+  if stale then trim(key, log.expired) end
+  if survivor then call('ZREMRANGEBYSCORE', key, text(start + 0.999999), '(' .. text(survivor)) end
+  if full and call('ZCARD', key) > window / slice + LOOSE + 3 then
+    first = compact(key, log, slice, first)
+    oldest = max(oldest, first)
+    local compacted = summary(log, window, first, before)
+    if compacted ~= news then
+      call('ZADD', key, '+inf', compacted)
+      call('ZREM', key, news)
+    end
+  end
+  if not same_window or score - score % stretch(window) > last then expire(key, log, score, window) end
+  log.oldest = oldest
+  return nil
+end
+
+-- Gives up to `cost` back, off the oldest units: what stays is as new as it can be, so no window is overfilled.
+-- generation, time: identity of the admission whose cost it is; 0 for an operator's refund, which has none. An
+-- admission of another generation, or one that has left the window, gives nothing back.
+-- Returns the cost given back.
+local function give_back(key, log, cost, window, generation, time)
+  if not log.summary then return 0 end
+  if generation > 0 and (generation ~= log.generation or time <= log.now - window) then return 0 end
+  local base = min(log.base + cost, log.total)
+  local given = base - log.base
+  if given == 0 then return 0 end
+  if base == log.total then
+    call('UNLINK', key)
+    return given
+  end
+  local first, rank = reach(key, log, base + 1)
+  local news = summary(log, tonumber(log.kept, 16), first, base)
+  if news ~= log.summary then
+    call('ZADD', key, '+inf', news)
+    call('ZREM', key, log.summary)
+  end
+  trim(key, rank)
+  return given
+end

@@ -1,0 +1,357 @@
+import { randomBytes } from 'node:crypto'
+import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
+import { storedKey } from '../../key.js'
+import type { Answer, Check, Names, Refund, Store } from '../store.js'
+import { Batcher } from './batcher.js'
+import type { Connection } from './client.js'
+import {
+  earliestDeadline,
+  encodeChecks,
+  encodeRefunds,
+  type Pending,
+  penaltyName,
+  type Refusal,
+  type Release,
+  Reply,
+  redisKey,
+} from './codec.js'
+import { Denials } from './denials.js'
+import type { StoreEvent, StoreListener } from './events.js'
+import { type Node, Nodes } from './nodes.js'
+import { Permits } from './permits.js'
+import { CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './scripts.js'
+
+export interface RedisStoreOptions {
+  /** Stands in front of every key. */
+  readonly nameSpace: string
+  /** Milliseconds after which a call is given up. */
+  readonly timeoutMs: number
+  /** Milliseconds from now within which the first connection is waited for, whatever `timeoutMs` says; 0 for none. */
+  readonly startTimeoutMs?: number
+  /** Denials remembered in this process; 0 for none. */
+  readonly denyMemory?: number
+  readonly onEvent?: StoreListener | undefined
+  /** Called when the circuit of a node opens, with the reason, and with `undefined` when it closes. */
+  readonly onCircuit?: (error: Error | undefined, node: string | undefined) => void
+}
+
+/** The marker of a refund outlives its deadline by this much, in milliseconds: the estimate of the clock may be behind. */
+const MARKER_MS = 1000
+
+const NO_REFUNDS: readonly Refund[] = []
+
+/**
+ * Counts in Redis, for all replicas. A check takes one path: is a denial remembered? → is the circuit of its node
+ * open? → ask → note what became of it.
+ */
+export class RedisStore implements Store {
+  readonly #connection: Connection
+  readonly #options: RedisStoreOptions
+  readonly #denials: Denials
+  readonly #nodes: Nodes
+  readonly #batcher: Batcher
+  readonly #permits: Permits
+  /** Until when the first connection is waited for; 0 once it stood. */
+  #startsUntil: number
+  readonly #endReady: () => void
+
+  constructor(connection: Connection, options: RedisStoreOptions) {
+    const { timeoutMs, startTimeoutMs = 0 } = options
+    this.#connection = connection
+    this.#options = options
+    this.#denials = new Denials(options.denyMemory ?? 0)
+    this.#batcher = new Batcher({
+      connection,
+      timeoutMs,
+      send: (pending, releases) => void this.#send(pending, releases),
+      release: releases => void this.#sendReleases(releases),
+      giveUp: (pending, error) => this.#giveUp(pending, error),
+    })
+    this.#permits = new Permits(connection, permit => this.#batcher.release(permit))
+    this.#nodes = new Nodes({
+      connection,
+      probe: key => this.#within(PROBE, [redisKey(options.nameSpace, key, '~probe')], []),
+      onChange: (error, node) => {
+        const at = node === undefined ? {} : { node }
+        options.onCircuit?.(error, node)
+        this.#tell(error === undefined ? { type: 'back', ...at } : { type: 'lost', error, ...at })
+      },
+    })
+    this.#startsUntil = connection.status === 'ready' ? 0 : performance.now() + startTimeoutMs
+    this.#endReady = connection.onReady(() => {
+      this.#startsUntil = 0
+    })
+  }
+
+  check(check: Check): Answer | Promise<Answer> {
+    return this.#denials.find(check) ?? this.#ask('check', check)
+  }
+
+  peek(check: Check): Promise<Answer> {
+    return this.#ask('peek', check)
+  }
+
+  charge(check: Check): Promise<Answer> {
+    return this.#ask('charge', check)
+  }
+
+  async refund(check: Check, refunds: readonly Refund[]): Promise<readonly number[]> {
+    this.#denials.forget(check.limiter, check.key)
+    const given = await this.#ask<readonly number[]>('refund', check, refunds)
+    // A check that was on its way meanwhile may have been denied before.
+    this.#denials.forget(check.limiter, check.key)
+    return given
+  }
+
+  async reset(key: string, { limiters, logs, permits }: Names): Promise<void> {
+    const forget = () => {
+      for (const limiter of limiters) this.#denials.forget(limiter, key)
+    }
+    const stored = storedKey(key)
+    const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
+    const keys = [...names, ...permits].map(name => redisKey(this.#options.nameSpace, stored, name))
+    forget()
+    const { circuit, clock } = this.#nodes.of(stored)
+    if (circuit.error !== undefined) throw circuit.error
+    if (keys.length > 0) {
+      const late = await this.#within(RESET, keys, [clock.latest(performance.now() + this.#options.timeoutMs)])
+      if (Number(late) < 0) throw new StoreTimeout(this.#options.timeoutMs)
+    }
+    forget()
+    for (const log of permits) this.#permits.forget(redisKey(this.#options.nameSpace, stored, log))
+  }
+
+  held(key: string, permits: string): number {
+    return this.#permits.count(redisKey(this.#options.nameSpace, storedKey(key), permits))
+  }
+
+  close(): void {
+    this.#endReady()
+    this.#nodes.dispose()
+    this.#permits.close()
+    this.#batcher.close()
+    this.#denials.clear()
+  }
+
+  #ask<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
+    const key = storedKey(check.key)
+    const { error } = this.#nodes.of(key).circuit
+    if (error !== undefined) return Promise.reject(error)
+    return new Promise<T>((resolve, reject) => {
+      const since = performance.now()
+      const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
+      this.#batcher.add({ operation, check, key, refunds, since, deadline, settled: false, resolve, reject })
+    })
+  }
+
+  /** Sends one call. What waits for it is given up one by one, each when its own time is over. */
+  async #send(pending: readonly Pending[], releases: readonly Release[]): Promise<void> {
+    const node = this.#nodes.of((pending[0] as Pending).key)
+    const { circuit } = node
+    const { epoch } = circuit
+    const timeout = () => new StoreTimeout(this.#options.timeoutMs)
+    const patience = new Patience(pending, late => {
+      circuit.failed(epoch, timeout(), performance.now())
+      this.#failAll(late, timeout())
+    })
+    try {
+      if ((pending[0] as Pending).operation === 'refund') await this.#sendRefunds(pending, node)
+      else await this.#sendChecks(pending, releases, node)
+      if (!patience.isOver) circuit.succeeded(epoch)
+    } catch (reason) {
+      const error = reason instanceof Error ? reason : new Error(String(reason))
+      const unsettled = pending.filter(({ settled }) => !settled)
+      if (isCrossSlot(error) && this.#batcher.split(unsettled, releases)) return
+      if (releases.length > 0) this.#sendReleases(releases)
+      if (!patience.isOver) circuit.failed(epoch, error, performance.now())
+      this.#failAll(unsettled, error)
+    } finally {
+      patience.end()
+    }
+  }
+
+  async #sendChecks(pending: readonly Pending[], releases: readonly Release[], { clock }: Node): Promise<void> {
+    const sent = performance.now()
+    const latest = clock.latest(earliestDeadline(pending))
+    const { keys, args } = encodeChecks(this.#options.nameSpace, pending, releases, latest)
+    const reply = new Reply((await run(this.#connection, CHECK, keys, args)) as unknown[])
+    const late: Pending[] = []
+    for (const one of pending) {
+      const result = reply.next(one.check)
+      if (typeof result !== 'string') this.#answer(one, result)
+      else if (result === 'late') late.push(one)
+      else this.#fail(one, result === 'foreign' ? new StoreForeignKey() : new ChargeTooLarge())
+    }
+    clock.observe(reply.time, sent, performance.now(), late.length > 0)
+    // These ran too late by what we knew of the clock, and changed nothing. Those still in time are asked again.
+    const inTime = late.filter(({ settled }) => !settled)
+    if (inTime.length > 0) await this.#sendChecks(inTime, [], { clock } as Node)
+  }
+
+  async #sendRefunds(pending: readonly Pending[], { clock }: Node): Promise<void> {
+    if (!clock.isKnown) {
+      const sent = performance.now()
+      const [time] = (await run(this.#connection, CHECK, [], [0, 0, 0])) as unknown[]
+      clock.observe(Number(time), sent, performance.now(), false)
+    }
+    const sent = performance.now()
+    const deadline = earliestDeadline(pending)
+    const life = Math.ceil(Math.max(0, deadline - sent)) + MARKER_MS
+    const marker = randomBytes(12).toString('base64url')
+    const { keys, args } = encodeRefunds(this.#options.nameSpace, pending, marker, clock.latest(deadline), life)
+    const reply = (await run(this.#connection, REFUND, keys, args)) as unknown[]
+    const isLate = reply.length === 1
+    clock.observe(Number(reply[0]), sent, performance.now(), isLate)
+    if (isLate) {
+      const inTime = pending.filter(({ settled }) => !settled)
+      if (inTime.length > 0) await this.#sendRefunds(inTime, { clock } as Node)
+      return
+    }
+    const wasResent = String(reply[1]) === 'resent'
+    let at = 1
+    for (const one of pending) {
+      const given = one.refunds.map(({ cost }) => (wasResent ? cost : Number(reply[at++])))
+      if (given.some(cost => cost < 0)) this.#fail(one, new StoreForeignKey())
+      else this.#settle(one, given as never)
+    }
+  }
+
+  /** Failures leave the permits to end by themselves. */
+  #sendReleases(releases: readonly Release[]): void {
+    for (const { key, number } of this.#batcher.needsSlots ? releases : [])
+      run(this.#connection, RELEASE, [key], [number]).catch(() => {})
+    if (this.#batcher.needsSlots) return
+    const keys = releases.map(({ key }) => key)
+    run(
+      this.#connection,
+      RELEASE,
+      keys,
+      releases.map(({ number }) => number),
+    ).catch(() => {})
+  }
+
+  #answer(pending: Pending, { answer, permit }: { answer: Answer; permit: number }): void {
+    const { check, operation, key } = pending
+    if (operation === 'check' && !answer.allowed) this.#denials.remember(check, answer)
+    if (check.concurrency === undefined || permit === 0) {
+      this.#settle(pending, answer as never)
+      return
+    }
+    const lease = this.#permits.hold(
+      redisKey(this.#options.nameSpace, key, check.concurrency.log),
+      permit,
+      check.concurrency.ttlMs,
+    )
+    // Where nobody waits for the answer any more, the permit is given back at once.
+    if (pending.settled) lease.release()
+    const { inFlight = 0, violated = false } = answer.concurrency ?? {}
+    this.#settle(pending, { ...answer, concurrency: { inFlight, violated, lease } } as never)
+  }
+
+  #settle(pending: Pending, answer: never): void {
+    if (pending.settled) return
+    pending.settled = true
+    pending.resolve(answer)
+    if (this.#options.onEvent !== undefined) this.#tell({ type: 'answered', ms: performance.now() - pending.since })
+  }
+
+  #fail(pending: Pending, error: Error): void {
+    if (pending.settled) return
+    pending.settled = true
+    pending.reject(error)
+    if (this.#options.onEvent !== undefined)
+      this.#tell({ type: 'failed', ms: performance.now() - pending.since, error })
+  }
+
+  /** A listener that throws changes nothing here. */
+  #tell(event: StoreEvent): void {
+    try {
+      this.#options.onEvent?.(event)
+    } catch {}
+  }
+
+  #failAll(pending: readonly Pending[], error: Error): void {
+    for (const one of pending) this.#fail(one, error)
+  }
+
+  /** What waited in vain for a connection counts as one failed call of each node. */
+  #giveUp(pending: readonly Pending[], error: Error): void {
+    const nodes = new Set(pending.map(({ key }) => this.#nodes.of(key)))
+    for (const { circuit } of nodes) circuit.failed(circuit.epoch, error, performance.now())
+    this.#failAll(pending, error)
+  }
+
+  /** Runs a script within the time allowed, which begins without a connection too. */
+  async #within(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown> {
+    const { timeoutMs } = this.#options
+    let timer: NodeJS.Timeout | undefined
+    let endReady = () => {}
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => setImmediate(reject, new StoreTimeout(timeoutMs)), timeoutMs)
+    })
+    const call = async () => {
+      const { status } = this.#connection
+      if (status === 'closed') throw new StoreClosed()
+      if (status !== 'ready') {
+        const ready = new Promise<void>(resolve => {
+          endReady = this.#connection.onReady(resolve)
+        })
+        if (status === 'idle') this.#connection.connect()
+        await ready
+      }
+      return run(this.#connection, script, keys, args)
+    }
+    try {
+      return await Promise.race([call(), late])
+    } finally {
+      clearTimeout(timer)
+      endReady()
+    }
+  }
+}
+
+/** The time that each of several pending checks has, with one timer. */
+class Patience {
+  readonly #pending: readonly Pending[]
+  readonly #giveUp: (late: readonly Pending[]) => void
+  #timer: NodeJS.Timeout | undefined
+  #ended = false
+  /** Whether something was given up. */
+  isOver = false
+
+  constructor(pending: readonly Pending[], giveUp: (late: readonly Pending[]) => void) {
+    this.#pending = pending
+    this.#giveUp = giveUp
+    this.#arm(earliestDeadline(pending))
+  }
+
+  end(): void {
+    this.#ended = true
+    clearTimeout(this.#timer)
+  }
+
+  #arm(deadline: number): void {
+    this.#timer = setTimeout(
+      () => {
+        // A reply that has arrived while this process was busy is read before anything is given up.
+        setImmediate(() => {
+          if (this.#ended) return
+          const now = performance.now()
+          const waiting = this.#pending.filter(({ settled }) => !settled)
+          const late = waiting.filter(one => one.deadline <= now)
+          if (late.length > 0) {
+            this.isOver = true
+            this.#giveUp(late)
+          }
+          const left = waiting.filter(one => one.deadline > now)
+          if (left.length > 0) this.#arm(earliestDeadline(left))
+        })
+      },
+      Math.max(1, Math.ceil(deadline - performance.now())),
+    )
+  }
+}
+
+function isCrossSlot(error: Error): boolean {
+  return error.message.startsWith('CROSSSLOT')
+}

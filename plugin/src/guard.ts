@@ -1,5 +1,6 @@
 import { format as formatDuration } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { isThenable } from './awaitable.js'
 import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
@@ -44,7 +45,7 @@ export function guard(
   if (others?.includes(limiter)) return undefined
   request[met] = others ? [...others, limiter] : limiter.alone
   const outcome = limiter.decide(request, false)
-  if (outcome instanceof Promise) return outcome.then(settled => conclude(limiter, settled, request, reply, !others))
+  if (isThenable(outcome)) return outcome.then(settled => conclude(limiter, settled, request, reply, !others))
   return conclude(limiter, outcome, request, reply, !others)
 }
 

@@ -7,6 +7,7 @@ import type {
   RouteOptions,
 } from 'fastify'
 import fp from 'fastify-plugin'
+import { isThenable } from './awaitable.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { PolicyState } from './decision.js'
 import { InvalidRouteConfig } from './errors.js'
@@ -141,7 +142,7 @@ function handler(limiter: Limiter) {
       done(error as Error)
       return
     }
-    if (denial instanceof Promise) denial.then(settled => done(settled as Error | undefined), done)
+    if (isThenable(denial)) denial.then(settled => done(settled as Error | undefined), done)
     else done(denial as Error | undefined)
   }
   if (limiter.config.hook !== 'preParsing') return run

@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import { isThenable, then } from './awaitable.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
 import { StoreUnavailable } from './errors.js'
 import { digest, normalizeIP } from './key.js'
@@ -50,11 +51,6 @@ export interface LimiterParts {
 }
 
 type Awaitable<T> = T | Promise<T>
-
-/** Goes on with a value at once, or with a promise when it is there: most requests need no waiting. */
-function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awaitable<R> {
-  return value instanceof Promise ? value.then(next) : next(value)
-}
 
 /** One set of policies over one set of logs: from a request to a decision. Knows nothing of replies. */
 export class Limiter {
@@ -114,7 +110,7 @@ export class Limiter {
   /** Counts a request, or only says what would become of it (`peek`). */
   decide(request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
     const key = this.key(request)
-    return key instanceof Promise
+    return isThenable(key)
       ? key.then(settled => this.#decideFor(settled, request, peek))
       : this.#decideFor(key, request, peek)
   }
@@ -164,7 +160,7 @@ export class Limiter {
 
   #answer(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
     const answer = peek ? this.#store.peek(check) : this.#store.check(check)
-    if (!(answer instanceof Promise)) return this.#decided(key, check, peek, answer)
+    if (!isThenable(answer)) return this.#decided(key, check, peek, answer)
     return answer.then(
       settled => {
         this.#learnt?.learn(check, settled)
@@ -239,7 +235,7 @@ export class Limiter {
     const policies = this.config.policies.map((policy, index) =>
       this.#policy(free ? { ...policy, cost: 0 } : policy, index, request, key),
     )
-    return policies.some(policy => policy instanceof Promise) ? Promise.all(policies) : (policies as Policy[])
+    return policies.some(isThenable) ? Promise.all(policies) : (policies as Policy[])
   }
 
   #policy(config: PolicyConfig, index: number, request: FastifyRequest | undefined, key: Key): Awaitable<Policy> {

@@ -2,6 +2,7 @@ import { parse as parseDuration } from '@lukeed/ms'
 import type { FastifyRequest } from 'fastify'
 import { type Static, type TProperties, type TSchema, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { type Awaitable, isThenable, then } from './awaitable.js'
 import type { Decision, QuotaUnit } from './decision.js'
 import { InvalidAnswer, InvalidGroup, InvalidOption } from './errors.js'
 import { isFieldString } from './headers.js'
@@ -11,7 +12,6 @@ import type { StoreListener } from './stores/observed.js'
 import type { RedisClient } from './stores/redis-client.js'
 import type { Penalty } from './stores/store.js'
 
-type Awaitable<T> = T | Promise<T>
 /** A value, or a function of the request that gives it. */
 type PerRequest<T> = T | ((request: FastifyRequest, key: string) => Awaitable<T>)
 type Callback = (request: FastifyRequest, key: string) => void
@@ -378,7 +378,7 @@ export function checkedCost(value: unknown): number {
 
 /** The answer to a denied request, asked of a function. Nothing at all would let the request pass. */
 export function checkedResponse(value: object | undefined): object {
-  if (value instanceof Promise) return value.then(checkedResponse)
+  if (isThenable(value)) return then(value, checkedResponse)
   if (value) return value
   throw new InvalidAnswer('errorResponseBuilder', show(value), 'an error or an object')
 }

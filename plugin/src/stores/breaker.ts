@@ -1,3 +1,4 @@
+import { isThenable } from '../awaitable.js'
 import { StoreForeignKey } from '../errors.js'
 import type { Answer, Check, Store } from './store.js'
 
@@ -53,7 +54,9 @@ export class Breaker implements Store {
   #guard<T>(check: Check, call: () => T | Promise<T>): T | Promise<T> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost)
     const answer = call()
-    return answer instanceof Promise ? answer.then(this.#succeeded, reason => this.#failed(reason, check.key)) : answer
+    return isThenable(answer)
+      ? Promise.resolve(answer).then(this.#succeeded, reason => this.#failed(reason, check.key))
+      : answer
   }
 
   readonly #succeeded = <T>(answer: T): T => {

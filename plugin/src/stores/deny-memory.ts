@@ -1,3 +1,4 @@
+import { isThenable } from '../awaitable.js'
 import type { Policy } from '../policy.js'
 import type { Answer, Check, Store } from './store.js'
 
@@ -40,8 +41,8 @@ export class DenyMemory implements Store {
       else if (includes(denial, check.policies)) return later(denial.answer, now - denial.at)
     }
     const answer = this.#store.check(check)
-    if (!(answer instanceof Promise)) return answer
-    return answer.then(settled => {
+    if (!isThenable(answer)) return answer
+    return Promise.resolve(answer).then(settled => {
       if (!settled.allowed) this.#remember(id, check, settled)
       return settled
     })

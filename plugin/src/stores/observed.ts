@@ -1,3 +1,4 @@
+import { isThenable } from '../awaitable.js'
 import type { Answer, Check, Store } from './store.js'
 
 /**
@@ -47,9 +48,9 @@ export class ObservedStore implements Store {
   }
 
   #observe<T>(answer: T | Promise<T>): T | Promise<T> {
-    if (!(answer instanceof Promise)) return answer
+    if (!isThenable(answer)) return answer
     const since = performance.now()
-    return answer.then(
+    return Promise.resolve(answer).then(
       settled => {
         this.#listener({ type: 'answered', ms: performance.now() - since })
         return settled

@@ -152,6 +152,7 @@ function handler(limiter: Limiter) {
 
 export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })
 
+export { normalizeIP } from './address.js'
 export type { CreatedRateLimit } from './created.js'
 export type { Decision, PolicyState, QuotaUnit } from './decision.js'
 export {
@@ -167,7 +168,6 @@ export {
   StoreUnavailable,
 } from './errors.js'
 export type { RequestRateLimit } from './guard.js'
-export { normalizeIP } from './key.js'
 export type { Cost } from './limiter.js'
 export type {
   ErrorResponseContext,

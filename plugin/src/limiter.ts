@@ -1,8 +1,9 @@
 import type { FastifyRequest } from 'fastify'
+import { normalizeIP } from './address.js'
 import { isThenable, then } from './awaitable.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
 import { StoreUnavailable } from './errors.js'
-import { digest, normalizeIP } from './key.js'
+import { digest } from './key.js'
 import {
   checkedCost,
   checkedKey,

@@ -5,7 +5,7 @@ import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
 import type { Cost, Decided, Limiter, Outcome } from './limiter.js'
-import { checkedResponse } from './options.js'
+import { checkedResponse } from './options/answers.js'
 import type { Lease } from './stores/store.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */

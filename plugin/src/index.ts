@@ -13,7 +13,12 @@ import type { PolicyState } from './decision.js'
 import { InvalidRouteConfig } from './errors.js'
 import { guard, MET, type RequestRateLimit } from './guard.js'
 import type { Cost, Limiter } from './limiter.js'
-import type { RateLimitHook, RateLimitOptions, RateLimitPluginOptions } from './options.js'
+import type {
+  CreateRateLimitOptions,
+  RateLimitHook,
+  RateLimitOptions,
+  RateLimitPluginOptions,
+} from './options/table.js'
 import { Registration } from './registration.js'
 
 /** Where a key stands, without counting anything. */
@@ -50,10 +55,10 @@ export interface RateLimitHandler {
 declare module 'fastify' {
   interface FastifyInstance {
     /** A hook handler that always runs, for a single route or the not-found handler. */
-    rateLimit(options?: RateLimitOptions): RateLimitHandler
+    rateLimit(options?: CreateRateLimitOptions): RateLimitHandler
     /** A function to ask by hand; answers and sets no header. */
     createRateLimit(
-      options?: RateLimitOptions,
+      options?: CreateRateLimitOptions,
     ): (request: FastifyRequest, callOptions?: { increment?: boolean }) => Promise<CreatedRateLimit>
     rateLimiter: RateLimiter
   }
@@ -76,12 +81,12 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
   if (!app.hasRequestDecorator('rateLimit')) app.decorateRequest('rateLimit', null)
   if (!app.hasRequestDecorator(MET)) app.decorateRequest(MET, null)
 
-  decorate(app, 'createRateLimit', (options?: RateLimitOptions) => {
+  decorate(app, 'createRateLimit', (options?: CreateRateLimitOptions) => {
     const limiter = registration.byHand('created', options)
     return async (request: FastifyRequest, callOptions?: { increment?: boolean }) =>
       createdRateLimit(await limiter.decide(request, callOptions?.increment === false))
   })
-  decorate(app, 'rateLimit', (options?: RateLimitOptions): RateLimitHandler => {
+  decorate(app, 'rateLimit', (options?: CreateRateLimitOptions): RateLimitHandler => {
     const limiter = options === undefined ? registration.main : registration.byHand('attached', options)
     const check = (request: FastifyRequest, reply: FastifyReply) => guard(limiter, request, reply)
     const hold = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
@@ -170,6 +175,7 @@ export {
 export type { RequestRateLimit } from './guard.js'
 export type { Cost } from './limiter.js'
 export type {
+  CreateRateLimitOptions,
   ErrorResponseContext,
   OnDecision,
   OnStoreError,
@@ -177,7 +183,8 @@ export type {
   RateLimitOptions,
   RateLimitPluginOptions,
   RateLimitPolicy,
-} from './options.js'
+  RefundOn,
+} from './options/table.js'
 export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
 export type { StoreEvent, StoreListener } from './stores/observed.js'
 export type { RedisClient } from './stores/redis-client.js'

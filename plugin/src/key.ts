@@ -4,11 +4,11 @@ import { createHash } from 'node:crypto'
 const PLAIN_KEY = /^[A-Za-z0-9._:@/|+-]{1,64}$/
 
 /**
- * A partition key as it stands in the store. A hashed one begins with `#`, which no plain one has, so two keys never
- * meet; neither has a brace, so a key cannot choose its slot in a cluster.
+ * A partition key as it stands in the store; `hashed`, never readable. A hashed one begins with `#`, which no plain one
+ * has, so two keys never meet; neither has a brace, so a key cannot choose its slot in a cluster.
  */
-export function storedKey(key: string): string {
-  return PLAIN_KEY.test(key) ? key : `#${digest(key, 22)}`
+export function storedKey(key: string, hashed = false): string {
+  return !hashed && PLAIN_KEY.test(key) ? key : `#${digest(key, 22)}`
 }
 
 /** The first `length` characters of the SHA-256 in base64url; 22 hold 132 bits. */

@@ -1,18 +1,11 @@
 import type { FastifyRequest } from 'fastify'
-import { normalizeIP } from './address.js'
 import { isThenable, then } from './awaitable.js'
+import { clientKey } from './client-key.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
 import { StoreUnavailable } from './errors.js'
 import { digest } from './key.js'
-import {
-  checkedCost,
-  checkedKey,
-  checkedMax,
-  checkedWindow,
-  type Key,
-  type LimiterConfig,
-  type PolicyConfig,
-} from './options.js'
+import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key } from './options/answers.js'
+import type { LimiterConfig, PolicyConfig } from './options/parse.js'
 import type { Policy } from './policy.js'
 import type { MemoryStore } from './stores/memory.js'
 import { type Replicas, shareOfCheck } from './stores/replicas.js'
@@ -103,8 +96,7 @@ export class Limiter {
   /** Whose quota a request counts against. */
   key(request: FastifyRequest): Awaitable<Key> {
     const { keyGenerator, ipv6Subnet } = this.config
-    // There is no address on a Unix socket, nor any more when the client has gone.
-    if (keyGenerator === undefined) return normalizeIP(request.ip ?? '', ipv6Subnet)
+    if (keyGenerator === undefined) return clientKey(request, ipv6Subnet)
     return then(keyGenerator(request), checkedKey)
   }
 
@@ -209,9 +201,8 @@ export class Limiter {
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {
     const { allowList } = this.config
-    if (allowList === undefined || allowList === null) return false
-    if (typeof allowList !== 'function') return allowList.includes(String(key))
-    return then(allowList(request, key as string), Boolean)
+    if (typeof allowList === 'function') return then(allowList(request, key as string), Boolean)
+    return allowList?.has(request.ip, key) === true
   }
 
   #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {

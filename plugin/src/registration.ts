@@ -3,18 +3,19 @@ import { type AppIdentity, identifyApp } from './app-identity.js'
 import { InvalidOption } from './errors.js'
 import { digest, storedNameSpace } from './key.js'
 import { Limiter, limiterId, type SharedWindows } from './limiter.js'
+import { Groups } from './options/groups.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
   overlay,
+  type Place,
   parseLimiter,
   parseRegistration,
-  type RateLimitOptions,
-  type RateLimitPluginOptions,
   type RegistrationConfig,
   refuseBesideStore,
   tolerate,
-} from './options.js'
+} from './options/parse.js'
+import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Breaker } from './stores/breaker.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { DenyMemory } from './stores/deny-memory.js'
@@ -61,12 +62,13 @@ export class Registration {
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
+  readonly #groups = new Groups()
   readonly #sharedWindows: SharedWindows = new Map()
   #made = 0
 
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
     this.#app = app
-    this.#given = tolerate(given, false, message => app.log.warn(message))
+    this.#given = tolerate(given, 'registration', message => app.log.warn(message))
     this.config = parseRegistration(this.#given)
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
@@ -90,7 +92,8 @@ export class Registration {
     const url = `${[...new Set(methods)].sort().join(',')} ${route.url} ${constraints}`
     const twin = this.#routes.get(url)
     if (twin?.given === given) return twin.limiter
-    const config = this.#configOf(given, true)
+    const config = this.#configOf(given, 'route')
+    if (config.groupId !== undefined) this.#groups.join(config.groupId, config)
     const id = config.groupId === undefined ? ['route', url] : ['group', config.groupId]
     const limiter = this.#newLimiter(config, id, this.#childStore(config, given, route))
     this.#routes.set(url, { given, limiter })
@@ -98,16 +101,17 @@ export class Registration {
   }
 
   /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself, unless it is given a `groupId`. */
-  byHand(kind: string, given: RateLimitOptions | undefined): Limiter {
+  byHand(kind: string, given: CreateRateLimitOptions | undefined): Limiter {
     if (given !== undefined && (typeof given !== 'object' || given === null)) {
       throw new InvalidOption('options', String(given), 'an object, or nothing')
     }
-    const config = this.#configOf(given ?? {}, false)
+    const config = this.#configOf(given ?? {}, 'hand')
     if (kind === 'created' && config.concurrency !== undefined) {
       throw new InvalidOption('concurrency', 'given to createRateLimit', 'rateLimit(), which sees the response end')
     }
+    if (typeof given?.groupId === 'string') this.#groups.join(given.groupId, config)
     // Named, it finds its logs again when it is made anew, whatever else was made before.
-    const id = given?.groupId === undefined ? [kind, this.#made++] : ['group', given.groupId]
+    const id = typeof given?.groupId === 'string' ? ['group', given.groupId] : [kind, this.#made++]
     return this.#newLimiter(config, id, this.#childStore(config, given ?? {}, undefined))
   }
 
@@ -120,9 +124,9 @@ export class Registration {
     this.#replicas?.close()
   }
 
-  #configOf(given: RateLimitOptions, onRoute: boolean): LimiterConfig {
-    const tolerated = tolerate(given, onRoute, message => this.#app.log.warn(message))
-    checkLimiterOptions(tolerated, this.#custom !== undefined || tolerated.store !== undefined)
+  #configOf(given: CreateRateLimitOptions, place: Place): LimiterConfig {
+    const tolerated = tolerate(given, place, message => this.#app.log.warn(message))
+    checkLimiterOptions(tolerated, this.#custom !== undefined || Boolean(tolerated.store), place)
     const options = overlay(this.#given, tolerated)
     refuseBesideStore(options)
     return parseLimiter(options)
@@ -156,11 +160,12 @@ export class Registration {
   }
 
   #newStore(): Store {
-    const { redis, storeTimeoutMs, denyMemory, onStoreEvent } = this.config
+    const { redis, hashKeys, storeTimeoutMs, denyMemory, onStoreEvent } = this.config
     if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
     if (redis === undefined) return this.#local
     const counting = new RedisStore(redis, {
       nameSpace: this.#nameSpace(),
+      hashKeys,
       timeoutMs: storeTimeoutMs,
     })
     const remote = onStoreEvent === undefined ? counting : new ObservedStore(counting, onStoreEvent)
@@ -176,9 +181,11 @@ export class Registration {
   #childStore(config: LimiterConfig, given: RateLimitOptions, route: RouteOptions | undefined): Store {
     const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
     const Own = given.store
-    const custom = Own === undefined ? this.#custom?.child(options) : new Own(options)
-    if (custom !== undefined) return new CustomStoreAdapter(custom, config.groupId ?? '')
-    if (given.cache === undefined || this.config.redis !== undefined || config.groupId !== undefined) return this.#store
+    const custom = Own === undefined ? this.#custom?.child(options) : Own && new Own(options)
+    if (custom) return new CustomStoreAdapter(custom, config.groupId ?? '')
+    if (!given.cache || this.config.redis !== undefined || config.groupId !== undefined) {
+      return Own === null && this.#custom !== undefined ? this.#local : this.#store
+    }
     const store = new MemoryStore(config.cache)
     this.#stores.add(store)
     return store

@@ -11,6 +11,8 @@ import type { Answer, Check, Penalty, PolicyAnswer, Store } from './store.js'
 export interface RedisStoreOptions {
   /** Stands in front of every key. */
   readonly nameSpace: string
+  /** Whether no key stands there in clear. */
+  readonly hashKeys?: boolean
   /** Milliseconds after which a call is given up. */
   readonly timeoutMs: number
 }
@@ -54,6 +56,7 @@ const shapes = new WeakMap<readonly Policy[], string>()
 export class RedisStore implements Store {
   readonly #redis: RedisClient
   readonly #nameSpace: string
+  readonly #hashKeys: boolean
   readonly #timeoutMs: number
   readonly #clock = new RedisClock()
   readonly #leases: Leases
@@ -65,6 +68,7 @@ export class RedisStore implements Store {
   constructor(redis: RedisClient, options: RedisStoreOptions) {
     this.#redis = redis
     this.#nameSpace = options.nameSpace
+    this.#hashKeys = options.hashKeys ?? false
     this.#timeoutMs = options.timeoutMs
     this.#leases = new Leases(redis, (script, keys, args) => this.#run(script, keys, args))
   }
@@ -82,14 +86,14 @@ export class RedisStore implements Store {
   }
 
   async refund(check: Check): Promise<void> {
-    const key = storedKey(check.key)
+    const key = storedKey(check.key, this.#hashKeys)
     const keys = check.policies.map(policy => this.#key(key, policy.log))
     const args = check.policies.flatMap(policy => [policy.cost, policy.windowMs * 1000])
     await this.#within(() => this.#run(REFUND, keys, args))
   }
 
   async reset(check: Check): Promise<void> {
-    const key = storedKey(check.key)
+    const key = storedKey(check.key, this.#hashKeys)
     const logs = check.policies.flatMap(({ log }) => [log, log + PENALTY_LOGS.count, log + PENALTY_LOGS.renew])
     if (check.concurrency !== undefined) logs.push(check.concurrency.log)
     await this.#within(() => this.#redis.del(...logs.map(log => this.#key(key, log))))
@@ -111,7 +115,7 @@ export class RedisStore implements Store {
       this.#waiting.push({
         operation,
         check,
-        key: storedKey(check.key),
+        key: storedKey(check.key, this.#hashKeys),
         since: performance.now(),
         settled: false,
         resolve,

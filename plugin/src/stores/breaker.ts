@@ -1,4 +1,5 @@
 import { isThenable } from '../awaitable.js'
+import { clearTimeout, setTimeout } from '../clock.js'
 import { StoreForeignKey } from '../errors.js'
 import type { Answer, Check, Store } from './store.js'
 

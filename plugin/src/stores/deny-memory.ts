@@ -1,4 +1,5 @@
 import { isThenable } from '../awaitable.js'
+import { monotonic } from '../clock.js'
 import type { Policy } from '../policy.js'
 import type { Answer, Check, Store } from './store.js'
 
@@ -36,7 +37,7 @@ export class DenyMemory implements Store {
     const id = idOf(check)
     const denial = this.#denials.get(id)
     if (denial !== undefined) {
-      const now = performance.now()
+      const now = monotonic()
       if (now >= denial.until) this.#denials.delete(id)
       else if (includes(denial, check.policies)) return later(denial.answer, now - denial.at)
     }
@@ -87,7 +88,7 @@ export class DenyMemory implements Store {
       }
     }
     if (retryMs === 0) return // no place among the requests in flight: that may change at any moment
-    const now = performance.now()
+    const now = monotonic()
     if (this.#denials.size >= this.#capacity) this.#forget(now)
     if (this.#denials.size >= this.#capacity) return
     this.#denials.delete(id)

@@ -1,4 +1,5 @@
 import { isThenable } from '../awaitable.js'
+import { monotonic } from '../clock.js'
 import type { Answer, Check, Store } from './store.js'
 
 /**
@@ -49,15 +50,15 @@ export class ObservedStore implements Store {
 
   #observe<T>(answer: T | Promise<T>): T | Promise<T> {
     if (!isThenable(answer)) return answer
-    const since = performance.now()
+    const since = monotonic()
     return Promise.resolve(answer).then(
       settled => {
-        this.#listener({ type: 'answered', ms: performance.now() - since })
+        this.#listener({ type: 'answered', ms: monotonic() - since })
         return settled
       },
       reason => {
         const error = reason instanceof Error ? reason : new Error(String(reason))
-        this.#listener({ type: 'failed', ms: performance.now() - since, error })
+        this.#listener({ type: 'failed', ms: monotonic() - since, error })
         throw reason
       },
     )

@@ -1,4 +1,5 @@
 import slotOf from 'cluster-key-slot'
+import { clearInterval, setInterval } from '../clock.js'
 import type { RedisClient } from './redis-client.js'
 import { RENEW, type Script } from './scripts.js'
 import type { Lease } from './store.js'

@@ -1,4 +1,5 @@
 import slotOf from 'cluster-key-slot'
+import { clearTimeout, monotonic, setImmediate, setTimeout } from '../clock.js'
 import { StoreForeignKey, StoreTimeout } from '../errors.js'
 import { storedKey } from '../key.js'
 import { type Policy, sharesSlices } from '../policy.js'
@@ -116,7 +117,7 @@ export class RedisStore implements Store {
         operation,
         check,
         key: storedKey(check.key, this.#hashKeys),
-        since: performance.now(),
+        since: monotonic(),
         settled: false,
         resolve,
         reject,
@@ -179,7 +180,7 @@ export class RedisStore implements Store {
     if (this.#patience !== undefined) return
     const oldest = this.#waiting[0] as Question
     this.#redis.once('ready', this.#onReady)
-    this.#patience = setTimeout(this.#giveUp, Math.max(0, oldest.since + this.#timeoutMs - performance.now()))
+    this.#patience = setTimeout(this.#giveUp, Math.max(0, oldest.since + this.#timeoutMs - monotonic()))
   }
 
   #dismiss(): void {
@@ -195,7 +196,7 @@ export class RedisStore implements Store {
 
   readonly #giveUp = (): void => {
     this.#stopWaiting()
-    const late = performance.now() - this.#timeoutMs
+    const late = monotonic() - this.#timeoutMs
     const waiting = this.#waiting
     this.#waiting = waiting.filter(question => question.since > late)
     for (const question of waiting) if (question.since <= late) settle(question, new StoreTimeout(this.#timeoutMs))
@@ -209,7 +210,7 @@ export class RedisStore implements Store {
   }
 
   async #send(questions: readonly Question[]): Promise<void> {
-    const sent = performance.now()
+    const sent = monotonic()
     const given = { up: false }
     const giveUp = () => {
       // A reply that has arrived while this process was busy is read before the question is given up.
@@ -224,7 +225,7 @@ export class RedisStore implements Store {
       const { keys, args } = this.#call(questions, this.#clock.latest(since, this.#timeoutMs))
       const reply = (await this.#run(CHECK, keys, args)) as number[]
       const late = reply.length === 1
-      this.#clock.observe(reply[0] as number, sent, performance.now(), late)
+      this.#clock.observe(reply[0] as number, sent, monotonic(), late)
       if (late) {
         // It ran too late by what we knew of its clock and changed nothing; those still in time are asked again.
         const inTime = questions.filter(question => !question.settled)

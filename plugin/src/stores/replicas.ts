@@ -1,5 +1,6 @@
 /** How many replicas share the quotas, last time Redis could tell, and this one's share of them while it cannot. */
 import { randomUUID } from 'node:crypto'
+import { clearInterval, monotonic, setInterval } from '../clock.js'
 import type { RedisClient } from './redis-client.js'
 import { ANNOUNCE } from './scripts.js'
 import type { Check } from './store.js'
@@ -72,7 +73,7 @@ export class Replicas {
     this.#asking = true
     try {
       const [count, place] = (await this.#run(TTL_MS)) as [number, number]
-      this.#observe({ count, place }, performance.now())
+      this.#observe({ count, place }, monotonic())
     } catch {
       // What was last seen stands; that Redis is away is told by those who need it.
     } finally {

@@ -1,5 +1,6 @@
 import type { FastifyInstance, RouteOptions } from 'fastify'
-import { type AppIdentity, identifyApp } from './app-identity.js'
+import { type App, appOf, warnOfNeighbours } from './app.js'
+import { programName } from './app-identity.js'
 import { InvalidOption } from './errors.js'
 import { digest, storedNameSpace } from './key.js'
 import { Limiter, limiterId, type SharedWindows } from './limiter.js'
@@ -22,28 +23,8 @@ import { DenyMemory } from './stores/deny-memory.js'
 import { MemoryStore } from './stores/memory.js'
 import { ObservedStore } from './stores/observed.js'
 import { RedisStore } from './stores/redis.js'
-import { Replicas } from './stores/replicas.js'
+import type { Replicas } from './stores/replicas.js'
 import type { Store } from './stores/store.js'
-
-/** What all registrations of one app share: its name, and how many there are. */
-interface App {
-  readonly identity: AppIdentity
-  /** Registrations so far, by prefix of their scope. */
-  readonly registrations: Map<string, number>
-}
-
-/** By the server of the app, which all of its scopes have in common. */
-const apps = new WeakMap<object, App>()
-
-function appOf(app: FastifyInstance): App {
-  let known = apps.get(app.server)
-  if (known === undefined) {
-    known = { identity: identifyApp(), registrations: new Map() }
-    apps.set(app.server, known)
-    app.addHook('onClose', known.identity.release)
-  }
-  return known
-}
 
 /** One `app.register(rateLimit, …)`: its stores, and the limiters that come of it. */
 export class Registration {
@@ -57,7 +38,7 @@ export class Registration {
   readonly #store: Store
   readonly #custom: CustomStore | undefined
   readonly #local: MemoryStore
-  #replicas: Replicas | undefined
+  #presence: ReturnType<App['announce']> | undefined
   readonly #learnt: MemoryStore
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
@@ -72,10 +53,7 @@ export class Registration {
     this.config = parseRegistration(this.#given)
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
-    const { registrations } = appOf(app)
-    const number = registrations.get(app.prefix) ?? 0
-    registrations.set(app.prefix, number + 1)
-    this.#scope = [app.prefix, number]
+    this.#scope = [app.prefix, appOf(app).enlist(app.prefix)]
     this.#local = new MemoryStore(config.cache)
     this.#learnt = new MemoryStore(config.cache)
     this.#stores.add(this.#local).add(this.#learnt)
@@ -83,6 +61,8 @@ export class Registration {
     this.#store = this.#newStore()
     this.#stores.add(this.#store)
     this.main = this.#newLimiter(config, ['main'], this.#store)
+    const { redis, nameSpace } = this.config
+    if (redis !== undefined && nameSpace === undefined) warnOfNeighbours(app, this.#nameSpace())
   }
 
   /** The limiter of a route with options of its own. GET and HEAD of a URL are one route, a group is one limiter's logs. */
@@ -121,7 +101,7 @@ export class Registration {
 
   close(): void {
     for (const store of this.#stores) store.close()
-    this.#replicas?.close()
+    this.#presence?.withdraw()
   }
 
   #configOf(given: CreateRateLimitOptions, place: Place): LimiterConfig {
@@ -150,13 +130,15 @@ export class Registration {
   /** From the first limiter on that needs to know the others. */
   #announced(): Replicas | undefined {
     const { redis } = this.config
-    if (redis !== undefined) this.#replicas ??= new Replicas(redis, this.#nameSpace())
-    return this.#replicas
+    if (redis !== undefined) this.#presence ??= appOf(this.#app).announce(redis, this.#nameSpace())
+    return this.#presence?.replicas
   }
 
   #nameSpace(): string {
     const { nameSpace } = this.config
-    return nameSpace === undefined ? `mlrl:${digest(appOf(this.#app).identity.name, 8)}:` : storedNameSpace(nameSpace)
+    return nameSpace === undefined
+      ? `mlrl:${digest(programName(process.argv[1], process.cwd()), 8)}:`
+      : storedNameSpace(nameSpace)
   }
 
   #newStore(): Store {

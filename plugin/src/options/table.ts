@@ -397,8 +397,9 @@ export const registrationOptions = {
     value => !value || typeof (value as Partial<RedisClient>).evalsha === 'function',
   ),
   /**
-   * Stands in front of every key in Redis. Replicas must have the same one. The default names the app by its package and
-   * the script it was started with, so that two apps on one Redis do not count together.
+   * Stands in front of every key in Redis. Replicas must have the same one. The default names the program by its package
+   * and script, so that two programs on one Redis do not count together. Apps of one process have the same default:
+   * [give each its own](how-it-works.md#keys-and-name-spaces).
    * @default from package and script
    * @example nameSpace: 'shop:limits:'
    */

@@ -43,7 +43,7 @@ export function shareOfCheck(check: Check, place: Place, used: readonly number[]
 export class Replicas {
   readonly #redis: RedisClient
   readonly #keys: readonly [string, string]
-  readonly #id = randomUUID()
+  readonly #id: string
   readonly #timer: NodeJS.Timeout
   #seen: Place = { count: 1, place: 0 }
   #asking = false
@@ -51,8 +51,10 @@ export class Replicas {
   /** When Redis answered again after the last outage. */
   #backSince = Number.NEGATIVE_INFINITY
 
-  constructor(redis: RedisClient, nameSpace: string) {
+  /** `id`: who announces itself. */
+  constructor(redis: RedisClient, nameSpace: string, id: string = randomUUID()) {
     this.#redis = redis
+    this.#id = id
     this.#keys = [`${nameSpace}{replicas}:alive`, `${nameSpace}{replicas}:order`]
     this.#timer = setInterval(() => void this.#announce(), INTERVAL_MS).unref()
     void this.#announce()
@@ -62,10 +64,10 @@ export class Replicas {
     return this.#seen
   }
 
-  /** Takes the announcement back, where Redis can be reached. */
-  close(): void {
+  /** Announces no more. `withdraw`: takes the announcement back, where Redis can be reached. */
+  close(withdraw = true): void {
     clearInterval(this.#timer)
-    if (this.#redis.status === 'ready') this.#run(0).catch(() => {})
+    if (withdraw && this.#redis.status === 'ready') this.#run(0).catch(() => {})
   }
 
   async #announce(): Promise<void> {

@@ -58,7 +58,7 @@ export function appOf(app: FastifyInstance): App {
 }
 
 /** A scope has the scope around it as its prototype. */
-function rootOf(app: FastifyInstance): FastifyInstance {
+export function rootOf(app: FastifyInstance): FastifyInstance {
   const parent = Object.getPrototypeOf(app) as FastifyInstance | null
   return parent !== null && 'server' in parent ? rootOf(parent) : app
 }

@@ -1,25 +1,12 @@
-import type {
-  FastifyInstance,
-  FastifyPluginAsync,
-  FastifyReply,
-  FastifyRequest,
-  HookHandlerDoneFunction,
-  RouteOptions,
-} from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
-import { isThenable } from './awaitable.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { PolicyState } from './decision.js'
-import { InvalidRouteConfig } from './errors.js'
 import { guard, MET, type RequestRateLimit } from './guard.js'
-import type { Cost, Limiter } from './limiter.js'
-import type {
-  CreateRateLimitOptions,
-  RateLimitHook,
-  RateLimitOptions,
-  RateLimitPluginOptions,
-} from './options/table.js'
+import type { Cost } from './limiter.js'
+import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Registration } from './registration.js'
+import { limitRoutes } from './routes.js'
 
 /** Where a key stands, without counting anything. */
 export interface RateLimitStatus {
@@ -109,17 +96,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
     refund: (key, cost, request) => registration.main.refund(key, cost, request),
   } satisfies RateLimiter)
 
-  app.addHook('onRoute', route => {
-    const config = route.config?.rateLimit as unknown
-    if (config === false || (config === undefined && !registration.config.global)) return
-    if (config === undefined || config === null) {
-      attach(route, registration.main)
-    } else if (typeof config === 'object') {
-      attach(route, registration.ofRoute(route, config as RateLimitOptions))
-    } else {
-      throw new InvalidRouteConfig()
-    }
-  })
+  limitRoutes(app, registration)
   app.addHook('onClose', () => registration.close())
 }
 
@@ -127,32 +104,6 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
 function decorate(app: FastifyInstance, name: string, value: unknown): void {
   if (!app.hasDecorator(name)) app.decorate(name, value as never)
   else if (!Object.hasOwn(app, name)) Object.defineProperty(app, name, { value, enumerable: true, configurable: true })
-}
-
-/** Puts the limiter behind the route's own handlers of its hook. */
-function attach(route: RouteOptions, limiter: Limiter): void {
-  const { hook } = limiter.config
-  const handlers = route as unknown as Record<RateLimitHook, unknown>
-  const own = handlers[hook]
-  handlers[hook] = [...(Array.isArray(own) ? own : own === undefined || own === null ? [] : [own]), handler(limiter)]
-}
-
-/** In the callback style, so that a decision that needs no waiting takes no turn of the event loop. */
-function handler(limiter: Limiter) {
-  const run = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void => {
-    let denial: ReturnType<typeof guard>
-    try {
-      denial = guard(limiter, request, reply)
-    } catch (error) {
-      done(error as Error)
-      return
-    }
-    if (isThenable(denial)) denial.then(settled => done(settled as Error | undefined), done)
-    else done(denial as Error | undefined)
-  }
-  if (limiter.config.hook !== 'preParsing') return run
-  return (request: FastifyRequest, reply: FastifyReply, _payload: unknown, done: HookHandlerDoneFunction) =>
-    run(request, reply, done)
 }
 
 export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })

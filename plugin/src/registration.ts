@@ -69,7 +69,7 @@ export class Registration {
   ofRoute(route: RouteOptions, given: RateLimitOptions): Limiter {
     const methods = [route.method].flat().map(method => (method === 'HEAD' ? 'GET' : method))
     const constraints = route.constraints === undefined ? '' : JSON.stringify(route.constraints)
-    const url = `${[...new Set(methods)].sort().join(',')} ${route.url} ${constraints}`
+    const url = `${[...new Set(methods)].sort().join(',')} ${urlOf(route)} ${constraints}`
     const twin = this.#routes.get(url)
     if (twin?.given === given) return twin.limiter
     const config = this.#configOf(given, 'route')
@@ -192,6 +192,12 @@ export class Registration {
       addHeadersOnExceeding: config.addHeadersOnExceeding,
     }
   }
+}
+
+/** Fastify declares `/` in a scope with a prefix twice, with and without the slash, and the HEAD of each by itself. */
+export function urlOf(route: RouteOptions): string {
+  const { routePath, prefix } = route as { routePath?: string; prefix?: string }
+  return routePath === '/' && prefix ? prefix : route.url
 }
 
 /** A custom store is told its window in milliseconds. */

@@ -379,8 +379,8 @@ export const limiterOptions = {
 /** Options that only the registration has. */
 export const registrationOptions = {
   /**
-   * Limits all routes of the scope that are declared after it; they share one count. `false` limits only routes with
-   * `config.rateLimit`.
+   * Limits all routes of the scope and of the scopes inside it; they share one count. `false` limits only routes with
+   * `config.rateLimit`. [Routes that were declared before the plugin had loaded](#routes-declared-earlier) are limited too.
    * @default `true`
    * @example global: false
    */

@@ -17,6 +17,7 @@ import {
   tolerate,
 } from './options/parse.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
+import { RouteNames } from './route-name.js'
 import { Breaker } from './stores/breaker.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { DenyMemory } from './stores/deny-memory.js'
@@ -42,6 +43,7 @@ export class Registration {
   readonly #learnt: MemoryStore
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
+  readonly #routeNames = new RouteNames()
   readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
   readonly #groups = new Groups()
   readonly #sharedWindows: SharedWindows = new Map()
@@ -67,14 +69,13 @@ export class Registration {
 
   /** The limiter of a route with options of its own. GET and HEAD of a URL are one route, a group is one limiter's logs. */
   ofRoute(route: RouteOptions, given: RateLimitOptions): Limiter {
-    const methods = [route.method].flat().map(method => (method === 'HEAD' ? 'GET' : method))
-    const constraints = route.constraints === undefined ? '' : JSON.stringify(route.constraints)
-    const url = `${[...new Set(methods)].sort().join(',')} ${urlOf(route)} ${constraints}`
+    const name = this.#routeNames.nameOf(route)
+    const url = JSON.stringify(name)
     const twin = this.#routes.get(url)
     if (twin?.given === given) return twin.limiter
     const config = this.#configOf(given, 'route')
     if (config.groupId !== undefined) this.#groups.join(config.groupId, config)
-    const id = config.groupId === undefined ? ['route', url] : ['group', config.groupId]
+    const id = config.groupId === undefined ? ['route', ...name] : ['group', config.groupId]
     const limiter = this.#newLimiter(config, id, this.#childStore(config, given, route))
     this.#routes.set(url, { given, limiter })
     return limiter
@@ -192,12 +193,6 @@ export class Registration {
       addHeadersOnExceeding: config.addHeadersOnExceeding,
     }
   }
-}
-
-/** Fastify declares `/` in a scope with a prefix twice, with and without the slash, and the HEAD of each by itself. */
-export function urlOf(route: RouteOptions): string {
-  const { routePath, prefix } = route as { routePath?: string; prefix?: string }
-  return routePath === '/' && prefix ? prefix : route.url
 }
 
 /** A custom store is told its window in milliseconds. */

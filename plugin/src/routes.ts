@@ -7,7 +7,8 @@ import { InvalidRouteConfig } from './errors.js'
 import { guard } from './guard.js'
 import type { Limiter } from './limiter.js'
 import type { RateLimitHook, RateLimitOptions } from './options/table.js'
-import { type Registration, urlOf } from './registration.js'
+import type { Registration } from './registration.js'
+import { urlOf } from './route-name.js'
 
 type LimiterOf = (route: RouteOptions) => Limiter | undefined
 

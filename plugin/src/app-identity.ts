@@ -1,58 +1,42 @@
-import { existsSync, readFileSync, realpathSync } from 'node:fs'
+import { readFileSync, realpathSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { dirname, join, relative, sep } from 'node:path'
 
 /**
- * The apps of this process that are open, by the program they belong to: two of them are two apps and not two
- * replicas. The process is what this state belongs to, so it stands at the level of the module.
+ * What an app is called in Redis when nobody gave it a name space: the name of its package and the path of its script
+ * inside the package. Every replica comes to the same name, wherever it is installed, and so does an app that is built
+ * again in the same process. Without the name of a package it is the path of the script.
+ *
+ * `script`: what the process was started with, as in `process.argv[1]`. One that was installed (a runner) says nothing
+ * of the app, whose package is then that of `cwd`.
  */
-const open = new Map<string, Set<number>>()
-
-export interface AppIdentity {
-  /** Names the app: the same in every replica, another in every other app. */
-  readonly name: string
-  /** To be called when the app has closed. */
-  release(): void
-}
-
-/**
- * What an app is called in Redis when nobody gave it a name space: its package, the script it was started with and,
- * where a process runs several apps, their order.
- */
-export function identifyApp(): AppIdentity {
-  const program = programName(process.argv[1], process.cwd())
-  const taken = open.get(program) ?? new Set<number>()
-  open.set(program, taken)
-  let number = 0
-  while (taken.has(number)) number++
-  taken.add(number)
-  return {
-    name: number === 0 ? program : `${program}#${number}`,
-    release: () => {
-      taken.delete(number)
-    },
-  }
-}
-
-/** Package and script, as a path inside the package; a script that was installed (a runner) says nothing of the app. */
 export function programName(script: string | undefined, cwd: string): string {
-  const entry = script !== undefined && existsSync(script) ? realpathSync(script) : undefined
-  const own = entry !== undefined && !entry.split(sep).includes('node_modules') ? entry : undefined
-  const root = packageRoot(own === undefined ? cwd : dirname(own))
-  const name = root === undefined ? '' : packageName(root)
-  return `${name}/${own === undefined ? '' : relative(root ?? dirname(own), own)}`
+  const own = ownScript(script, cwd)
+  const folder = own === undefined ? cwd : dirname(own)
+  const root = namedPackage(folder)
+  if (root === undefined) return own ?? folder
+  return `${root.name}/${own === undefined ? '' : relative(root.folder, own)}`
 }
 
-function packageRoot(folder: string): string | undefined {
-  if (existsSync(join(folder, 'package.json'))) return folder
-  const parent = dirname(folder)
-  return parent === folder ? undefined : packageRoot(parent)
-}
-
-function packageName(root: string): string {
+/** The file that a path stands for, as `node` finds it: with its extension, or the main file of a folder. */
+function ownScript(script: string | undefined, cwd: string): string | undefined {
+  if (script === undefined) return undefined
   try {
-    const { name } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { name?: unknown }
-    return typeof name === 'string' ? name : ''
+    const file = realpathSync(createRequire(join(cwd, 'any.js')).resolve(script))
+    return file.split(sep).includes('node_modules') ? undefined : file
   } catch {
-    return ''
+    return undefined
   }
+}
+
+/** The next package.json upwards that has a name: some only say how files are to be read. */
+function namedPackage(folder: string): { readonly folder: string; readonly name: string } | undefined {
+  try {
+    const { name } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as { name?: unknown }
+    if (typeof name === 'string' && name !== '') return { folder, name }
+  } catch {
+    // No package, or one that cannot be read.
+  }
+  const parent = dirname(folder)
+  return parent === folder ? undefined : namedPackage(parent)
 }

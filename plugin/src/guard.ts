@@ -1,11 +1,12 @@
 import { format as formatDuration } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { isThenable } from './awaitable.js'
 import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
 import { type Cost, Ledger } from './ledger.js'
 import type { Decided, Limiter, Outcome } from './limiter.js'
-import { checkedResponse } from './options.js'
+import { checkedResponse } from './options/answers.js'
 import type { Lease } from './stores/store.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */
@@ -48,7 +49,7 @@ export function guard(
   if (others?.includes(limiter)) return undefined
   request[met] = others ? [...others, limiter] : limiter.alone
   const outcome = limiter.decide(request, false)
-  if (outcome instanceof Promise) return outcome.then(settled => conclude(limiter, settled, request, reply, !others))
+  if (isThenable(outcome)) return outcome.then(settled => conclude(limiter, settled, request, reply, !others))
   return conclude(limiter, outcome, request, reply, !others)
 }
 

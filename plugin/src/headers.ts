@@ -1,4 +1,3 @@
-import { serializeString } from 'structured-headers'
 import { type PolicyState, seconds } from './decision.js'
 
 /** The largest integer of RFC 9651, section 3.3.1: fifteen digits. */
@@ -16,13 +15,18 @@ export function isFieldString(name: string): boolean {
   return /^[\x20-\x7e]+$/.test(name)
 }
 
+/** A string of RFC 9651, section 4.1.6. The name holds printable ASCII only: see `isFieldString`. */
+function quoted(name: string): string {
+  return `"${name.replace(/["\\]/g, '\\$&')}"`
+}
+
 /** `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers (-10 and later): `"burst";q=10;w=1, "daily";q=…`. */
 export function policyField(policies: readonly Quota[]): string {
   return policies
     .map(({ name, unit, limit, windowMs }) => {
       const qu = unit === 'requests' ? '' : `;qu="${unit}"`
       const w = windowMs === 0 ? '' : `;w=${integer(Math.max(1, seconds(windowMs)))}`
-      return `${serializeString(name)};q=${integer(limit)}${qu}${w}`
+      return `${quoted(name)};q=${integer(limit)}${qu}${w}`
     })
     .join(', ')
 }
@@ -44,7 +48,7 @@ const items = new Map<string, string>()
 function itemOf(name: string): string {
   let item = items.get(name)
   if (item === undefined) {
-    item = `${serializeString(name)};r=`
+    item = `${quoted(name)};r=`
     items.set(name, item)
   }
   return item

@@ -1,20 +1,12 @@
-import type {
-  FastifyInstance,
-  FastifyPluginAsync,
-  FastifyReply,
-  FastifyRequest,
-  HookHandlerDoneFunction,
-  RouteOptions,
-} from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { PolicyState } from './decision.js'
-import { InvalidRouteConfig } from './errors.js'
 import { guard, MET, type RequestRateLimit } from './guard.js'
 import type { Cost } from './ledger.js'
-import type { Limiter } from './limiter.js'
-import type { RateLimitHook, RateLimitOptions, RateLimitPluginOptions } from './options.js'
+import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Registration } from './registration.js'
+import { limitRoutes } from './routes.js'
 
 /** Where a key stands, without counting anything. */
 export interface RateLimitStatus {
@@ -61,10 +53,10 @@ export interface RateLimitHandler {
 declare module 'fastify' {
   interface FastifyInstance {
     /** A hook handler that always runs, for a single route or the not-found handler. */
-    rateLimit(options?: RateLimitOptions): RateLimitHandler
+    rateLimit(options?: CreateRateLimitOptions): RateLimitHandler
     /** A function to ask by hand; answers and sets no header. */
     createRateLimit(
-      options?: RateLimitOptions,
+      options?: CreateRateLimitOptions,
     ): (request: FastifyRequest, callOptions?: { increment?: boolean }) => Promise<CreatedRateLimit>
     rateLimiter: RateLimiter
   }
@@ -87,12 +79,12 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
   if (!app.hasRequestDecorator('rateLimit')) app.decorateRequest('rateLimit', null)
   if (!app.hasRequestDecorator(MET)) app.decorateRequest(MET, null)
 
-  decorate(app, 'createRateLimit', (options?: RateLimitOptions) => {
+  decorate(app, 'createRateLimit', (options?: CreateRateLimitOptions) => {
     const limiter = registration.byHand('created', options)
     return async (request: FastifyRequest, callOptions?: { increment?: boolean }) =>
       createdRateLimit(await limiter.decide(request, callOptions?.increment === false))
   })
-  decorate(app, 'rateLimit', (options?: RateLimitOptions): RateLimitHandler => {
+  decorate(app, 'rateLimit', (options?: CreateRateLimitOptions): RateLimitHandler => {
     const limiter = options === undefined ? registration.main : registration.byHand('attached', options)
     const check = (request: FastifyRequest, reply: FastifyReply) => guard(limiter, request, reply)
     const hold = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
@@ -115,17 +107,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
     refund: (key, cost, request) => registration.main.refund(key, cost, request),
   } satisfies RateLimiter)
 
-  app.addHook('onRoute', route => {
-    const config = route.config?.rateLimit as unknown
-    if (config === false || (config === undefined && !registration.config.global)) return
-    if (config === undefined || config === null) {
-      attach(route, registration.main)
-    } else if (typeof config === 'object') {
-      attach(route, registration.ofRoute(route, config as RateLimitOptions))
-    } else {
-      throw new InvalidRouteConfig()
-    }
-  })
+  limitRoutes(app, registration)
   app.addHook('onClose', () => registration.close())
 }
 
@@ -135,34 +117,9 @@ function decorate(app: FastifyInstance, name: string, value: unknown): void {
   else if (!Object.hasOwn(app, name)) Object.defineProperty(app, name, { value, enumerable: true, configurable: true })
 }
 
-/** Puts the limiter behind the route's own handlers of its hook. */
-function attach(route: RouteOptions, limiter: Limiter): void {
-  const { hook } = limiter.config
-  const handlers = route as unknown as Record<RateLimitHook, unknown>
-  const own = handlers[hook]
-  handlers[hook] = [...(Array.isArray(own) ? own : own === undefined || own === null ? [] : [own]), handler(limiter)]
-}
-
-/** In the callback style, so that a decision that needs no waiting takes no turn of the event loop. */
-function handler(limiter: Limiter) {
-  const run = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void => {
-    let denial: ReturnType<typeof guard>
-    try {
-      denial = guard(limiter, request, reply)
-    } catch (error) {
-      done(error as Error)
-      return
-    }
-    if (denial instanceof Promise) denial.then(settled => done(settled as Error | undefined), done)
-    else done(denial as Error | undefined)
-  }
-  if (limiter.config.hook !== 'preParsing') return run
-  return (request: FastifyRequest, reply: FastifyReply, _payload: unknown, done: HookHandlerDoneFunction) =>
-    run(request, reply, done)
-}
-
 export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })
 
+export { normalizeIP } from './address.js'
 export type { CreatedRateLimit } from './created.js'
 export type { Decision, PolicyState, QuotaUnit } from './decision.js'
 export {
@@ -181,9 +138,9 @@ export {
   StoreUnavailable,
 } from './errors.js'
 export type { RequestRateLimit } from './guard.js'
-export { normalizeIP } from './key.js'
 export type { Cost } from './ledger.js'
 export type {
+  CreateRateLimitOptions,
   ErrorResponseContext,
   OnDecision,
   OnStoreError,
@@ -191,7 +148,8 @@ export type {
   RateLimitOptions,
   RateLimitPluginOptions,
   RateLimitPolicy,
-} from './options.js'
+  RefundOn,
+} from './options/table.js'
 export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
 export type { RedisClient } from './stores/redis/client.js'
 export type { StoreEvent, StoreListener } from './stores/redis/events.js'

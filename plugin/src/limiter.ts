@@ -1,18 +1,13 @@
 import type { FastifyRequest } from 'fastify'
+import { isThenable, then } from './awaitable.js'
+import { clientKey } from './client-key.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
 import { InvalidAnswer, StoreCannot, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
 import type { Group } from './group.js'
-import { digest, normalizeIP } from './key.js'
+import { digest } from './key.js'
 import { type Cost, costOf, type Ledger } from './ledger.js'
-import {
-  checkedCost,
-  checkedKey,
-  checkedMax,
-  checkedWindow,
-  type Key,
-  type LimiterConfig,
-  type PolicyConfig,
-} from './options.js'
+import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key } from './options/answers.js'
+import type { LimiterConfig, PolicyConfig } from './options/parse.js'
 import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
 import type { MemoryStore } from './stores/memory/memory-store.js'
 import { type Replicas, shareOfCheck } from './stores/redis/presence.js'
@@ -53,11 +48,6 @@ export interface LimiterParts {
 
 type Awaitable<T> = T | Promise<T>
 
-/** Goes on with a value at once, or with a promise when it is there: most requests need no waiting. */
-function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awaitable<R> {
-  return value instanceof Promise ? value.then(next) : next(value)
-}
-
 /** Windows that a function has given, remembered for `reset`: the most recent ones. */
 const MOST_WINDOWS = 1000
 
@@ -93,15 +83,14 @@ export class Limiter {
   /** Whose quota a request counts against. */
   key(request: FastifyRequest): Awaitable<Key> {
     const { keyGenerator, ipv6Subnet } = this.config
-    // There is no address on a Unix socket, nor any more when the client has gone.
-    if (keyGenerator === undefined) return normalizeIP(request.ip ?? '', ipv6Subnet)
+    if (keyGenerator === undefined) return clientKey(request, ipv6Subnet)
     return then(keyGenerator(request), checkedKey)
   }
 
   /** Counts a request, or only says what would become of it (`peek`). */
   decide(request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
     const key = this.key(request)
-    return key instanceof Promise
+    return isThenable(key)
       ? key.then(settled => this.#decideFor(settled, request, peek))
       : this.#decideFor(key, request, peek)
   }
@@ -203,7 +192,7 @@ export class Limiter {
     } catch (reason) {
       return this.#withoutStore(key, check, peek, reason)
     }
-    if (!(answer instanceof Promise)) return this.#decided(key, check, store, answer)
+    if (!isThenable(answer)) return this.#decided(key, check, store, answer)
     return answer.then(
       settled => {
         learnt?.learn(check, settled)
@@ -253,9 +242,8 @@ export class Limiter {
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {
     const { allowList } = this.config
-    if (allowList === undefined || allowList === null) return false
-    if (typeof allowList !== 'function') return allowList.includes(String(key))
-    return then(allowList(request, key as string), Boolean)
+    if (typeof allowList === 'function') return then(allowList(request, key as string), Boolean)
+    return allowList?.has(request.ip, key) === true
   }
 
   #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {
@@ -348,7 +336,7 @@ function isNumber(value: unknown): value is number {
 }
 
 function all<T>(values: readonly Awaitable<T>[]): Awaitable<T[]> {
-  return values.some(value => value instanceof Promise) ? Promise.all(values) : (values as T[])
+  return values.some(isThenable) ? Promise.all(values) : (values as T[])
 }
 
 /** A short name for a limiter, the same in every replica that is set up alike. */

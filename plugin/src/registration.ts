@@ -1,5 +1,6 @@
 import type { FastifyInstance, RouteOptions } from 'fastify'
-import { type AppIdentity, identifyApp } from './app-identity.js'
+import { type App, appOf, warnOfNeighbours } from './app.js'
+import { programName } from './app-identity.js'
 import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
 import { digest, storedNameSpace } from './key.js'
@@ -8,40 +9,21 @@ import {
   checkLimiterOptions,
   type LimiterConfig,
   overlay,
+  type Place,
   parseLimiter,
   parseRegistration,
-  type RateLimitOptions,
-  type RateLimitPluginOptions,
   type RegistrationConfig,
   refuseBesideStore,
   tolerate,
-} from './options.js'
+} from './options/parse.js'
+import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
+import { RouteNames } from './route-name.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { MemoryStore } from './stores/memory/memory-store.js'
 import { type Connection, connectionOf } from './stores/redis/client.js'
-import { Replicas } from './stores/redis/presence.js'
+import type { Replicas } from './stores/redis/presence.js'
 import { RedisStore } from './stores/redis/redis-store.js'
 import type { Store } from './stores/store.js'
-
-/** What all registrations of one app share: its name, and how many there are. */
-interface App {
-  readonly identity: AppIdentity
-  /** Registrations so far, by prefix of their scope. */
-  readonly registrations: Map<string, number>
-}
-
-/** By the server of the app, which all of its scopes have in common. */
-const apps = new WeakMap<object, App>()
-
-function appOf(app: FastifyInstance): App {
-  let known = apps.get(app.server)
-  if (known === undefined) {
-    known = { identity: identifyApp(), registrations: new Map() }
-    apps.set(app.server, known)
-    app.addHook('onClose', known.identity.release)
-  }
-  return known
-}
 
 /** One `app.register(rateLimit, …)`: its stores, and the limiters that come of it. */
 export class Registration {
@@ -55,10 +37,11 @@ export class Registration {
   readonly #store: Store
   readonly #custom: CustomStore | undefined
   readonly #local: MemoryStore
-  #replicas: Replicas | undefined
+  #presence: ReturnType<App['announce']> | undefined
   readonly #learnt: MemoryStore
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
+  readonly #routeNames = new RouteNames()
   readonly #routes = new Map<string, { readonly given: RateLimitOptions; readonly limiter: Limiter }>()
   readonly #groups = new Map<string, Group>()
   readonly #connection: Connection | undefined
@@ -66,15 +49,12 @@ export class Registration {
 
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
     this.#app = app
-    this.#given = tolerate(given, false, message => app.log.warn(message))
+    this.#given = tolerate(given, 'registration', message => app.log.warn(message))
     this.config = parseRegistration(this.#given)
-    const options = overlay(this.#given, {})
     this.#connection = this.config.redis && connectionOf(this.config.redis)
+    const options = overlay(this.#given, {})
     const config = parseLimiter(options)
-    const { registrations } = appOf(app)
-    const number = registrations.get(app.prefix) ?? 0
-    registrations.set(app.prefix, number + 1)
-    this.#scope = [app.prefix, number]
+    this.#scope = [app.prefix, appOf(app).enlist(app.prefix)]
     this.#local = new MemoryStore(config.cache)
     this.#learnt = new MemoryStore(config.cache)
     this.#stores.add(this.#local).add(this.#learnt)
@@ -82,33 +62,34 @@ export class Registration {
     this.#store = this.#newStore()
     this.#stores.add(this.#store)
     this.main = this.#newLimiter(config, ['main'], this.#store)
+    const { redis, nameSpace } = this.config
+    if (redis !== undefined && nameSpace === undefined) warnOfNeighbours(app, this.#nameSpace())
   }
 
   /** The limiter of a route with options of its own. GET and HEAD of a URL are one route, a group is one limiter's logs. */
   ofRoute(route: RouteOptions, given: RateLimitOptions): Limiter {
-    const methods = [route.method].flat().map(method => (method === 'HEAD' ? 'GET' : method))
-    const constraints = route.constraints === undefined ? '' : JSON.stringify(route.constraints)
-    const url = `${[...new Set(methods)].sort().join(',')} ${route.url} ${constraints}`
+    const name = this.#routeNames.nameOf(route)
+    const url = JSON.stringify(name)
     const twin = this.#routes.get(url)
     if (twin?.given === given) return twin.limiter
-    const config = this.#configOf(given, true)
-    const id = config.groupId === undefined ? ['route', url] : ['group', config.groupId]
+    const config = this.#configOf(given, 'route')
+    const id = config.groupId === undefined ? ['route', ...name] : ['group', config.groupId]
     const limiter = this.#newLimiter(config, id, this.#childStore(config, given, route))
     this.#routes.set(url, { given, limiter })
     return limiter
   }
 
   /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself, unless it is given a `groupId`. */
-  byHand(kind: string, given: RateLimitOptions | undefined): Limiter {
+  byHand(kind: string, given: CreateRateLimitOptions | undefined): Limiter {
     if (given !== undefined && (typeof given !== 'object' || given === null)) {
       throw new InvalidOption('options', String(given), 'an object, or nothing')
     }
-    const config = this.#configOf(given ?? {}, false)
+    const config = this.#configOf(given ?? {}, 'hand')
     if (kind === 'created' && config.concurrency !== undefined) {
       throw new InvalidOption('concurrency', 'given to createRateLimit', 'rateLimit(), which sees the response end')
     }
     // Named, it finds its logs again when it is made anew, whatever else was made before.
-    const id = given?.groupId === undefined ? [kind, this.#made++] : ['group', given.groupId]
+    const id = typeof given?.groupId === 'string' ? ['group', given.groupId] : [kind, this.#made++]
     return this.#newLimiter(config, id, this.#childStore(config, given ?? {}, undefined))
   }
 
@@ -131,12 +112,12 @@ export class Registration {
 
   close(): void {
     for (const store of this.#stores) store.close()
-    this.#replicas?.close()
+    this.#presence?.withdraw()
   }
 
-  #configOf(given: RateLimitOptions, onRoute: boolean): LimiterConfig {
-    const tolerated = tolerate(given, onRoute, message => this.#app.log.warn(message))
-    checkLimiterOptions(tolerated, this.#custom !== undefined || tolerated.store !== undefined)
+  #configOf(given: CreateRateLimitOptions, place: Place): LimiterConfig {
+    const tolerated = tolerate(given, place, message => this.#app.log.warn(message))
+    checkLimiterOptions(tolerated, this.#custom !== undefined || Boolean(tolerated.store), place)
     const options = overlay(this.#given, tolerated)
     refuseBesideStore(options)
     return parseLimiter(options)
@@ -147,7 +128,7 @@ export class Registration {
     const limiter = new Limiter({
       config,
       id: limiterId(...this.#scope, ...id),
-      group: this.#groupOf(config),
+      group: id[0] === 'group' ? this.#groupOf(config) : undefined,
       store,
       local: this.#local,
       replicas,
@@ -172,22 +153,29 @@ export class Registration {
 
   /** From the first limiter on that needs to know the others. */
   #announced(): Replicas | undefined {
-    if (this.#connection !== undefined) this.#replicas ??= new Replicas(this.#connection, this.#nameSpace())
-    return this.#replicas
+    const connection = this.#connection
+    const { redis } = this.config
+    if (connection !== undefined && redis !== undefined)
+      this.#presence ??= appOf(this.#app).announce(redis, connection, this.#nameSpace())
+    return this.#presence?.replicas
   }
 
   #nameSpace(): string {
     const { nameSpace } = this.config
-    return nameSpace === undefined ? `mlrl:${digest(appOf(this.#app).identity.name, 8)}:` : storedNameSpace(nameSpace)
+    return nameSpace === undefined
+      ? `mlrl:${digest(programName(process.argv[1], process.cwd()), 8)}:`
+      : storedNameSpace(nameSpace)
   }
 
   #newStore(): Store {
-    const { storeTimeoutMs, denyMemory, onStoreEvent } = this.config
+    const { hashKeys, storeTimeoutMs, startTimeoutMs, denyMemory, onStoreEvent } = this.config
     if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
     if (this.#connection === undefined) return this.#local
     return new RedisStore(this.#connection, {
       nameSpace: this.#nameSpace(),
+      hashKeys,
       timeoutMs: storeTimeoutMs,
+      startTimeoutMs,
       denyMemory,
       onEvent: onStoreEvent,
       onCircuit: (error, node) => {
@@ -201,9 +189,11 @@ export class Registration {
   #childStore(config: LimiterConfig, given: RateLimitOptions, route: RouteOptions | undefined): Store {
     const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
     const Own = given.store
-    const custom = Own === undefined ? this.#custom?.child(options) : new Own(options)
-    if (custom !== undefined) return new CustomStoreAdapter(custom, config.groupId ?? '')
-    if (given.cache === undefined || this.config.redis !== undefined || config.groupId !== undefined) return this.#store
+    const custom = Own === undefined ? this.#custom?.child(options) : Own && new Own(options)
+    if (custom) return new CustomStoreAdapter(custom, config.groupId ?? '')
+    if (!given.cache || this.config.redis !== undefined || config.groupId !== undefined) {
+      return Own === null && this.#custom !== undefined ? this.#local : this.#store
+    }
     const store = new MemoryStore(config.cache)
     this.#stores.add(store)
     return store

@@ -2,25 +2,28 @@ import { readFileSync } from 'node:fs'
 import { runInThisContext } from 'node:vm'
 import * as entry from 'ml-api-rate-limiter'
 import t from 'tap'
+import { parseLimiter, parseRegistration } from '../../plugin/src/options/parse.js'
+import * as table from '../../plugin/src/options/table.js'
 import {
-  ConcurrencySchema,
+  byHandOptions,
+  concurrencyOptions,
+  type LimiterOptions,
   limiterOptions,
-  PolicySchema,
-  parseLimiter,
-  parseRegistration,
+  policyOptions,
+  prefetchOptions,
   type RateLimitPluginOptions,
   registrationOptions,
-} from '../../plugin/src/options.js'
+} from '../../plugin/src/options/table.js'
 import { codeOf, type Row, readPage, root, tableRows } from './markdown.js'
 
 const page = readPage('docs/options.md')
 const rows = tableRows(page).filter(row => 'Option' in row.cells)
-const NESTED = { Policies: PolicySchema.properties, Concurrency: ConcurrencySchema.properties }
+const NESTED = { Policies: policyOptions, Concurrency: concurrencyOptions, Prefetch: prefetchOptions }
 
 /** Options without a default that could be written down as a value. */
 const NO_VALUE = new Set([
   ...['policies', 'concurrency', 'keyGenerator', 'allowList', 'groupId', 'errorResponseBuilder', 'redis', 'nameSpace'],
-  ...['store', 'onExceeding', 'onExceeded', 'onBanReach', 'onDecision', 'onStoreEvent'],
+  ...['store', 'onExceeding', 'onExceeded', 'onBanReach', 'onDecision', 'onStoreEvent', 'refundOn', 'name'],
 ])
 
 const nameOf = ({ cells }: Row) => codeOf(cells.Option) ?? `not code: ${cells.Option}`
@@ -41,9 +44,10 @@ const value = (code: string): unknown => runInThisContext(`(${code})`)
 
 /** Everything that the options say, with all defaults. */
 function parsed(options: Record<string, unknown>): unknown {
-  const { store, redis, ...rest } = options as RateLimitPluginOptions
+  const { store, redis, ...rest } = options as LimiterOptions & RateLimitPluginOptions
+  const { name, ...registration } = options
   return JSON.parse(
-    JSON.stringify({ ...parseLimiter(rest), ...parseRegistration(options) }, (_name, part: unknown) =>
+    JSON.stringify({ ...parseLimiter(rest), ...parseRegistration(registration) }, (_name, part: unknown) =>
       typeof part === 'function' ? String(part) : part,
     ),
   )
@@ -51,7 +55,8 @@ function parsed(options: Record<string, unknown>): unknown {
 
 t.test('the tables have every option, and no other', async t => {
   const main = rows.filter(row => !(row.heading in NESTED))
-  t.strictSame(main.map(nameOf).sort(), Object.keys({ ...limiterOptions, ...registrationOptions }).sort())
+  const all = { ...limiterOptions, ...registrationOptions, ...byHandOptions }
+  t.strictSame(main.map(nameOf).sort(), Object.keys(all).sort())
   for (const [heading, schema] of Object.entries(NESTED)) t.strictSame(namesUnder(heading), Object.keys(schema).sort())
 })
 
@@ -68,6 +73,7 @@ for (const row of rows) {
     const within = (part: Record<string, unknown>): Record<string, unknown> => {
       if (row.heading === 'Policies') return { policies: [{ name: 'p', max: 1, timeWindow: 1, ...part }] }
       if (row.heading === 'Concurrency') return { concurrency: { max: 1, ...part } }
+      if (row.heading === 'Prefetch') return { prefetch: { max: 1, ...part } }
       return part
     }
     t.notSame(parsed(within(given)), parsed(within({})), 'the example is accepted and changes something')
@@ -79,6 +85,13 @@ for (const row of rows) {
     return t.strictSame(parsed(within({ [name]: value(fallback) })), parsed(within({})), `the default is ${fallback}`)
   })
 }
+
+t.test('the tables are those that `npm run docs` writes from the tables of the code', async t => {
+  const { withOptionTables } = (await import(new URL('scripts/option-tables.mjs', root).href)) as {
+    withOptionTables(page: string, tables: object, source: string): string
+  }
+  t.equal(page, withOptionTables(page, table, readPage('plugin/src/options/table.ts')))
+})
 
 t.test('options for the registration alone are marked so', async t => {
   const marked = rows.filter(({ cells }) => cells.Meaning?.includes('Registration only')).map(nameOf)

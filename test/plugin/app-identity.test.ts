@@ -1,38 +1,45 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { identifyApp, programName } from '../../plugin/src/app-identity.js'
+import { programName } from '../../plugin/src/app-identity.js'
 
 t.test('a program is its package and its script, as a path inside the package', async t => {
-  const root = t.testdir({
-    app: {
-      'package.json': JSON.stringify({ name: 'shop' }),
-      bin: { 'serve.js': '' },
-      node_modules: { runner: { 'package.json': '{}', 'cli.js': '' } },
-    },
-    nameless: { 'package.json': '{}', 'a.js': '' },
-    broken: { 'package.json': '{', 'a.js': '' },
-  })
+  const root = realpathSync(
+    t.testdir({
+      app: {
+        'package.json': JSON.stringify({ name: 'shop', main: 'bin/serve.js' }),
+        bin: { 'serve.js': '' },
+        dist: { 'package.json': '{ "type": "commonjs" }', 'serve.js': '' },
+        broken: { 'package.json': '{', 'a.js': '' },
+        node_modules: { runner: { 'package.json': '{}', 'cli.js': '' } },
+      },
+    }),
+  )
   t.equal(programName(join(root, 'app/bin/serve.js'), '/'), 'shop/bin/serve.js')
+  t.equal(programName(join(root, 'app/bin/serve'), '/'), 'shop/bin/serve.js', 'as `node bin/serve` starts it')
+  t.equal(programName(join(root, 'app'), '/'), 'shop/bin/serve.js', 'as `node .` starts it')
+  t.equal(programName(join(root, 'app/dist/serve.js'), '/'), 'shop/dist/serve.js', 'a package.json without a name')
+  t.equal(programName(join(root, 'app/broken/a.js'), '/'), 'shop/broken/a.js', 'a package.json that is no JSON')
   t.equal(
     programName(join(root, 'app/node_modules/runner/cli.js'), join(root, 'app/bin')),
     'shop/',
     'a runner is not the app',
   )
-  t.equal(programName(join(root, 'nameless/a.js'), '/'), '/a.js')
-  t.equal(programName(join(root, 'broken/a.js'), '/'), '/a.js')
   t.equal(programName(join(root, 'missing.js'), join(root, 'app')), 'shop/')
-  t.equal(programName(undefined, '/'), '/', 'neither script nor package')
-  const outside = mkdtempSync(join(tmpdir(), 'no-package-'))
-  t.teardown(() => rmSync(outside, { recursive: true }))
-  writeFileSync(join(outside, 'a.js'), '')
-  t.equal(programName(join(outside, 'a.js'), '/'), '/a.js', 'a script without a package')
 })
 
-t.test('several apps of one process are told apart, and a place is free when one closes', async t => {
-  const [one, two] = [identifyApp(), identifyApp()]
-  t.equal(two.name, `${one.name}#1`)
-  one.release()
-  t.equal(identifyApp().name, one.name)
+t.test('programs without the name of a package are told apart by where they are', async t => {
+  const folders = ['one', 'two'].map(name => realpathSync(mkdtempSync(join(tmpdir(), `no-package-${name}-`))))
+  t.teardown(() => {
+    for (const folder of folders) rmSync(folder, { recursive: true })
+  })
+  for (const folder of folders) {
+    const script = join(folder, 'server.js')
+    writeFileSync(script, '')
+    t.equal(programName(script, '/'), script)
+    t.equal(programName(undefined, folder), folder, 'no script')
+    writeFileSync(join(folder, 'package.json'), '{ "name": "" }')
+    t.equal(programName(script, '/'), script, 'no name')
+  }
 })

@@ -70,7 +70,11 @@ t.test('errors of a custom store are met as the options say', async t => {
     }
   }
   const thrown = await limited(t, { store: Failing })
-  t.match((await ask(thrown)).json(), { statusCode: 500, message: 'The rate limit store failed' }, 'not in its own words')
+  t.match(
+    (await ask(thrown)).json(),
+    { statusCode: 500, message: 'The rate limit store failed' },
+    'not in its own words',
+  )
   const skipped = await limited(t, { store: Failing, skipOnError: true })
   t.equal((await ask(skipped)).statusCode, 200)
   class Silent extends Failing {

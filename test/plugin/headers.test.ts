@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import { parseList } from 'structured-headers'
 import t from 'tap'
@@ -83,6 +84,25 @@ t.test('odd names are strings of a structured field and cannot break out of it',
       ['r', 4],
       ['t', 2],
     ],
+  )
+})
+
+t.test('any name that a policy may have comes back from both fields as it was', async () => {
+  const printable = fc.stringMatching(/^[\x20-\x7e]{1,64}$/)
+  fc.assert(
+    fc.property(fc.uniqueArray(printable, { minLength: 1, maxLength: 3 }), names => {
+      const states = names.map(name => ({
+        name,
+        unit: 'requests' as const,
+        limit: 1,
+        windowMs: 1,
+        remaining: 1,
+        reset: 1,
+      }))
+      return [policyField(states), limitField(states)].every(
+        field => JSON.stringify(parseList(field).map(([name]) => name)) === JSON.stringify(names),
+      )
+    }),
   )
 })
 

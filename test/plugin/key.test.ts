@@ -1,26 +1,11 @@
-import Fastify from 'fastify'
-import { normalizeIP } from 'ml-api-rate-limiter'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { request } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import Fastify, { type FastifyServerOptions } from 'fastify'
 import t from 'tap'
 import { storedKey, storedNameSpace } from '../../plugin/src/key.js'
 import { ask, inRedis, limited, redisClient, STORES, statuses } from '../support/plugin.js'
-
-t.test('an address has one spelling, and an IPv6 site one key', async t => {
-  for (const [given, expected] of [
-    ['192.0.2.1', '192.0.2.1'],
-    ['::ffff:192.0.2.1', '192.0.2.1'],
-    ['::ffff:c000:201', '192.0.2.1'],
-    ['2001:DB8:0:0:0:0:0:1', '2001:db8::'],
-    ['2001:db8::ffff:1', '2001:db8::'],
-    ['fe80::1%eth0', 'fe80::'],
-    ['Example.COM', 'example.com'],
-    ['a%b', 'a%b'],
-  ] as const) {
-    t.equal(normalizeIP(given), expected, given)
-  }
-  t.equal(normalizeIP('2001:db8::1', 128), '2001:db8::1')
-  t.equal(normalizeIP('2001:db8:1:2::1', 48), '2001:db8:1::')
-  t.equal(normalizeIP('::1', 0), '::')
-})
 
 t.test('without a key generator the client is its address', async t => {
   const app = await limited(t, { max: 1, keyGenerator: undefined as never })
@@ -38,6 +23,7 @@ t.test('plain keys can be read in the store, all others are hashed to a fixed le
     t.match(storedKey(odd), /^#[A-Za-z0-9_-]{22}$/, JSON.stringify(odd))
   }
   t.not(storedKey('a '), storedKey('a  '))
+  t.match(storedKey('192.0.2.1', true), /^#[A-Za-z0-9_-]{22}$/)
   t.equal(storedNameSpace('my{app}%:'), 'my%7bapp%7d%25:')
 })
 
@@ -84,6 +70,57 @@ t.test('names in the store keep name space, limiter, policy and key apart', asyn
   for (const key of keys) t.match(key.slice(shared.nameSpace?.length), /^\{lone\}[A-Za-z0-9_-]{8}:(a:)?b$/)
 })
 
+t.test('with hashKeys no key can be read in Redis, and each keeps its quota', async t => {
+  const shared = inRedis(t)
+  const app = await limited(t, {
+    ...shared,
+    hashKeys: true,
+    max: 2,
+    ban: 9,
+    concurrency: { max: 5 },
+    keyGenerator: request => request.headers['x-api-key'] as string,
+  })
+  const as = (key: string) => ({ url: '/', headers: { 'x-api-key': key } })
+  t.strictSame(await statuses(app, 3, as('secret-key-1')), [200, 200, 429])
+  t.strictSame(await statuses(app, 1, as('secret-key-2')), [200])
+  const keys = await redisClient(t).keys(`${shared.nameSpace}*`)
+  t.ok(keys.length >= 2)
+  for (const key of keys) t.notMatch(key, /secret/)
+  t.equal((await app.rateLimiter.status('secret-key-1'))?.policies[0]?.remaining, 0)
+  await app.rateLimiter.reset('secret-key-1')
+  t.strictSame(await statuses(app, 1, as('secret-key-1')), [200])
+})
+
+t.test('clients of a Unix socket share one count, and the log says so once', async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'socket-')) // a short path: a socket's has 107 bytes at most
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const serve = async (options: FastifyServerOptions) => {
+    const lines: string[] = []
+    const stream = { write: (line: string) => void lines.push((JSON.parse(line) as { msg: string }).msg) }
+    const app = Fastify({ ...options, logger: { level: 'warn', stream } })
+    t.teardown(() => app.close())
+    await app.register((await import('ml-api-rate-limiter')).default, { max: 1 })
+    app.get('/', async () => 'ok')
+    const path = join(folder, `${Object.keys(options).join()}.sock`)
+    await app.listen({ path })
+    const from = (address: string) =>
+      new Promise<number | undefined>((resolve, reject) => {
+        const headers = { 'x-forwarded-for': address }
+        request({ socketPath: path, headers }, response => resolve(response.resume().statusCode))
+          .on('error', reject)
+          .end()
+      })
+    return { from, lines }
+  }
+  const bare = await serve({})
+  t.strictSame([await bare.from('192.0.2.1'), await bare.from('192.0.2.2')], [200, 429])
+  t.equal(bare.lines.length, 1)
+  t.match(bare.lines[0], /without a client address, as on a Unix socket, .*: set trustProxy or keyGenerator/)
+  const behind = await serve({ trustProxy: true })
+  t.strictSame([await behind.from('192.0.2.1'), await behind.from('192.0.2.2')], [200, 200])
+  t.strictSame(behind.lines, [])
+})
+
 t.test('the default key generator is asked behind a proxy that is trusted', async t => {
   const app = Fastify({ trustProxy: '127.0.0.1' })
   t.teardown(() => app.close())
@@ -92,4 +129,15 @@ t.test('the default key generator is asked behind a proxy that is trusted', asyn
   const from = (address: string) => app.inject({ url: '/', headers: { 'x-forwarded-for': address } })
   t.strictSame([(await from('192.0.2.1')).statusCode, (await from('192.0.2.2')).statusCode], [200, 200])
   t.equal((await from('192.0.2.2')).statusCode, 429)
+})
+
+t.test('a port that a proxy adds to the address of a client makes no other client of it', async t => {
+  const app = Fastify({ trustProxy: true })
+  t.teardown(() => app.close())
+  await app.register((await import('ml-api-rate-limiter')).default, { max: 1 })
+  app.get('/', async () => 'ok')
+  const from = async (address: string) =>
+    (await app.inject({ url: '/', headers: { 'x-forwarded-for': address } })).statusCode
+  t.strictSame([await from('192.0.2.1:50001'), await from('192.0.2.1:50002'), await from('192.0.2.1')], [200, 429, 429])
+  t.strictSame([await from('[2001:db8::1]:50001'), await from('[2001:db8::1]:50002')], [200, 429])
 })

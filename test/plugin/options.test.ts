@@ -74,6 +74,27 @@ const WRONG: readonly (readonly [object, RegExp])[] = [
   [{ onExceeded: [1] }, /'onExceeded' is a list of 1/],
   [{ ban: () => 1 }, /'ban' is a function/],
   [{ concurrency: null }, /'concurrency' is null/],
+  [{ startTimeout: -1 }, /'startTimeout' is -1; allowed: milliseconds ≥ 0/],
+  [{ hashKeys: 'yes' }, /'hashKeys' is 'yes'; allowed: true or false/],
+  [{ prefetch: 'no' }, /'prefetch' is 'no'; allowed: true, false or { max }/],
+  [{ prefetch: {} }, /'prefetch.max' is undefined; allowed: an integer ≥ 1/],
+  [{ prefetch: { max: 0 } }, /'prefetch.max' is 0/],
+  [{ prefetch: { size: 1 } }, /'prefetch.size' is 1; allowed: one of max/],
+  [{ refundOn: true }, /'refundOn' is true; allowed: a function \(request, reply\)/],
+  [{ store: class {}, refundOn: () => true }, /'refundOn' is given together with store/],
+  [{ name: 'x' }, /'name' is given here; allowed: only in app.rateLimit\(\) and app.createRateLimit\(\)/],
+  [{ allowList: ['192.0.2.1', 'friend'] }, /'allowList\[1\]' is 'friend'; allowed: an address, or a range such as/],
+  [{ allowList: ['10.0.0.0/33'] }, /'allowList\[0\]' is '10.0.0.0\/33'/],
+  [{ allowList: [7], keyGenerator: () => 7 }, /'allowList' is a list of 1/],
+  [{ redis: 'redis://:secret@redis.example' }, /'redis' is 'redis:\/\/…@redis.example'; allowed: a client of ioredis/],
+  [{ max: Infinity }, /'max' is Infinity/],
+  [{ policies: [{ ...policy, max: Number.NaN }] }, /'policies\[0\].max' is NaN/],
+  [{ policies: [{ ...policy, timeWindow: Number.NaN }] }, /'policies\[0\].timeWindow' is NaN/],
+  [{ policies: [{}] }, /'policies\[0\].name' is undefined/],
+  [{ concurrency: { max: Number.NaN } }, /'concurrency.max' is NaN/],
+  ...['cost', 'precision', 'ban', 'cache', 'ipv6Subnet', 'storeTimeout', 'startTimeout', 'denyMemory'].map(
+    name => [{ [name]: Number.NaN }, new RegExp(`'${name}' is NaN`)] as const,
+  ),
 ]
 
 t.test('register refuses a wrong option and says which, what it was and what is allowed', async t => {
@@ -116,7 +137,7 @@ t.test('what a function answers is checked at each request, and never taken for 
   t.match(await answers({ max: async () => '7' }), { status: 500, code: 'ML_RATE_INVALID_ANSWER' })
   t.match(await answers({ max: () => -1 }), { status: 500 })
   t.match(await answers({ max: () => Number.NaN }), { status: 500 })
-  t.match(await answers({ timeWindow: () => 'long' }), { status: 500, message: /'timeWindow' returned 'long'/ })
+  t.match(await answers({ timeWindow: () => Infinity }), { status: 500, message: /'timeWindow' returned Infinity/ })
   t.match(await answers({ timeWindow: async () => -1 }), { status: 500 })
   t.match(await answers({ cost: () => 0.5 }), { status: 500, message: /'cost' returned 0.5/ })
   t.match(await answers({ keyGenerator: () => undefined }), {
@@ -126,8 +147,25 @@ t.test('what a function answers is checked at each request, and never taken for 
   t.match(await answers({ keyGenerator: async () => ({}) }), { status: 500 })
 })
 
+t.test('what a function answers is not told to clients where it is text, but logged', async t => {
+  const secret = 'the password of the database'
+  for (const name of ['max', 'timeWindow', 'cost', 'keyGenerator', 'errorResponseBuilder']) {
+    for (const answer of name === 'keyGenerator' ? [Symbol(secret)] : [secret, Symbol(secret)]) {
+      const lines: string[] = []
+      const logger = { level: 'error', stream: { write: (line: string) => void lines.push(line) } }
+      const options = wild({ max: 0, [name]: () => answer })
+      const app = await limited(t, options, app => app.get('/', async () => 'ok'), { logger })
+      const { body, statusCode } = await ask(app)
+      t.equal(statusCode, 500, name)
+      t.notMatch(body, secret)
+      t.match(body, new RegExp(`'${name}' returned a (string|symbol); allowed: `))
+      t.match(lines.join(''), secret)
+    }
+  }
+})
+
 t.test('a denial whose response is not built stays a denial', async t => {
-  for (const nothing of [undefined, null, '', 0, Promise.resolve(undefined)]) {
+  for (const nothing of [undefined, null, '', 0, 'slow down', Promise.resolve(undefined)]) {
     const builder = { max: 0, errorResponseBuilder: () => nothing } as unknown as RateLimitPluginOptions
     const app = await limited(t, builder, app => {
       app.get('/', async () => 'ok')
@@ -222,6 +260,142 @@ t.test('values that @fastify/rate-limit replaces by the default are replaced her
   t.match((await ask(app)).headers, { 'x-ratelimit-limit': '1000', 'x-ratelimit-reset': '60' })
   t.equal(warnings.length, 4)
   t.match(warnings[0], /option 'max' is NaN; the default, 1000, is used instead/)
+})
+
+t.test('a number that is none is replaced by the default, as the warning says, or else refused', async t => {
+  const warnings: string[] = []
+  const logger = {
+    level: 'warn',
+    stream: { write: (line: string) => void warnings.push((JSON.parse(line) as { msg: string }).msg) },
+  }
+  const declare = (rateLimit: object) => (app: App) => {
+    app.get('/', { config: { rateLimit } }, async () => 'ok')
+  }
+  const strict = await limited(t, { max: 2, timeWindow: 5000 }, declare({ max: Number.NaN }), { logger })
+  t.match((await ask(strict)).headers, { 'x-ratelimit-limit': '1000', 'x-ratelimit-reset': '5' })
+  const several = { policies: [{ name: 'p', max: 1, timeWindow: 5000 }] }
+  const single = await limited(t, several, declare({ max: Number.NaN }), { logger })
+  t.match((await ask(single)).headers, { 'ratelimit-policy': '"default";q=1000;w=60' })
+  const past = await limited(t, { max: 2, timeWindow: 5000 }, declare({ timeWindow: -1 }), { logger })
+  t.match((await ask(past)).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-reset': '60' })
+  t.strictSame(warnings, [
+    "option 'max' is NaN; the default, 1000, is used instead",
+    "option 'max' is NaN; the default, 1000, is used instead",
+    "option 'timeWindow' is -1; the default, 60000, is used instead",
+  ])
+  const code = 'ML_RATE_INVALID_OPTION'
+  await t.rejects(limited(t, {}, declare({ timeWindow: Number.NaN })), { code }, 'a window on a route')
+  await t.rejects(limited(t, {}, declare({ ipv6Subnet: 129 })), { code }, 'a prefix length on a route')
+  const app = await limited(t, {})
+  for (const wrong of [{ max: Number.NaN }, { timeWindow: Number.NaN }, { timeWindow: -5 }, { ipv6Subnet: -1 }]) {
+    t.throws(() => app.createRateLimit(wrong), { code })
+    t.throws(() => app.rateLimit(wrong), { code })
+  }
+})
+
+t.test('null on a route, or on a limiter made by hand, takes back whatever option it inherits', async t => {
+  const inherited = {
+    max: 2,
+    timeWindow: 5000,
+    cost: 2,
+    allowList: ['friend'],
+    groupId: 'g',
+    ban: 0,
+    standardHeaders: false,
+    mode: 'report',
+    errorResponseBuilder: () => ({ statusCode: 418 }),
+    hook: 'preHandler',
+    keyGenerator: () => 'friend',
+  } as const
+  const bare = Object.fromEntries(Object.keys(inherited).map(name => [name, null]))
+  const app = await limited(t, inherited, app => {
+    app.get('/', { config: { rateLimit: bare } }, async () => 'ok')
+    app.get('/max', { config: { rateLimit: { ...bare, max: 1 } } }, async () => 'ok')
+    app.get('/hand', { config: { rateLimit: false }, onRequest: app.rateLimit({ ...bare, max: 0 }) }, async () => 'ok')
+  })
+  t.match((await ask(app)).headers, { 'ratelimit-policy': '"default";q=1000;w=60', 'x-ratelimit-remaining': '999' })
+  t.strictSame(await statuses(app, 2, '/max'), [200, 429])
+  t.match((await ask(app, '/hand')).json(), { statusCode: 429, error: 'Too Many Requests' })
+
+  const several = await limited(t, { policies: [{ ...policy }], concurrency: { max: 0 } }, app => {
+    app.get('/', { config: { rateLimit: { policies: null, concurrency: null } } }, async () => 'ok')
+    app.get('/own', { config: { rateLimit: { max: null, concurrency: null } } }, async () => 'ok')
+  })
+  t.match((await ask(several)).headers, { 'ratelimit-policy': '"default";q=1000;w=60' })
+  t.match((await ask(several, '/own')).headers, { 'ratelimit-policy': '"p";q=1;w=1' }, 'null names no other quota')
+  t.throws(() => app.rateLimit(wild({ maxx: null })), { message: /'maxx' is null/ }, 'of options that exist')
+  t.throws(() => app.rateLimit(wild({ redis: null })), { message: /'redis' is given here/ })
+})
+
+t.test('a route can count without the custom store of its registration', async t => {
+  class Full {
+    incr(_key: string, callback: (error: null, result: object) => void) {
+      callback(null, { current: 99, ttl: 1000 })
+    }
+    child() {
+      return this
+    }
+  }
+  const app = await limited(t, wild({ store: Full, max: 1 }), app => {
+    app.get('/', async () => 'ok')
+    app.get('/own', { config: { rateLimit: { store: null, cost: 1 } } }, async () => 'ok')
+  })
+  t.strictSame(await statuses(app, 1), [429])
+  t.strictSame(await statuses(app, 2, '/own'), [200, 429])
+})
+
+t.test('a name is for limiters made by hand', async t => {
+  const app = await limited(t, {})
+  t.doesNotThrow(() => [app.rateLimit({ name: 'a' }), app.createRateLimit({ name: 'b' })])
+  t.throws(() => app.rateLimit({ name: '' }), { message: /'name' is ''; allowed: a string that is not empty/ })
+  await t.rejects(
+    limited(t, {}, app => app.get('/', { config: { rateLimit: wild({ name: 'a' }) } }, async () => 'ok')),
+    { message: /'name' is given here; allowed: only in app.rateLimit\(\) and app.createRateLimit\(\)/ },
+  )
+})
+
+t.test('the routes of a group have one precision', async t => {
+  const group = (precision?: number) => ({ groupId: 'g', ...(precision !== undefined && { precision }) })
+  const app = await limited(t, { precision: 0.5 }, app => {
+    app.get('/', { config: { rateLimit: group() } }, async () => 'ok')
+    app.get('/same', { config: { rateLimit: group(0.5) } }, async () => 'ok')
+    app.get('/else', { config: { rateLimit: { groupId: 'h', precision: 0 } } }, async () => 'ok')
+  })
+  const message = "option 'precision' is 0; allowed: 0.5, as the group 'g' has it already"
+  t.throws(() => app.createRateLimit(group(0)), { message })
+  t.throws(() => app.rateLimit(group(0)), { message })
+  t.doesNotThrow(() => app.rateLimit(group(0.5)))
+})
+
+t.test('an allow list of addresses and ranges names clients by their whole address', async t => {
+  const routes = (app: App) => {
+    app.get('/', async () => 'ok')
+    app.get('/none', { config: { rateLimit: { max: 1, allowList: [] } } }, async () => 'ok')
+  }
+  const allowList = ['192.0.2.1', '10.0.0.0/8', '2001:db8::5', '2001:db8:1::/48']
+  const options = { max: 1, allowList }
+  const passes = async (app: App, remoteAddress: string, url = '/') =>
+    (await statuses(app, 2, { url, remoteAddress })).every(status => status === 200)
+  for (const keyGenerator of [undefined, () => 'one for all']) {
+    const app = await limited(t, wild({ ...options, keyGenerator }), routes)
+    for (const ip of ['192.0.2.1', '::ffff:192.0.2.1', '10.99.1.2', '2001:db8::5', '2001:DB8:1:ffff::1'])
+      t.ok(await passes(app, ip), ip)
+    for (const ip of ['192.0.2.2', '11.0.0.1', '2001:db8::6', '2001:db8:2::1']) t.notOk(await passes(app, ip), ip)
+    t.notOk(await passes(app, '192.0.2.1', '/none'), 'an empty list names nobody')
+  }
+  const asked = await limited(t, { ...options, keyGenerator: undefined as never, global: false }, app => {
+    const check = app.createRateLimit()
+    app.get('/', async request => check(request))
+  })
+  t.strictSame((await ask(asked, { url: '/', remoteAddress: '2001:db8::5' })).json(), {
+    isAllowed: true,
+    key: '2001:db8::',
+  })
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(rateLimit)
+  t.throws(() => app.rateLimit({ allowList: ['friend'] }), { message: /'allowList\[0\]' is 'friend'/ })
+  t.doesNotThrow(() => app.rateLimit({ allowList: ['friend'], keyGenerator: request => request.id }))
 })
 
 t.test('a list of keys, or null for none, lets through whom it names', async t => {

@@ -77,11 +77,11 @@ async function admittedBy(app: FastifyInstance, url: string): Promise<number> {
   return admitted
 }
 
-t.test('replicas that lose Redis go on with one quota between them, not one each', async t => {
-  const redis = await startRedis(t)
+/** The replicas that are announced, and when each announcement expires. */
+function watch(redis: RedisProcess) {
   const client = redis.client()
   const announced = async () => {
-    const [key] = await client.keys('*:alive')
+    const [key] = await client.keys('*alive')
     const list = key === undefined ? [] : await client.zrange(key, '0', '-1', 'WITHSCORES')
     return new Map(list.flatMap((id, at) => (at % 2 === 0 ? [[id, Number(list[at + 1])] as const] : [])))
   }
@@ -93,6 +93,12 @@ t.test('replicas that lose Redis go on with one quota between them, not one each
       [...(await announced())].every(([id, expires]) => expires > (before.get(id) ?? 0)),
     )
   }
+  return { announced, allKnow }
+}
+
+t.test('replicas that lose Redis go on with one quota between them, not one each', async t => {
+  const redis = await startRedis(t)
+  const { announced, allKnow } = watch(redis)
   const apps = await Promise.all([1, 2, 3, 4].map(() => replica(t, redis)))
   await allKnow(4)
   await apps.pop()?.close()
@@ -115,4 +121,42 @@ t.test('replicas that lose Redis go on with one quota between them, not one each
   }
   const headers = (await (apps[0] as FastifyInstance).inject('/10')).headers
   t.ok(Number(headers['x-ratelimit-limit']) <= 4, 'and say what each gives')
+})
+
+t.test('registrations of one app are one replica: each gives its whole limit when Redis is lost', async t => {
+  const redis = await startRedis(t)
+  const { announced, allKnow } = watch(redis)
+  const client = redis.client()
+  const app = Fastify()
+  t.teardown(() => app.close())
+  for (const [prefix, max, own] of [
+    ['/x', 10, client],
+    ['/y', 1, client],
+    ['/z', 1, redis.client()],
+  ] as const) {
+    await app.register(
+      async scope => {
+        await scope.register(rateLimit, {
+          redis: own,
+          max,
+          timeWindow: '1 hour',
+          onStoreError: 'local',
+          keyGenerator: () => 'lone',
+        })
+        scope.get('/', async () => 'ok')
+      },
+      { prefix },
+    )
+  }
+  await app.ready()
+  await allKnow(1)
+  redis.signal('SIGSTOP')
+  t.teardown(() => redis.signal('SIGCONT'))
+  t.equal(await admittedBy(app, '/x'), 10)
+  t.equal(await admittedBy(app, '/y'), 1)
+  t.equal(await admittedBy(app, '/z'), 1)
+  redis.signal('SIGCONT')
+  await until('Redis answers', async () => (await announced()).size === 1)
+  await app.close()
+  await until('the app has taken itself out', async () => (await announced()).size === 0)
 })

@@ -41,6 +41,18 @@ for (const { name, options } of STORES) {
     )
   })
 
+  t.test(`${name}: the root of a prefix has one quota, with and without its slash, by GET and by HEAD`, async t => {
+    const app = await limited(t, { ...options(t), global: false }, app => {
+      const config = { rateLimit: { max: 4, timeWindow: '1 minute' } }
+      app.register(async child => void child.get('/', { config }, async () => 'ok'), { prefix: '/v1' })
+    })
+    const codes: number[] = []
+    for (const url of ['/v1', '/v1/']) {
+      for (const method of ['GET', 'HEAD'] as const) codes.push(...(await statuses(app, 1, { method, url })))
+    }
+    t.strictSame([...codes, ...(await statuses(app, 1, { method: 'HEAD', url: '/v1/' }))], [200, 200, 200, 200, 429])
+  })
+
   t.test(`${name}: routes with quotas of their own do not count together, whatever they have in common`, async t => {
     const config = { rateLimit: { max: 1, timeWindow: '1 minute' } }
     const app = await limited(t, { ...options(t), global: false }, app => {

@@ -8,6 +8,9 @@ import rateLimit, {
   type RequestRateLimit,
 } from 'ml-api-rate-limiter'
 
+/** As query builders have it. */
+declare const query: PromiseLike<boolean>
+
 export async function registers(app: FastifyInstance, store: new () => CustomStore): Promise<void> {
   await app.register(rateLimit)
   await app.register(rateLimit, { max: 100, timeWindow: '1 minute', store })
@@ -18,6 +21,16 @@ export async function registers(app: FastifyInstance, store: new () => CustomSto
     onStoreError: 'local',
     mode: 'report',
   })
+  await app.register(rateLimit, {
+    hashKeys: true,
+    startTimeout: 500,
+    prefetch: { max: 20 },
+    refundOn: async (request, reply) => request.is404 || reply.statusCode >= 500,
+    allowList: () => query,
+    groupId: undefined,
+  })
+  // @ts-expect-error null takes back what is inherited, and a registration inherits nothing
+  await app.register(rateLimit, { max: null })
   // @ts-expect-error a quota is a number or a function
   await app.register(rateLimit, { max: '100' })
   // @ts-expect-error there is no such mode
@@ -28,10 +41,11 @@ export async function registers(app: FastifyInstance, store: new () => CustomSto
 
 export function usesDecorators(app: FastifyInstance): void {
   app.get('/limited', { config: { rateLimit: { max: 1, groupId: 'g' } } }, async () => 'ok')
+  app.get('/null', { config: { rateLimit: { max: null, keyGenerator: null, groupId: 'g' } } }, async () => 'ok')
   app.get('/free', { config: { rateLimit: false } }, async () => 'ok')
   app.get('/attached', { preHandler: app.rateLimit({ max: 1 }), onRequest: [app.rateLimit()] }, async () => 'ok')
   app.setNotFoundHandler({ preHandler: app.rateLimit() }, (_request, reply) => reply.code(404).send())
-  const ask = app.createRateLimit({ max: 5 })
+  const ask = app.createRateLimit({ max: 5, name: 'five', cost: null })
   app.get('/', async request => {
     const answer: CreatedRateLimit = await ask(request, { increment: false })
     if (!answer.isAllowed) {

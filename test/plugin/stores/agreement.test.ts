@@ -80,7 +80,8 @@ function checkAt(given: History, step: Extract<Step, { readonly asked: readonly 
   return checkOf(policies, {
     key: step.key,
     penalty: given.penalty,
-    ...(given.places !== undefined && step.do !== 'charge' && { concurrency: { max: given.places, ttlMs: LONG * 100 } }),
+    ...(given.places !== undefined &&
+      step.do !== 'charge' && { concurrency: { max: given.places, ttlMs: LONG * 100 } }),
   })
 }
 

@@ -1,3 +1,4 @@
+import { now } from '../../clock.js'
 import { ChargeTooLarge } from '../../errors.js'
 import type { Policy } from '../../policy.js'
 import { SlidingLog } from '../../window.js'
@@ -23,7 +24,7 @@ export class MemoryStore implements Store {
    * `capacity`: keys kept for each log, 1 or more. `clock`: milliseconds; where it steps back, time goes on from where
    * it was.
    */
-  constructor(capacity: number, clock: () => number = () => Date.now()) {
+  constructor(capacity: number, clock: () => number = now) {
     this.#capacity = capacity
     this.#clock = clock
   }

@@ -1,4 +1,5 @@
 import slotOf from 'cluster-key-slot'
+import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.js'
 import { StoreClosed, StoreTimeout } from '../../errors.js'
 import type { Connection } from './client.js'
 import type { Pending, Release } from './codec.js'
@@ -152,13 +153,13 @@ export class Batcher {
     this.#patience = setTimeout(
       () => {
         this.#patience = undefined
-        const now = performance.now()
+        const now = monotonic()
         const late = this.#waiting.filter(({ deadline }) => deadline <= now)
         this.#waiting = this.#waiting.filter(({ deadline }) => deadline > now)
         if (late.length > 0) this.#parts.giveUp(late, new StoreTimeout(this.#parts.timeoutMs))
         this.#wait()
       },
-      Math.max(1, Math.ceil(earliest - performance.now())),
+      Math.max(1, Math.ceil(earliest - monotonic())),
     )
   }
 

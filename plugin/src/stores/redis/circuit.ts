@@ -1,3 +1,5 @@
+import { clearTimeout, setTimeout } from '../../clock.js'
+
 /** Failed calls in a row that open the circuit, and the time that they span at least, in milliseconds. */
 const FAILURES = 3
 const SPAN_MS = 100

@@ -1,3 +1,4 @@
+import { monotonic } from '../../clock.js'
 import type { Policy } from '../../policy.js'
 import type { Answer, Check } from '../store.js'
 
@@ -34,7 +35,7 @@ export class Denials {
     const id = idOf(check.limiter, check.key)
     const denial = this.#denials.get(id)
     if (denial === undefined) return undefined
-    const now = performance.now()
+    const now = monotonic()
     if (now < denial.until) return includes(denial, check.policies) ? later(denial.answer, now - denial.at) : undefined
     this.#denials.delete(id)
     return undefined
@@ -51,7 +52,7 @@ export class Denials {
       }
     }
     if (retryMs === 0) return // no permit left: that may change at any moment
-    const now = performance.now()
+    const now = monotonic()
     if (this.#denials.size >= this.#capacity) this.#dropExpired(now)
     if (this.#denials.size >= this.#capacity) return
     const id = idOf(check.limiter, check.key)

@@ -1,4 +1,5 @@
 import slotOf from 'cluster-key-slot'
+import { clearInterval, setInterval } from '../../clock.js'
 import type { Lease } from '../store.js'
 import type { Connection } from './client.js'
 import { RENEW, run } from './scripts.js'

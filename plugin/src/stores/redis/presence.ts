@@ -1,5 +1,6 @@
 /** How many replicas share the quotas, last time Redis could tell, and this one's share of them while it cannot. */
 import { randomUUID } from 'node:crypto'
+import { clearInterval, monotonic, setInterval } from '../../clock.js'
 import type { Check } from '../store.js'
 import type { Connection } from './client.js'
 import { redisKey } from './codec.js'
@@ -43,7 +44,7 @@ export function shareOfCheck(check: Check, place: Place, used: readonly number[]
 export class Replicas {
   readonly #connection: Connection
   readonly #keys: readonly [string, string]
-  readonly #id = randomUUID()
+  readonly #id: string
   readonly #timer: NodeJS.Timeout
   #seen: Place = { count: 1, place: 0 }
   #asking = false
@@ -51,8 +52,10 @@ export class Replicas {
   /** When Redis answered again after the last outage. */
   #backSince = Number.NEGATIVE_INFINITY
 
-  constructor(connection: Connection, nameSpace: string) {
+  /** `id`: who announces itself. */
+  constructor(connection: Connection, nameSpace: string, id: string = randomUUID()) {
     this.#connection = connection
+    this.#id = id
     this.#keys = [redisKey(nameSpace, 'replicas', '~alive'), redisKey(nameSpace, 'replicas', '~order')]
     this.#timer = setInterval(() => void this.#announce(), INTERVAL_MS).unref()
     void this.#announce()
@@ -62,10 +65,10 @@ export class Replicas {
     return this.#seen
   }
 
-  /** Takes the announcement back, where Redis can be reached. */
-  close(): void {
+  /** Announces no more. `withdraw`: takes the announcement back, where Redis can be reached. */
+  close(withdraw = true): void {
     clearInterval(this.#timer)
-    if (this.#connection.status === 'ready') this.#run(0).catch(() => {})
+    if (withdraw && this.#connection.status === 'ready') this.#run(0).catch(() => {})
   }
 
   async #announce(): Promise<void> {
@@ -73,7 +76,7 @@ export class Replicas {
     this.#asking = true
     try {
       const [count, place] = ((await this.#run(TTL_MS)) as unknown[]).map(Number) as [number, number]
-      this.#observe({ count, place }, performance.now())
+      this.#observe({ count, place }, monotonic())
     } catch {
       // What was last seen stands; that Redis is away is told by those who need it.
     } finally {

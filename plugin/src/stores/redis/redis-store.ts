@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.js'
 import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
 import { storedKey } from '../../key.js'
 import type { Answer, Check, Names, Refund, Store } from '../store.js'
@@ -24,6 +25,8 @@ import { CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './script
 export interface RedisStoreOptions {
   /** Stands in front of every key. */
   readonly nameSpace: string
+  /** Whether no partition key stands in Redis in clear. */
+  readonly hashKeys?: boolean
   /** Milliseconds after which a call is given up. */
   readonly timeoutMs: number
   /** Milliseconds from now within which the first connection is waited for, whatever `timeoutMs` says; 0 for none. */
@@ -77,7 +80,7 @@ export class RedisStore implements Store {
         this.#tell(error === undefined ? { type: 'back', ...at } : { type: 'lost', error, ...at })
       },
     })
-    this.#startsUntil = connection.status === 'ready' ? 0 : performance.now() + startTimeoutMs
+    this.#startsUntil = connection.status === 'ready' ? 0 : monotonic() + startTimeoutMs
     this.#endReady = connection.onReady(() => {
       this.#startsUntil = 0
     })
@@ -107,14 +110,14 @@ export class RedisStore implements Store {
     const forget = () => {
       for (const limiter of limiters) this.#denials.forget(limiter, key)
     }
-    const stored = storedKey(key)
+    const stored = this.#stored(key)
     const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
     const keys = [...names, ...permits].map(name => redisKey(this.#options.nameSpace, stored, name))
     forget()
     const { circuit, clock } = this.#nodes.of(stored)
     if (circuit.error !== undefined) throw circuit.error
     if (keys.length > 0) {
-      const late = await this.#within(RESET, keys, [clock.latest(performance.now() + this.#options.timeoutMs)])
+      const late = await this.#within(RESET, keys, [clock.latest(monotonic() + this.#options.timeoutMs)])
       if (Number(late) < 0) throw new StoreTimeout(this.#options.timeoutMs)
     }
     forget()
@@ -122,7 +125,7 @@ export class RedisStore implements Store {
   }
 
   held(key: string, permits: string): number {
-    return this.#permits.count(redisKey(this.#options.nameSpace, storedKey(key), permits))
+    return this.#permits.count(redisKey(this.#options.nameSpace, this.#stored(key), permits))
   }
 
   close(): void {
@@ -133,12 +136,16 @@ export class RedisStore implements Store {
     this.#denials.clear()
   }
 
+  #stored(key: string): string {
+    return storedKey(key, this.#options.hashKeys)
+  }
+
   #ask<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
-    const key = storedKey(check.key)
+    const key = this.#stored(check.key)
     const { error } = this.#nodes.of(key).circuit
     if (error !== undefined) return Promise.reject(error)
     return new Promise<T>((resolve, reject) => {
-      const since = performance.now()
+      const since = monotonic()
       const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
       this.#batcher.add({ operation, check, key, refunds, since, deadline, settled: false, resolve, reject })
     })
@@ -151,7 +158,7 @@ export class RedisStore implements Store {
     const { epoch } = circuit
     const timeout = () => new StoreTimeout(this.#options.timeoutMs)
     const patience = new Patience(pending, late => {
-      circuit.failed(epoch, timeout(), performance.now())
+      circuit.failed(epoch, timeout(), monotonic())
       this.#failAll(late, timeout())
     })
     try {
@@ -163,7 +170,7 @@ export class RedisStore implements Store {
       const unsettled = pending.filter(({ settled }) => !settled)
       if (isCrossSlot(error) && this.#batcher.split(unsettled, releases)) return
       if (releases.length > 0) this.#sendReleases(releases)
-      if (!patience.isOver) circuit.failed(epoch, error, performance.now())
+      if (!patience.isOver) circuit.failed(epoch, error, monotonic())
       this.#failAll(unsettled, error)
     } finally {
       patience.end()
@@ -171,7 +178,7 @@ export class RedisStore implements Store {
   }
 
   async #sendChecks(pending: readonly Pending[], releases: readonly Release[], { clock }: Node): Promise<void> {
-    const sent = performance.now()
+    const sent = monotonic()
     const latest = clock.latest(earliestDeadline(pending))
     const { keys, args } = encodeChecks(this.#options.nameSpace, pending, releases, latest)
     const reply = new Reply((await run(this.#connection, CHECK, keys, args)) as unknown[])
@@ -182,7 +189,7 @@ export class RedisStore implements Store {
       else if (result === 'late') late.push(one)
       else this.#fail(one, result === 'foreign' ? new StoreForeignKey() : new ChargeTooLarge())
     }
-    clock.observe(reply.time, sent, performance.now(), late.length > 0)
+    clock.observe(reply.time, sent, monotonic(), late.length > 0)
     // These ran too late by what we knew of the clock, and changed nothing. Those still in time are asked again.
     const inTime = late.filter(({ settled }) => !settled)
     if (inTime.length > 0) await this.#sendChecks(inTime, [], { clock } as Node)
@@ -190,18 +197,18 @@ export class RedisStore implements Store {
 
   async #sendRefunds(pending: readonly Pending[], { clock }: Node): Promise<void> {
     if (!clock.isKnown) {
-      const sent = performance.now()
+      const sent = monotonic()
       const [time] = (await run(this.#connection, CHECK, [], [0, 0, 0])) as unknown[]
-      clock.observe(Number(time), sent, performance.now(), false)
+      clock.observe(Number(time), sent, monotonic(), false)
     }
-    const sent = performance.now()
+    const sent = monotonic()
     const deadline = earliestDeadline(pending)
     const life = Math.ceil(Math.max(0, deadline - sent)) + MARKER_MS
     const marker = randomBytes(12).toString('base64url')
     const { keys, args } = encodeRefunds(this.#options.nameSpace, pending, marker, clock.latest(deadline), life)
     const reply = (await run(this.#connection, REFUND, keys, args)) as unknown[]
     const isLate = reply.length === 1
-    clock.observe(Number(reply[0]), sent, performance.now(), isLate)
+    clock.observe(Number(reply[0]), sent, monotonic(), isLate)
     if (isLate) {
       const inTime = pending.filter(({ settled }) => !settled)
       if (inTime.length > 0) await this.#sendRefunds(inTime, { clock } as Node)
@@ -252,15 +259,14 @@ export class RedisStore implements Store {
     if (pending.settled) return
     pending.settled = true
     pending.resolve(answer)
-    if (this.#options.onEvent !== undefined) this.#tell({ type: 'answered', ms: performance.now() - pending.since })
+    if (this.#options.onEvent !== undefined) this.#tell({ type: 'answered', ms: monotonic() - pending.since })
   }
 
   #fail(pending: Pending, error: Error): void {
     if (pending.settled) return
     pending.settled = true
     pending.reject(error)
-    if (this.#options.onEvent !== undefined)
-      this.#tell({ type: 'failed', ms: performance.now() - pending.since, error })
+    if (this.#options.onEvent !== undefined) this.#tell({ type: 'failed', ms: monotonic() - pending.since, error })
   }
 
   /** A listener that throws changes nothing here. */
@@ -277,7 +283,7 @@ export class RedisStore implements Store {
   /** What waited in vain for a connection counts as one failed call of each node. */
   #giveUp(pending: readonly Pending[], error: Error): void {
     const nodes = new Set(pending.map(({ key }) => this.#nodes.of(key)))
-    for (const { circuit } of nodes) circuit.failed(circuit.epoch, error, performance.now())
+    for (const { circuit } of nodes) circuit.failed(circuit.epoch, error, monotonic())
     this.#failAll(pending, error)
   }
 
@@ -336,7 +342,7 @@ class Patience {
         // A reply that has arrived while this process was busy is read before anything is given up.
         setImmediate(() => {
           if (this.#ended) return
-          const now = performance.now()
+          const now = monotonic()
           const waiting = this.#pending.filter(({ settled }) => !settled)
           const late = waiting.filter(one => one.deadline <= now)
           if (late.length > 0) {
@@ -347,7 +353,7 @@ class Patience {
           if (left.length > 0) this.#arm(earliestDeadline(left))
         })
       },
-      Math.max(1, Math.ceil(deadline - performance.now())),
+      Math.max(1, Math.ceil(deadline - monotonic())),
     )
   }
 }

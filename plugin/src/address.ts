@@ -1,0 +1,150 @@
+import { isIPv4 } from 'node:net'
+import { InvalidOption } from './errors.js'
+
+export const DEFAULT_IPV6_SUBNET = 64
+
+/** What stands before an IPv4 address that is written as IPv6. */
+const MAPPED = '::ffff:'
+
+/**
+ * One spelling for one client. IPv4 stays as it is, IPv4 mapped into IPv6 becomes IPv4, and IPv6 is cut to its subnet
+ * and spelt as RFC 5952 recommends, without a zone. A port is left out: `192.0.2.1:4711`, `[2001:db8::1]:4711`. What is
+ * not an address comes back in lower case.
+ *
+ * `ipv6Subnet`: prefix length, 0 to 128; one site usually holds a whole /64. Throws InvalidOption for any other.
+ */
+export function normalizeIP(ip: string, ipv6Subnet: number = DEFAULT_IPV6_SUBNET): string {
+  if (!(ipv6Subnet >= 0 && ipv6Subnet <= 128)) {
+    throw new InvalidOption('ipv6Subnet', String(ipv6Subnet), 'a prefix length, 0 to 128')
+  }
+  const colon = ip.indexOf(':')
+  // IPv4, most of the time.
+  if (colon === -1) return ip.toLowerCase()
+  if (ip.startsWith(MAPPED) && isIPv4(ip.slice(MAPPED.length))) return ip.slice(MAPPED.length)
+  if (ip.indexOf(':', colon + 1) === -1) {
+    const host = ip.slice(0, colon)
+    return isIPv4(host) && isPort(ip.slice(colon + 1)) ? host : ip.toLowerCase()
+  }
+  const groups = parseIPv6(bareIPv6(ip))
+  if (groups === undefined) return ip.toLowerCase()
+  const ipv4 = mappedIPv4(groups)
+  if (ipv4 !== undefined) return ipv4
+  return formatIPv6(groups, Math.trunc(ipv6Subnet))
+}
+
+/** Without brackets, port and zone, where they are well-formed; else as it was given. */
+function bareIPv6(ip: string): string {
+  let address = ip
+  if (ip.charCodeAt(0) === 0x5b) {
+    const end = ip.lastIndexOf(']')
+    if (end === -1 || (end !== ip.length - 1 && !(ip[end + 1] === ':' && isPort(ip.slice(end + 2))))) return ip
+    address = ip.slice(1, end)
+  }
+  const zone = address.indexOf('%')
+  return zone !== -1 && /^[-.:0-9A-Za-z]+$/.test(address.slice(zone + 1)) ? address.slice(0, zone) : address
+}
+
+function isPort(text: string): boolean {
+  return /^\d{1,5}$/.test(text)
+}
+
+/** The eight groups of an IPv6 address; undefined for anything else. */
+export function parseIPv6(text: string): number[] | undefined {
+  const groups: number[] = []
+  /** Groups before the `::`. */
+  let gap = -1
+  let at = 0
+  const { length } = text
+  if (text.startsWith('::')) {
+    gap = 0
+    at = 2
+  }
+  while (at < length) {
+    const start = at
+    let group = 0
+    let digit = hexDigit(text.charCodeAt(at))
+    while (digit !== -1) {
+      group = group * 16 + digit
+      digit = hexDigit(text.charCodeAt(++at))
+    }
+    if (at === length || text.charCodeAt(at) === 0x3a) {
+      if (at === start || at - start > 4 || groups.length === 8) return undefined
+      groups.push(group)
+      if (at === length) break
+      at++
+      if (text.charCodeAt(at) === 0x3a) {
+        if (gap !== -1) return undefined
+        gap = groups.length
+        at++
+      } else if (at === length) return undefined
+    } else {
+      // The last 32 bits may be written as IPv4.
+      const ipv4 = text.slice(start)
+      if (groups.length > 6 || !isIPv4(ipv4)) return undefined
+      const [a, b, c, d] = ipv4.split('.').map(Number) as [number, number, number, number]
+      groups.push(a * 256 + b, c * 256 + d)
+      break
+    }
+  }
+  if (gap === -1) return groups.length === 8 ? groups : undefined
+  if (groups.length > 7) return undefined
+  const zeros: number[] = new Array(8 - groups.length).fill(0)
+  groups.splice(gap, 0, ...zeros)
+  return groups
+}
+
+/** The value of a hexadecimal digit by its character code; -1 for any other character. */
+function hexDigit(code: number): number {
+  if (code >= 0x30 && code <= 0x39) return code - 0x30
+  const lower = code | 0x20
+  return lower >= 0x61 && lower <= 0x66 ? lower - 0x57 : -1
+}
+
+/** The IPv4 address that these groups stand for (`::ffff:0:0/96`), if they do. */
+export function mappedIPv4(groups: readonly number[]): string | undefined {
+  if (
+    groups[5] !== 0xffff ||
+    groups[0] !== 0 ||
+    groups[1] !== 0 ||
+    groups[2] !== 0 ||
+    groups[3] !== 0 ||
+    groups[4] !== 0
+  )
+    return undefined
+  const [high, low] = [groups[6] as number, groups[7] as number]
+  return `${high >> 8}.${high & 0xff}.${low >> 8}.${low & 0xff}`
+}
+
+/** The first address of a subnet, as RFC 5952, section 4 spells it: the longest run of zeros, from two groups on, is `::`. */
+function formatIPv6(groups: readonly number[], subnet: number): string {
+  let zeros = 0
+  let length = 1
+  let run = 0
+  for (let index = 0; index < 8; index++) {
+    run = masked(groups, index, subnet) === 0 ? run + 1 : 0
+    if (run > length) {
+      length = run
+      zeros = index + 1 - run
+    }
+  }
+  if (length === 1) zeros = 8
+  let text = ''
+  for (let index = 0; index < 8; index++) {
+    if (index === zeros) {
+      text += '::'
+      index += length - 1
+    } else {
+      if (text !== '' && index !== zeros + length) text += ':'
+      text += masked(groups, index, subnet).toString(16)
+    }
+  }
+  return text
+}
+
+/** A group, with the bits behind the prefix as zeros. */
+function masked(groups: readonly number[], index: number, subnet: number): number {
+  const bits = subnet - index * 16
+  const group = groups[index] as number
+  if (bits >= 16) return group
+  return bits <= 0 ? 0 : group & (0xffff << (16 - bits)) & 0xffff
+}

@@ -1,0 +1,92 @@
+import { randomUUID } from 'node:crypto'
+import type { FastifyInstance } from 'fastify'
+import type { Connection, RedisClient } from './stores/redis/client.js'
+import { Replicas } from './stores/redis/presence.js'
+
+interface Presence {
+  readonly redis: RedisClient
+  readonly nameSpace: string
+  readonly replicas: Replicas
+  registrations: number
+}
+
+/** What all registrations of one app have in common. */
+export class App {
+  /** One replica, however many registrations and clients announce it. */
+  readonly #id = randomUUID()
+  /** Registrations so far, by prefix of their scope. */
+  readonly #registrations = new Map<string, number>()
+  readonly #presences = new Set<Presence>()
+
+  /** The number of a new registration among those of its scope, from 0. */
+  enlist(prefix: string): number {
+    const number = this.#registrations.get(prefix) ?? 0
+    this.#registrations.set(prefix, number + 1)
+    return number
+  }
+
+  /** The replicas that count in a name space of a Redis, and how a registration ends its part in announcing this one. */
+  announce(
+    redis: RedisClient,
+    connection: Connection,
+    nameSpace: string,
+  ): { readonly replicas: Replicas; readonly withdraw: () => void } {
+    let presence = [...this.#presences].find(known => known.redis === redis && known.nameSpace === nameSpace)
+    if (presence === undefined) {
+      presence = { redis, nameSpace, replicas: new Replicas(connection, nameSpace, this.#id), registrations: 0 }
+      this.#presences.add(presence)
+    }
+    presence.registrations++
+    return { replicas: presence.replicas, withdraw: () => this.#withdraw(presence) }
+  }
+
+  #withdraw(presence: Presence): void {
+    if (--presence.registrations > 0) return
+    this.#presences.delete(presence)
+    // Another client may announce this app to the same Redis.
+    presence.replicas.close(![...this.#presences].some(({ nameSpace }) => nameSpace === presence.nameSpace))
+  }
+}
+
+const apps = new WeakMap<object, App>()
+
+/** By the root instance: an app that is built again may get the server of the one before. */
+export function appOf(app: FastifyInstance): App {
+  const root = rootOf(app)
+  let known = apps.get(root)
+  if (known === undefined) {
+    known = new App()
+    apps.set(root, known)
+  }
+  return known
+}
+
+/** A scope has the scope around it as its prototype. */
+export function rootOf(app: FastifyInstance): FastifyInstance {
+  const parent = Object.getPrototypeOf(app) as FastifyInstance | null
+  return parent !== null && 'server' in parent ? rootOf(parent) : app
+}
+
+/** Apps of this process that listen, by the name space that none of them was given. */
+const listening = new Map<string, Set<FastifyInstance>>()
+
+/**
+ * Warns when two apps of one process listen that count in the same name space by default. An app that is built again
+ * must find its counts, so they have the same name; that they serve at the same time on servers of their own says that
+ * they are two.
+ */
+export function warnOfNeighbours(app: FastifyInstance, nameSpace: string): void {
+  app.addHook('onListen', async () => {
+    const apps = listening.get(nameSpace) ?? new Set()
+    listening.set(nameSpace, apps)
+    if ([...apps].some(other => other.server !== app.server)) {
+      app.log.warn(
+        "two apps of this process listen and have no name space: on one Redis they share their rate limits. Give each a 'nameSpace', the same one if they are to share",
+      )
+    }
+    apps.add(app)
+  })
+  app.addHook('onClose', async () => {
+    listening.get(nameSpace)?.delete(app)
+  })
+}

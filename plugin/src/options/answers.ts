@@ -1,0 +1,57 @@
+import { isThenable, then } from '../awaitable.js'
+import { InvalidAnswer } from '../errors.js'
+import { show } from './kinds.js'
+
+/**
+ * A partition key as `keyGenerator` gave it. Callbacks get it unchanged; their types say string, as in
+ * `@fastify/rate-limit`, because that is what nearly every generator returns.
+ */
+export type Key = string | number
+
+/** What Redis can count with, in microseconds. Longer windows are cut to it: 285,000 years are as good as more. */
+const LONGEST_WINDOW_MS = Number.MAX_SAFE_INTEGER
+
+/** Milliseconds without a fraction, at least 1. */
+export function wholeWindow(ms: number): number {
+  return Math.min(Math.max(1, Math.trunc(ms)), LONGEST_WINDOW_MS)
+}
+
+/** A quota that a function returned. Anything but a number ≥ 0 is an error, and never 'no limit'. */
+export function checkedMax(value: unknown): number {
+  if (typeof value === 'number' && value >= 0) return Math.trunc(value)
+  throw unusable('max', value, 'a number ≥ 0')
+}
+
+/** A window that a function returned, in milliseconds; less than one counts as one. */
+export function checkedWindow(value: unknown): number {
+  if (typeof value === 'number' && value >= 0 && value < Infinity) return wholeWindow(value)
+  throw unusable('timeWindow', value, 'milliseconds, a number ≥ 0')
+}
+
+/** A cost that a function returned, or that was charged by hand. */
+export function checkedCost(value: unknown): number {
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value
+  throw unusable('cost', value, 'an integer ≥ 0')
+}
+
+/** The response to a denied request that a function returned. Nothing at all would let the request pass. */
+export function checkedResponse(value: object | undefined): object {
+  if (isThenable(value)) return then(value, checkedResponse)
+  if (typeof value === 'object' && value !== null) return value
+  throw unusable('errorResponseBuilder', value, 'an error or an object')
+}
+
+/** A partition key that a function returned. */
+export function checkedKey(value: unknown): Key {
+  if (typeof value === 'string' || typeof value === 'number') return value
+  throw unusable('keyGenerator', value, 'a string or a number')
+}
+
+/**
+ * The message may be sent to clients, so it has no text that a callback returned; `answer` has it, for the log.
+ */
+function unusable(option: string, value: unknown, allowed: string): Error {
+  const isText = typeof value === 'string' || typeof value === 'symbol'
+  const error = new InvalidAnswer(option, isText ? `a ${typeof value}` : show(value), allowed)
+  return Object.assign(error, { answer: show(value) })
+}

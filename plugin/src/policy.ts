@@ -15,6 +15,12 @@ export interface Policy {
   readonly sliced: boolean
 }
 
+/**
+ * The most that a window can hold: the largest integer that is exact, less what some Redis clients add to a number
+ * while they read it. A larger quota admits no more.
+ */
+export const LARGEST_TOTAL: number = Number.MAX_SAFE_INTEGER - 63
+
 /** A quota that denies nothing: for policies that are charged and do not decide. */
 export const UNLIMITED = Number.MAX_SAFE_INTEGER
 

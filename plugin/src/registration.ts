@@ -145,8 +145,11 @@ export class Registration {
       group = new Group(precision)
       this.#groups.set(groupId, group)
     } else if (group.precision !== precision) {
-      const allowed = `${group.precision}, as for the other limiters of the group '${groupId}', whose logs it shares`
-      throw new InvalidOption('precision', String(precision), allowed)
+      throw new InvalidOption(
+        'precision',
+        String(precision),
+        `${group.precision}, as the group '${groupId}' has it already`,
+      )
     }
     return group
   }

@@ -1,3 +1,5 @@
+import { LARGEST_TOTAL } from './policy.js'
+
 /** What a log says about its window. */
 export interface WindowState {
   /** Cost admitted in (now − windowMs, now]. */
@@ -38,7 +40,8 @@ export class SlidingLog {
   #total = 0
 
   /** Reads the window, and drops what has left it. */
-  read(now: number, windowMs: number, limit: number, cost: number): WindowState {
+  read(now: number, windowMs: number, quota: number, cost: number): WindowState {
+    const limit = Math.min(quota, LARGEST_TOTAL)
     const first = this.#after(now - windowMs)
     if (first > this.#head) {
       this.#base = Math.max(this.#base, this.#totals[first - 1] as number)
@@ -55,13 +58,13 @@ export class SlidingLog {
 
   /** Whether `cost` more can be counted exactly, after a `read`. */
   canHold(cost: number): boolean {
-    return Number.isSafeInteger(this.#total - this.#base + cost)
+    return this.#total - this.#base + cost <= LARGEST_TOTAL
   }
 
   /** Charges `cost` at `now`; entries of the same slice (length in ms, 0 for none) are one. */
   append(now: number, cost: number, sliceMs: number): void {
     if (cost === 0) return
-    if (!Number.isSafeInteger(this.#total + cost)) this.#rebase()
+    if (this.#total + cost > LARGEST_TOTAL) this.#rebase()
     this.#total += cost
     const last = this.#times.length - 1
     const newest = this.#times[last]

@@ -33,7 +33,7 @@ for (const [what, put] of Object.entries(VALUES)) {
       })
       t.strictSame(await statuses(app, 2), [200, 429], 'now every key of this client is there')
       const redis = redisClient(t)
-      const keys = (await redis.keys(`${shared.nameSpace}*`)).filter(key => !key.endsWith('/leases'))
+      const keys = (await redis.keys(`${shared.nameSpace}*`)).filter(key => !key.endsWith('/permits'))
       t.equal(keys.length, penalty === 'none' ? 1 : 2)
       for (const key of keys) {
         const ours = await redis.dumpBuffer(key)
@@ -56,10 +56,10 @@ t.test('a string under the key of the requests in flight is left alone, too', as
   await ask(app)
   const redis = redisClient(t)
   const [log] = await redis.keys(`${shared.nameSpace}{lone}*`)
-  const leases = `${log?.slice(0, log.lastIndexOf(':'))}/leases`
-  await redis.set(leases, 'mine')
+  const permits = `${log?.slice(0, log.lastIndexOf(':'))}/permits`
+  await redis.set(permits, 'mine')
   const [one, two] = await Promise.all([ask(app), ask(app, other)])
   t.match(one.json(), FOREIGN)
   t.equal(two.statusCode, 200)
-  t.equal(await redis.get(leases), 'mine')
+  t.equal(await redis.get(permits), 'mine')
 })

@@ -67,7 +67,7 @@ t.test('names in the store keep name space, limiter, policy and key apart', asyn
   await ask(app, '/else')
   const keys = await redisClient(t).keys(`${shared.nameSpace}*`)
   t.equal(keys.length, 2)
-  for (const key of keys) t.match(key.slice(shared.nameSpace?.length), /^\{lone\}[A-Za-z0-9_-]{8}:(a:)?b$/)
+  for (const key of keys) t.match(key.slice(shared.nameSpace?.length), /^\{lone\}2\.[A-Za-z0-9_-]{8}:(a:)?b$/)
 })
 
 t.test('with hashKeys no key can be read in Redis, and each keeps its quota', async t => {

@@ -4,8 +4,8 @@ import type { Awaitable } from '../awaitable.js'
 import type { Decision } from '../decision.js'
 import { isFieldString } from '../headers.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
-import type { StoreListener } from '../stores/redis/events.js'
 import type { RedisClient } from '../stores/redis/client.js'
+import type { StoreListener } from '../stores/redis/events.js'
 import {
   isFlag,
   isFunction,

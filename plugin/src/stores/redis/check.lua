@@ -44,7 +44,7 @@ local shapes = {}
 for i = 1, take() do
   local shape = { op = take(), penalty = take(), permits = take(), life = take() }
   for j = 1, take() do
-    local limit, window, slice, shared = take(), take(), take(), take() == 1
+    local limit, window, slice, shared = min(take(), LARGEST), take(), take(), take() == 1
     shape[j] = { limit = limit, window = window, slice = slice, shared = shared, ahead = ahead_of(slice, shared), log = {} }
   end
   shapes[i] = shape

@@ -34,8 +34,8 @@ local LOOSE = 8
 -- Entries that one call removes or merges at most, so that no call takes long however large the log is.
 local MOST = 1000
 
--- The largest total that is exact: 2^53 − 1.
-local LARGEST = 9007199254740991
+-- The most that a window can hold; see LARGEST_TOTAL in policy.ts.
+local LARGEST = 9007199254740928
 
 local function summary(log, window, oldest, base)
   local shift = log.shift
@@ -165,14 +165,16 @@ local function trim(key, count)
   if count > 0 then call('ZREMRANGEBYRANK', key, '0', text(min(count, MOST) - 1)) end
 end
 
--- Merges entries of one slice in a stretch of the log. Needed where charges or a changed precision have let it grow;
+-- Merges entries of one slice in a stretch of the log, and removes those that no longer count. Needed where charges or a changed precision have let it grow;
 -- each call takes another stretch. Returns the time of the oldest entry that counts.
 local function compact(key, log, slice, oldest)
   local from = floor(log.total / LOOSE) * (MOST / 2) % call('ZCARD', key)
   local all = call('ZRANGE', key, text(from), text(from + MOST - 1), 'WITHSCORES')
   for i = 1, #all, 2 do
     local time, next_time = tonumber(all[i + 1]), tonumber(all[i + 3])
-    if next_time and next_time < math.huge and floor(time / slice) == floor(next_time / slice) then
+    if time < oldest then
+      call('ZREM', key, all[i])
+    elseif next_time and next_time < math.huge and floor(time / slice) == floor(next_time / slice) then
       call('ZREM', key, all[i])
       if time == oldest then oldest = next_time end
     end
@@ -219,15 +221,21 @@ local function append(key, log, cost, window, slice, shared)
   local stale = first <= edge
   if stale then first, before = oldest, log.base end
   -- A slice that is over is merged into its last entry, and now and then the present one into its new entry.
-  local start, survivor, full
+  local start, survivor, crowded
   if shared and last > edge then
-    start, full = last - last % slice, total % LOOSE < cost
+    start = last - last % slice
+    local full = total % LOOSE < cost
     if score >= start + slice then survivor = last elseif full then survivor = score end
     if survivor and first < survivor then
-      if first >= start then first = survivor end
-      if oldest >= start and oldest < survivor then oldest = survivor end
+      local surplus = call('ZCARD', key) - window / slice - 2 * LOOSE - 3
+      crowded = full and surplus > 0
+      if surplus > MOST then survivor = nil end
     else
       survivor = nil
+    end
+    if survivor then
+      if first >= start then first = survivor end
+      if oldest >= start and oldest < survivor then oldest = survivor end
     end
   end
 
@@ -241,7 +249,7 @@ local function append(key, log, cost, window, slice, shared)
   end
   if stale then trim(key, log.expired) end
   if survivor then call('ZREMRANGEBYSCORE', key, text(start + 0.999999), '(' .. text(survivor)) end
-  if full and call('ZCARD', key) > window / slice + LOOSE + 3 then
+  if crowded then
     first = compact(key, log, slice, first)
     oldest = max(oldest, first)
     local compacted = summary(log, window, first, before)

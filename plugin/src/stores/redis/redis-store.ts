@@ -55,7 +55,10 @@ export class RedisStore implements Store {
   readonly #batcher: Batcher
   readonly #permits: Permits
   /** Until when the first connection is waited for; 0 once it stood. */
-  #startsUntil: number
+  #startsUntil = 0
+  #start: NodeJS.Timeout | undefined
+  /** Set while the first connection has not come in time: nothing waits for it any more. */
+  #missing: Error | undefined
   readonly #endReady: () => void
 
   constructor(connection: Connection, options: RedisStoreOptions) {
@@ -74,16 +77,18 @@ export class RedisStore implements Store {
     this.#nodes = new Nodes({
       connection,
       probe: key => this.#within(PROBE, [redisKey(options.nameSpace, key, '~probe')], []),
-      onChange: (error, node) => {
-        const at = node === undefined ? {} : { node }
-        options.onCircuit?.(error, node)
-        this.#tell(error === undefined ? { type: 'back', ...at } : { type: 'lost', error, ...at })
-      },
+      onChange: (error, node) => this.#changed(error, node),
     })
-    this.#startsUntil = connection.status === 'ready' ? 0 : monotonic() + startTimeoutMs
-    this.#endReady = connection.onReady(() => {
-      this.#startsUntil = 0
-    })
+    this.#endReady = connection.onReady(() => this.#started())
+    if (startTimeoutMs > 0 && connection.status !== 'ready') {
+      this.#startsUntil = monotonic() + startTimeoutMs
+      this.#start = setTimeout(() => {
+        // A lazy client connects with the first request, which then waits as any other.
+        if (connection.status === 'idle') return
+        this.#missing = new StoreTimeout(startTimeoutMs)
+        this.#changed(this.#missing, undefined)
+      }, startTimeoutMs).unref()
+    }
   }
 
   check(check: Check): Answer | Promise<Answer> {
@@ -115,7 +120,8 @@ export class RedisStore implements Store {
     const keys = [...names, ...permits].map(name => redisKey(this.#options.nameSpace, stored, name))
     forget()
     const { circuit, clock } = this.#nodes.of(stored)
-    if (circuit.error !== undefined) throw circuit.error
+    const error = this.#missing ?? circuit.error
+    if (error !== undefined) throw error
     if (keys.length > 0) {
       const late = await this.#within(RESET, keys, [clock.latest(monotonic() + this.#options.timeoutMs)])
       if (Number(late) < 0) throw new StoreTimeout(this.#options.timeoutMs)
@@ -130,6 +136,8 @@ export class RedisStore implements Store {
 
   close(): void {
     this.#endReady()
+    clearTimeout(this.#start)
+    this.#missing = undefined
     this.#nodes.dispose()
     this.#permits.close()
     this.#batcher.close()
@@ -142,13 +150,28 @@ export class RedisStore implements Store {
 
   #ask<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
     const key = this.#stored(check.key)
-    const { error } = this.#nodes.of(key).circuit
+    const error = this.#missing ?? this.#nodes.of(key).circuit.error
     if (error !== undefined) return Promise.reject(error)
     return new Promise<T>((resolve, reject) => {
       const since = monotonic()
       const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
       this.#batcher.add({ operation, check, key, refunds, since, deadline, settled: false, resolve, reject })
     })
+  }
+
+  #started(): void {
+    clearTimeout(this.#start)
+    this.#startsUntil = 0
+    if (this.#missing === undefined) return
+    this.#missing = undefined
+    this.#changed(undefined, undefined)
+  }
+
+  /** A circuit has opened, with the reason, or has closed. */
+  #changed(error: Error | undefined, node: string | undefined): void {
+    const at = node === undefined ? {} : { node }
+    this.#options.onCircuit?.(error, node)
+    this.#tell(error === undefined ? { type: 'back', ...at } : { type: 'lost', error, ...at })
   }
 
   /** Sends one call. What waits for it is given up one by one, each when its own time is over. */
@@ -166,7 +189,7 @@ export class RedisStore implements Store {
       else await this.#sendChecks(pending, releases, node)
       if (!patience.isOver) circuit.succeeded(epoch)
     } catch (reason) {
-      const error = reason instanceof Error ? reason : new Error(String(reason))
+      const error = errorOf(reason)
       const unsettled = pending.filter(({ settled }) => !settled)
       if (isCrossSlot(error) && this.#batcher.split(unsettled, releases)) return
       if (releases.length > 0) this.#sendReleases(releases)
@@ -356,6 +379,12 @@ class Patience {
       Math.max(1, Math.ceil(deadline - monotonic())),
     )
   }
+}
+
+/** Clients say in these words that they were closed, whatever the status was when the call was sent. */
+function errorOf(reason: unknown): Error {
+  const error = reason instanceof Error ? reason : new Error(String(reason))
+  return error.message === new StoreClosed().message ? new StoreClosed() : error
 }
 
 function isCrossSlot(error: Error): boolean {

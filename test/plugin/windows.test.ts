@@ -1,0 +1,101 @@
+/** One log serves one window: in groups, and where the window depends on the request. */
+import t from 'tap'
+import { ask, inRedis, limited, redisClient, STORES, statuses } from '../support/plugin.js'
+import { until } from '../support/redis-fleet.js'
+
+const pause = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
+const group = (max: number, timeWindow: number | string) => ({ config: { rateLimit: { groupId: 'g', max, timeWindow } } })
+
+for (const { name, options } of STORES) {
+  t.test(`${name}: a refund on a group's short window leaves its long window as it is`, async t => {
+    const app = await limited(t, { ...options(t), global: false }, app => {
+      app.get('/long', group(2, '1 hour'), async () => 'ok')
+      app.get('/short', group(5, 100), async request => {
+        await request.rateLimit?.refund()
+        return 'given back'
+      })
+    })
+    t.strictSame(await statuses(app, 3, '/long'), [200, 200, 429])
+    await pause(150)
+    t.strictSame(await statuses(app, 1, '/short'), [200])
+    t.strictSame(await statuses(app, 2, '/long'), [429, 429])
+  })
+
+  t.test(`${name}: an admission on any route of a group is charged to each window of the group`, async t => {
+    const app = await limited(t, { ...options(t), global: false }, app => {
+      app.get('/long', group(4, '1 hour'), async () => 'ok')
+      app.get('/short', group(3, 600), async () => 'ok')
+      app.get('/other', group(9, '1 minute'), async () => 'ok')
+    })
+    t.strictSame(await statuses(app, 1, '/other'), [200])
+    t.strictSame(await statuses(app, 1, '/long'), [200])
+    t.equal((await ask(app, '/short')).headers['x-ratelimit-remaining'], '0', 'the third within 600 ms')
+    t.equal((await ask(app, '/short')).statusCode, 429)
+    await until('the short window is over', async () => (await ask(app, '/short')).statusCode === 200)
+    t.strictSame(await statuses(app, 2, '/long'), [429, 429], 'four in the hour, whatever route they came by')
+    t.equal((await ask(app, '/other')).headers['x-ratelimit-remaining'], '4', 'and four in the minute before this one')
+  })
+
+  t.test(`${name}: a route with a window for each request counts each window apart`, async t => {
+    const windows: Record<string, number> = { long: 3_600_000, short: 200 }
+    const app = await limited(t, {
+      ...options(t),
+      max: 2,
+      timeWindow: request => windows[request.headers['x-window'] as string] as number,
+    })
+    const of = (window: string) => ({ url: '/', headers: { 'x-window': window } })
+    t.strictSame(await statuses(app, 3, of('long')), [200, 200, 429])
+    t.strictSame(await statuses(app, 3, of('short')), [200, 200, 429])
+    await pause(250)
+    t.strictSame(await statuses(app, 1, of('short')), [200])
+    t.strictSame(await statuses(app, 1, of('long')), [429], 'the short window has dropped nothing of the long one')
+    await app.rateLimiter.reset('lone')
+    t.strictSame(await statuses(app, 2, of('long')), [200, 200], 'a reset forgets all windows')
+  })
+
+  t.test(`${name}: policies called a and a:block, with a penalty, count apart`, async t => {
+    const app = await limited(t, {
+      ...options(t),
+      continueExceeding: true,
+      policies: [
+        { name: 'a', max: 1, timeWindow: '1 hour', cost: 1 },
+        { name: 'a:block', max: 3, timeWindow: '1 hour', cost: 1 },
+        { name: 'a:count', max: 3, timeWindow: '1 hour', cost: 1 },
+      ],
+    })
+    t.strictSame(await statuses(app, 3), [200, 429, 429])
+    const { policies = [] } = (await app.rateLimiter.status('lone')) ?? {}
+    t.strictSame(
+      policies.map(({ name, remaining }) => `${name} ${remaining}`),
+      ['a 0', 'a:block 2', 'a:count 2'],
+    )
+  })
+}
+
+t.test('a client of a short route alone does not make the log of the long window grow', async t => {
+  const shared = inRedis(t)
+  const app = await limited(t, { ...shared, global: false }, app => {
+    app.get('/long', group(1_000_000, '1 hour'), async () => 'ok')
+    app.get('/short', group(90, 20), async () => 'ok')
+  })
+  for (let round = 0; round < 60; round++) await Promise.all(Array.from({ length: 40 }, () => ask(app, '/short')))
+  const redis = redisClient(t)
+  const keys = await redis.keys(`${shared.nameSpace}*`)
+  t.ok(keys.length >= 1)
+  for (const key of keys) t.ok((await redis.zcard(key)) <= 128, `${await redis.zcard(key)} entries`)
+})
+
+t.test('a short route is denied by what was admitted in its own window, though the long one is sliced', async t => {
+  for (const { options } of STORES) {
+    const app = await limited(t, { ...options(t), global: false }, app => {
+      app.get('/long', group(1000, '10 hours'), async () => 'ok')
+      app.get('/short', group(5, 300), async () => 'ok')
+    })
+    for (let step = 0; step < 8; step++) {
+      await ask(app, '/long')
+      await pause(100)
+    }
+    await pause(310)
+    t.equal((await ask(app, '/short')).headers['x-ratelimit-remaining'], '4')
+  }
+})

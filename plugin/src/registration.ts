@@ -48,6 +48,7 @@ export class Registration {
   readonly #groups = new Groups()
   readonly #sharedWindows: SharedWindows = new Map()
   #made = 0
+  #warnedOfOrder = false
 
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
     this.#app = app
@@ -81,19 +82,26 @@ export class Registration {
     return limiter
   }
 
-  /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself, unless it is given a `groupId`. */
-  byHand(kind: string, given: CreateRateLimitOptions | undefined): Limiter {
-    if (given !== undefined && (typeof given !== 'object' || given === null)) {
+  /**
+   * A limiter of `app.rateLimit()` (`attached`) or `app.createRateLimit()` (`created`). It has a count of its own, which
+   * it finds again by its name, or the count of the group that it names.
+   */
+  byHand(kind: 'attached' | 'created', given: CreateRateLimitOptions = {}): Limiter {
+    if (typeof given !== 'object' || given === null) {
       throw new InvalidOption('options', String(given), 'an object, or nothing')
     }
-    const config = this.#configOf(given ?? {}, 'hand')
-    if (kind === 'created' && config.concurrency !== undefined) {
-      throw new InvalidOption('concurrency', 'given to createRateLimit', 'rateLimit(), which sees the response end')
+    const config = this.#configOf(kind === 'created' ? withoutResponse(given) : given, 'hand')
+    const store = this.#childStore(config, given, undefined)
+    const { name } = config
+    const groupId = given.groupId ?? undefined
+    if (groupId !== undefined) {
+      if (name !== undefined) throw new InvalidOption('name', 'given together with groupId', 'one of the two')
+      this.#groups.join(groupId, config)
+      return this.#newLimiter(config, ['group', groupId], store)
     }
-    if (typeof given?.groupId === 'string') this.#groups.join(given.groupId, config)
-    // Named, it finds its logs again when it is made anew, whatever else was made before.
-    const id = typeof given?.groupId === 'string' ? ['group', given.groupId] : [kind, this.#made++]
-    return this.#newLimiter(config, id, this.#childStore(config, given ?? {}, undefined))
+    if (name !== undefined) return this.#newLimiter(config, [kind, 'name', name], store)
+    if (this.config.redis !== undefined && store === this.#store) this.#warnOfOrder()
+    return this.#newLimiter(config, [kind, this.#made++], store)
   }
 
   async reset(key: string): Promise<void> {
@@ -111,6 +119,14 @@ export class Registration {
     const options = overlay(this.#given, tolerated)
     refuseBesideStore(options)
     return parseLimiter(options)
+  }
+
+  #warnOfOrder(): void {
+    if (this.#warnedOfOrder) return
+    this.#warnedOfOrder = true
+    this.#app.log.warn(
+      "a limiter of rateLimit() or createRateLimit() has neither a name nor a groupId. Its counts in Redis are found by the order in which such limiters are made, which a new release may change. Give it a 'name'",
+    )
   }
 
   #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
@@ -193,6 +209,16 @@ export class Registration {
       addHeadersOnExceeding: config.addHeadersOnExceeding,
     }
   }
+}
+
+/** What has to see the response end is not inherited by a limiter that answers by hand, and cannot be given to it. */
+function withoutResponse(given: CreateRateLimitOptions): CreateRateLimitOptions {
+  for (const name of ['concurrency', 'refundOn'] as const) {
+    if (given[name] !== undefined && given[name] !== null) {
+      throw new InvalidOption(name, 'given to createRateLimit', 'rateLimit(), which sees the response end')
+    }
+  }
+  return { ...given, concurrency: null, refundOn: null }
 }
 
 /** A custom store is told its window in milliseconds. */

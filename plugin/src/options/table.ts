@@ -195,8 +195,8 @@ export const limiterOptions = {
    */
   precision: kind<number>('a fraction of the window, 0 (every admission apart) to 1', isNumber(0, 1)),
   /**
-   * Limits [requests in flight](#concurrency) for one key, besides the windows and in the same decision. Not for
-   * `createRateLimit`, which does not see the response end.
+   * Limits [requests in flight](#concurrency) for one key, besides the windows and in the same decision. Limiters of
+   * `createRateLimit`, which do not see the response end, do not inherit it and cannot be given it.
    * @default none
    * @example concurrency: { max: 3 }
    */
@@ -449,8 +449,9 @@ export const registrationOptions = {
 /** Options that only limiters made by hand have. */
 export const byHandOptions = {
   /**
-   * Only for `app.rateLimit()` and `app.createRateLimit()`. Names the limiter, so that its counts in Redis stay the same
-   * whatever other limiters are made before it.
+   * Only for `app.rateLimit()` and `app.createRateLimit()`. Names the limiter, so that it finds its counts in Redis again
+   * whatever other limiters are made before it. Limiters of one of the two that have the same name share one count.
+   * Without a name or a `groupId`, the order of creation is the name; with Redis, a warning says so once.
    * @default none
    * @example name: 'failed-logins'
    */

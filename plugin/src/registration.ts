@@ -160,7 +160,8 @@ export class Registration {
 
   #newStore(): Store {
     const { redis, hashKeys, storeTimeoutMs, denyMemory, onStoreEvent } = this.config
-    if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
+    if (this.#custom !== undefined)
+      return new CustomStoreAdapter(this.#custom, { suffix: '', timeoutMs: storeTimeoutMs })
     if (redis === undefined) return this.#local
     const counting = new RedisStore(redis, {
       nameSpace: this.#nameSpace(),
@@ -181,7 +182,10 @@ export class Registration {
     const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
     const Own = given.store
     const custom = Own === undefined ? this.#custom?.child(options) : Own && new Own(options)
-    if (custom) return new CustomStoreAdapter(custom, config.groupId ?? '')
+    if (custom) {
+      const { storeTimeoutMs } = this.config
+      return new CustomStoreAdapter(custom, { suffix: config.groupId ?? '', timeoutMs: storeTimeoutMs })
+    }
     if (!given.cache || this.config.redis !== undefined || config.groupId !== undefined) {
       return Own === null && this.#custom !== undefined ? this.#local : this.#store
     }

@@ -413,7 +413,7 @@ export const registrationOptions = {
    */
   hashKeys: flag,
   /**
-   * How long a request waits for Redis before `onStoreError` decides.
+   * How long a request waits for Redis, or for a store of your own, before `onStoreError` decides.
    * @default `100`
    * @example storeTimeout: 50
    */

@@ -1,6 +1,7 @@
 import { format as formatDuration } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from './awaitable.js'
+import { notify } from './callbacks.js'
 import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
@@ -62,15 +63,17 @@ function conclude(
   const key = outcome.key as string
   if (lease !== undefined) releaseWithReply(lease, reply)
   request.rateLimit = new Limited(limiter, outcome)
-  config.onDecision?.(request, decision)
+  if (config.onDecision !== undefined) notify(request.log, 'onDecision', config.onDecision, request, decision)
   if (config.standardHeaders) setStandardHeaders(limiter, decision, reply, first)
   if (decision.allowed) {
     setHeaders(limiter, decision, reply, config.addHeadersOnExceeding)
-    config.onExceeding?.(request, key)
+    if (config.onExceeding !== undefined) notify(request.log, 'onExceeding', config.onExceeding, request, key)
     return undefined
   }
-  config.onExceeded?.(request, key)
-  if (decision.banned) config.onBanReach?.(request, key)
+  if (config.onExceeded !== undefined) notify(request.log, 'onExceeded', config.onExceeded, request, key)
+  if (decision.banned && config.onBanReach !== undefined) {
+    notify(request.log, 'onBanReach', config.onBanReach, request, key)
+  }
   if (config.report) {
     setHeaders(limiter, decision, reply, config.addHeadersOnExceeding)
     request.log.warn({ rateLimit: { violated: decision.violated } }, 'rate limit exceeded, let through in report mode')

@@ -1,6 +1,7 @@
-import type { FastifyInstance, RouteOptions } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, RouteOptions } from 'fastify'
 import { type App, appOf, warnOfNeighbours } from './app.js'
 import { programName } from './app-identity.js'
+import { notify } from './callbacks.js'
 import { InvalidOption } from './errors.js'
 import { digest, storedNameSpace } from './key.js'
 import { Limiter, limiterId, type SharedWindows } from './limiter.js'
@@ -53,7 +54,7 @@ export class Registration {
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
     this.#app = app
     this.#given = tolerate(given, 'registration', message => app.log.warn(message))
-    this.config = parseRegistration(this.#given)
+    this.config = withListener(parseRegistration(this.#given), app.log)
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
     this.#scope = [app.prefix, appOf(app).enlist(app.prefix)]
@@ -213,6 +214,13 @@ export class Registration {
       addHeadersOnExceeding: config.addHeadersOnExceeding,
     }
   }
+}
+
+/** A listener that fails changes nothing of what the store does. */
+function withListener(config: RegistrationConfig, log: FastifyBaseLogger): RegistrationConfig {
+  const { onStoreEvent } = config
+  if (onStoreEvent === undefined) return config
+  return { ...config, onStoreEvent: event => notify(log, 'onStoreEvent', onStoreEvent, event, undefined) }
 }
 
 /** What has to see the response end is not inherited by a limiter that answers by hand, and cannot be given to it. */

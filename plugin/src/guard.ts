@@ -7,6 +7,7 @@ import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
 import type { Cost, Decided, Limiter, Outcome } from './limiter.js'
 import { checkedResponse } from './options/answers.js'
+import { refundWhenSent } from './refund-on.js'
 import type { Lease } from './stores/store.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */
@@ -62,7 +63,11 @@ function conclude(
   const { decision, lease } = outcome
   const key = outcome.key as string
   if (lease !== undefined) releaseWithReply(lease, reply)
-  request.rateLimit = new Limited(limiter, outcome)
+  const limited = new Limited(limiter, outcome)
+  request.rateLimit = limited
+  if (config.refundOn !== undefined && decision.allowed) {
+    refundWhenSent(config.refundOn, () => limited.refund(), request, reply)
+  }
   if (config.onDecision !== undefined) notify(request.log, 'onDecision', config.onDecision, request, decision)
   if (config.standardHeaders) setStandardHeaders(limiter, decision, reply, first)
   if (decision.allowed) {

@@ -22,7 +22,8 @@ export interface RateLimiter {
   reset(key: string): Promise<void>
   /**
    * Gives cost back with the policies of the registration, never more than was used: a number with every policy, an
-   * object by policy name.
+   * object by policy name. For operators: it belongs to no request, so a window that reaches back to before the refund
+   * may hold that much more than its quota.
    */
   refund(key: string, cost: Cost, request?: FastifyRequest): Promise<void>
 }

@@ -338,15 +338,17 @@ export const limiterOptions = {
    */
   onExceeded: onEvent,
   /**
-   * A decision was made. Called before headers are set and before the other callbacks. For metrics; it must not throw.
-   * Costs nothing when left out.
+   * A decision was made. Called before headers are set and before the other callbacks. For metrics. Costs nothing when
+   * left out.
    * @default none
    * @example onDecision: (request, decision) => request.log.debug(decision)
    */
   onDecision: kind<OnDecision>('a function (request, decision)', isFunction),
   /**
-   * Asked when the response of an admitted request is done: `true` gives the request its cost back. Counts by outcome,
-   * such as failed logins only.
+   * Counts by outcome, such as failed logins only: called when the whole response of an admitted request was sent, and
+   * `true` gives the request back what it was charged when it was admitted. May be async. The request counts where it
+   * throws or rejects, which is logged, and where the client goes away before the response is complete: then it is not
+   * called. Until the response is sent every request counts, so it never lets more than `max` run at once.
    * @default none
    * @example refundOn: (request, reply) => reply.statusCode < 400
    */
@@ -438,8 +440,8 @@ export const registrationOptions = {
   ),
   /**
    * With Redis, gets every call to it: `{ type: 'answered', ms }` or `{ type: 'failed', ms, error }`; and, when Redis is
-   * given up and when it is back, `{ type: 'lost', error }` and `{ type: 'back' }`. For metrics; it must not throw. Costs
-   * nothing when left out.
+   * given up and when it is back, `{ type: 'lost', error }` and `{ type: 'back' }`. For metrics. Costs nothing when left
+   * out. That it throws or rejects is logged.
    * @default none
    * @example onStoreEvent: event => console.log(event)
    */

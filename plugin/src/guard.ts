@@ -1,12 +1,14 @@
 import { format as formatDuration } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from './awaitable.js'
+import { notify } from './callbacks.js'
 import { type Decision, seconds } from './decision.js'
 import { QuotaExceeded } from './errors.js'
 import { limitField, policyField } from './headers.js'
 import { type Cost, Ledger } from './ledger.js'
 import type { Decided, Limiter, Outcome } from './limiter.js'
 import { checkedResponse } from './options/answers.js'
+import { refundWhenSent } from './refund-on.js'
 import type { Lease } from './stores/store.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */
@@ -65,16 +67,22 @@ function conclude(
   const { decision, lease } = outcome
   const key = outcome.key as string
   if (lease !== undefined) releaseWithReply(lease, reply)
-  request.rateLimit = new Limited(limiter, outcome)
-  config.onDecision?.(request, decision)
+  const limited = new Limited(limiter, outcome)
+  request.rateLimit = limited
+  if (config.refundOn !== undefined && decision.allowed) {
+    refundWhenSent(config.refundOn, () => limited.refund(), request, reply)
+  }
+  if (config.onDecision !== undefined) notify(request.log, 'onDecision', config.onDecision, request, decision)
   if (config.standardHeaders) setStandardHeaders(limiter, decision, reply, first)
   if (decision.allowed) {
     setHeaders(limiter, decision, reply, config.addHeadersOnExceeding)
-    config.onExceeding?.(request, key)
+    if (config.onExceeding !== undefined) notify(request.log, 'onExceeding', config.onExceeding, request, key)
     return undefined
   }
-  config.onExceeded?.(request, key)
-  if (decision.banned) config.onBanReach?.(request, key)
+  if (config.onExceeded !== undefined) notify(request.log, 'onExceeded', config.onExceeded, request, key)
+  if (decision.banned && config.onBanReach !== undefined) {
+    notify(request.log, 'onBanReach', config.onBanReach, request, key)
+  }
   if (config.report) {
     setHeaders(limiter, decision, reply, config.addHeadersOnExceeding)
     request.log.warn({ rateLimit: { violated: decision.violated } }, 'rate limit exceeded, let through in report mode')

@@ -1,6 +1,7 @@
-import type { FastifyInstance, RouteOptions } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, RouteOptions } from 'fastify'
 import { type App, appOf, warnOfNeighbours } from './app.js'
 import { programName } from './app-identity.js'
+import { notify } from './callbacks.js'
 import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
 import { digest, storedNameSpace } from './key.js'
@@ -46,11 +47,12 @@ export class Registration {
   readonly #groups = new Map<string, Group>()
   readonly #connection: Connection | undefined
   #made = 0
+  #warnedOfOrder = false
 
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
     this.#app = app
     this.#given = tolerate(given, 'registration', message => app.log.warn(message))
-    this.config = parseRegistration(this.#given)
+    this.config = withListener(parseRegistration(this.#given), app.log)
     this.#connection = this.config.redis && connectionOf(this.config.redis)
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
@@ -79,18 +81,25 @@ export class Registration {
     return limiter
   }
 
-  /** A limiter of `app.rateLimit()` or `app.createRateLimit()`: it counts for itself, unless it is given a `groupId`. */
-  byHand(kind: string, given: CreateRateLimitOptions | undefined): Limiter {
-    if (given !== undefined && (typeof given !== 'object' || given === null)) {
+  /**
+   * A limiter of `app.rateLimit()` (`attached`) or `app.createRateLimit()` (`created`). It has a count of its own, which
+   * it finds again by its name, or the count of the group that it names.
+   */
+  byHand(kind: 'attached' | 'created', given: CreateRateLimitOptions = {}): Limiter {
+    if (typeof given !== 'object' || given === null) {
       throw new InvalidOption('options', String(given), 'an object, or nothing')
     }
-    const config = this.#configOf(given ?? {}, 'hand')
-    if (kind === 'created' && config.concurrency !== undefined) {
-      throw new InvalidOption('concurrency', 'given to createRateLimit', 'rateLimit(), which sees the response end')
+    const config = this.#configOf(kind === 'created' ? withoutResponse(given) : given, 'hand')
+    const store = this.#childStore(config, given, undefined)
+    const { name } = config
+    const groupId = given.groupId ?? undefined
+    if (groupId !== undefined) {
+      if (name !== undefined) throw new InvalidOption('name', 'given together with groupId', 'one of the two')
+      return this.#newLimiter(config, ['group', groupId], store)
     }
-    // Named, it finds its logs again when it is made anew, whatever else was made before.
-    const id = typeof given?.groupId === 'string' ? ['group', given.groupId] : [kind, this.#made++]
-    return this.#newLimiter(config, id, this.#childStore(config, given ?? {}, undefined))
+    if (name !== undefined) return this.#newLimiter(config, [kind, 'name', name], store)
+    if (this.config.redis !== undefined && store === this.#store) this.#warnOfOrder()
+    return this.#newLimiter(config, [kind, this.#made++], store)
   }
 
   async reset(key: string): Promise<void> {
@@ -121,6 +130,14 @@ export class Registration {
     const options = overlay(this.#given, tolerated)
     refuseBesideStore(options)
     return parseLimiter(options)
+  }
+
+  #warnOfOrder(): void {
+    if (this.#warnedOfOrder) return
+    this.#warnedOfOrder = true
+    this.#app.log.warn(
+      "a limiter of rateLimit() or createRateLimit() has neither a name nor a groupId. Its counts in Redis are found by the order in which such limiters are made, which a new release may change. Give it a 'name'",
+    )
   }
 
   #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
@@ -172,7 +189,8 @@ export class Registration {
 
   #newStore(): Store {
     const { hashKeys, storeTimeoutMs, startTimeoutMs, denyMemory, onStoreEvent } = this.config
-    if (this.#custom !== undefined) return new CustomStoreAdapter(this.#custom, '')
+    if (this.#custom !== undefined)
+      return new CustomStoreAdapter(this.#custom, { suffix: '', timeoutMs: storeTimeoutMs })
     if (this.#connection === undefined) return this.#local
     return new RedisStore(this.#connection, {
       nameSpace: this.#nameSpace(),
@@ -193,7 +211,10 @@ export class Registration {
     const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
     const Own = given.store
     const custom = Own === undefined ? this.#custom?.child(options) : Own && new Own(options)
-    if (custom) return new CustomStoreAdapter(custom, config.groupId ?? '')
+    if (custom) {
+      const { storeTimeoutMs } = this.config
+      return new CustomStoreAdapter(custom, { suffix: config.groupId ?? '', timeoutMs: storeTimeoutMs })
+    }
     if (!given.cache || this.config.redis !== undefined || config.groupId !== undefined) {
       return Own === null && this.#custom !== undefined ? this.#local : this.#store
     }
@@ -221,6 +242,23 @@ export class Registration {
       addHeadersOnExceeding: config.addHeadersOnExceeding,
     }
   }
+}
+
+/** A listener that fails changes nothing of what the store does. */
+function withListener(config: RegistrationConfig, log: FastifyBaseLogger): RegistrationConfig {
+  const { onStoreEvent } = config
+  if (onStoreEvent === undefined) return config
+  return { ...config, onStoreEvent: event => notify(log, 'onStoreEvent', onStoreEvent, event, undefined) }
+}
+
+/** What has to see the response end is not inherited by a limiter that answers by hand, and cannot be given to it. */
+function withoutResponse(given: CreateRateLimitOptions): CreateRateLimitOptions {
+  for (const name of ['concurrency', 'refundOn'] as const) {
+    if (given[name] !== undefined && given[name] !== null) {
+      throw new InvalidOption(name, 'given to createRateLimit', 'rateLimit(), which sees the response end')
+    }
+  }
+  return { ...given, concurrency: null, refundOn: null }
 }
 
 /** A custom store is told its window in milliseconds. */

@@ -82,7 +82,102 @@ t.test('errors of a custom store are met as the options say', async t => {
       callback(null)
     }
   }
-  t.match((await ask(await limited(t, { store: Silent }))).json(), { message: /cannot leave out its result/ })
+  t.match((await ask(await limited(t, { store: Silent }))).json(), {
+    code: 'ML_RATE_INVALID_ANSWER',
+    message: "option 'store' returned current undefined and ttl undefined; allowed: { current, ttl }, two numbers",
+  })
+})
+
+/** Each fails in a way of its own; `late` is called when the request was answered. */
+const FAILURES: Record<string, (callback: CustomStoreCallback, late: (then: () => void) => void) => unknown> = {
+  'calls back with an error': callback => callback(new Error('database away')),
+  'calls back with text': callback => callback('database away' as never),
+  'calls back with nothing': callback => callback(null, null as never),
+  'calls back with no numbers': callback => callback(null, { current: 'many', ttl: 5 } as never),
+  throws: () => {
+    throw new Error('database away')
+  },
+  'throws nothing': () => {
+    throw undefined
+  },
+  rejects: async () => {
+    throw new Error('database away')
+  },
+  'rejects with nothing': () => Promise.reject(),
+  'rejects later': callback => new Promise((_resolve, reject) => setImmediate(() => reject(callback))),
+  'never answers': () => new Promise(() => {}),
+  'returns and never answers': () => 5,
+  'answers too late': (callback, late) => late(() => callback(null, { current: 1, ttl: 5 })),
+  'fails too late': (_callback, late) =>
+    new Promise((_resolve, reject) => late(() => reject(new Error('database away')))),
+}
+
+for (const [how, fail] of Object.entries(FAILURES)) {
+  t.test(`a custom store that ${how} is treated as onStoreError says, within storeTimeout`, async t => {
+    const late: (() => void)[] = []
+    class Failing {
+      incr = (_key: string, callback: CustomStoreCallback) => fail(callback, then => late.push(then)) as undefined
+      child(): CustomStore {
+        return this
+      }
+    }
+    const options = { store: Failing, storeTimeout: 20, max: 1, timeWindow: '1 minute' }
+    const answered = async (onStoreError: 'throw' | 'allow' | 'deny' | 'local') =>
+      statuses(await limited(t, { ...options, onStoreError }), 2)
+    t.strictSame(await answered('throw'), [500, 500])
+    t.strictSame(await answered('allow'), [200, 200])
+    t.strictSame(await answered('deny'), [503, 503])
+    t.strictSame(await answered('local'), [200, 429])
+    t.strictSame(await statuses(await limited(t, { ...options, skipOnError: true }), 2), [200, 200])
+    for (const then of late) then()
+    await new Promise(resolve => setImmediate(resolve))
+  })
+}
+
+t.test('a custom store that answers twice, or answers and fails, has answered once', async t => {
+  class Twice {
+    async incr(_key: string, callback: CustomStoreCallback): Promise<void> {
+      callback(null, { current: 1, ttl: 1000 })
+      callback(null, { current: 9, ttl: 1000 })
+      callback(new Error('database away'))
+      throw new Error('database away')
+    }
+    child(): CustomStore {
+      return this
+    }
+  }
+  t.strictSame(await statuses(await limited(t, { store: Twice, max: 1 }), 2), [200, 200])
+})
+
+t.test('counts in text or as a bigint, and a time that is over, are read as numbers', async t => {
+  const answers = [
+    { current: '1', ttl: '500' },
+    { current: 2n, ttl: -1 },
+  ]
+  class Text {
+    incr(_key: string, callback: CustomStoreCallback): void {
+      callback(null, answers.shift() as never)
+    }
+    child(): CustomStore {
+      return this
+    }
+  }
+  const app = await limited(t, { store: Text, max: 1 })
+  t.match(await ask(app), { statusCode: 200, headers: { 'x-ratelimit-reset': '1' } })
+  t.match(await ask(app), { statusCode: 429, headers: { 'retry-after': '1' } })
+})
+
+t.test('a route with a custom store of its own obeys the storeTimeout of the registration', async t => {
+  class Silent {
+    incr(): void {}
+    child(): CustomStore {
+      return this
+    }
+  }
+  const app = await limited(t, { storeTimeout: 20 }, app => {
+    app.get('/', { config: { rateLimit: { store: Silent } } }, async () => 'ok')
+  })
+  t.match((await ask(app)).json(), { statusCode: 500, code: 'ML_RATE_STORE_TIMEOUT' })
 })
 
 t.test('a limiter or a route can have a custom store of its own, where the rest counts otherwise', async t => {

@@ -4,7 +4,9 @@ import { ask, inRedis, limited, redisClient, STORES, statuses } from '../support
 import { until } from '../support/redis-fleet.js'
 
 const pause = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
-const group = (max: number, timeWindow: number | string) => ({ config: { rateLimit: { groupId: 'g', max, timeWindow } } })
+const group = (max: number, timeWindow: number | string) => ({
+  config: { rateLimit: { groupId: 'g', max, timeWindow } },
+})
 
 for (const { name, options } of STORES) {
   t.test(`${name}: a refund on a group's short window leaves its long window as it is`, async t => {

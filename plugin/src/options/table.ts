@@ -195,8 +195,8 @@ export const limiterOptions = {
    */
   precision: kind<number>('a fraction of the window, 0 (every admission apart) to 1', isNumber(0, 1)),
   /**
-   * Limits [requests in flight](#concurrency) for one key, besides the windows and in the same decision. Not for
-   * `createRateLimit`, which does not see the response end.
+   * Limits [requests in flight](#concurrency) for one key, besides the windows and in the same decision. Limiters of
+   * `createRateLimit`, which do not see the response end, do not inherit it and cannot be given it.
    * @default none
    * @example concurrency: { max: 3 }
    */
@@ -338,15 +338,17 @@ export const limiterOptions = {
    */
   onExceeded: onEvent,
   /**
-   * A decision was made. Called before headers are set and before the other callbacks. For metrics; it must not throw.
-   * Costs nothing when left out.
+   * A decision was made. Called before headers are set and before the other callbacks. For metrics. Costs nothing when
+   * left out.
    * @default none
    * @example onDecision: (request, decision) => request.log.debug(decision)
    */
   onDecision: kind<OnDecision>('a function (request, decision)', isFunction),
   /**
-   * Asked when the response of an admitted request is done: `true` gives the request its cost back. Counts by outcome,
-   * such as failed logins only.
+   * Counts by outcome, such as failed logins only: called when the whole response of an admitted request was sent, and
+   * `true` gives the request back what it was charged when it was admitted. May be async. The request counts where it
+   * throws or rejects, which is logged, and where the client goes away before the response is complete: then it is not
+   * called. Until the response is sent every request counts, so it never lets more than `max` run at once.
    * @default none
    * @example refundOn: (request, reply) => reply.statusCode < 400
    */
@@ -413,7 +415,7 @@ export const registrationOptions = {
    */
   hashKeys: flag,
   /**
-   * How long a request waits for Redis before `onStoreError` decides.
+   * How long a request waits for Redis, or for a store of your own, before `onStoreError` decides.
    * @default `100`
    * @example storeTimeout: 50
    */
@@ -438,8 +440,8 @@ export const registrationOptions = {
   ),
   /**
    * With Redis, gets every call to it: `{ type: 'answered', ms }` or `{ type: 'failed', ms, error }`; and, when Redis is
-   * given up and when it is back, `{ type: 'lost', error }` and `{ type: 'back' }`. For metrics; it must not throw. Costs
-   * nothing when left out.
+   * given up and when it is back, `{ type: 'lost', error }` and `{ type: 'back' }`. For metrics. Costs nothing when left
+   * out. That it throws or rejects is logged.
    * @default none
    * @example onStoreEvent: event => console.log(event)
    */
@@ -449,8 +451,9 @@ export const registrationOptions = {
 /** Options that only limiters made by hand have. */
 export const byHandOptions = {
   /**
-   * Only for `app.rateLimit()` and `app.createRateLimit()`. Names the limiter, so that its counts in Redis stay the same
-   * whatever other limiters are made before it.
+   * Only for `app.rateLimit()` and `app.createRateLimit()`. Names the limiter, so that it finds its counts in Redis again
+   * whatever other limiters are made before it. Limiters of one of the two that have the same name share one count.
+   * Without a name or a `groupId`, the order of creation is the name; with Redis, a warning says so once.
    * @default none
    * @example name: 'failed-logins'
    */

@@ -1,4 +1,6 @@
-import { StoreCannot, StoreCannotRead } from '../errors.js'
+import { isThenable } from '../awaitable.js'
+import { clearTimeout, setImmediate, setTimeout } from '../clock.js'
+import { InvalidAnswer, StoreCannot, StoreCannotRead, StoreTimeout } from '../errors.js'
 import type { Policy } from '../policy.js'
 import type { Answer, Check, Store } from './store.js'
 
@@ -7,6 +9,7 @@ export type CustomStoreCallback = (error: Error | null, result?: { current: numb
 
 /** A store as `@fastify/rate-limit` has them: it counts requests in windows of its own making. */
 export interface CustomStore {
+  /** Answers by its callback. It may also return a promise, whose rejection is a failure of the store. */
   incr(key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
   /** Reads without counting; needed for `{ increment: false }` only. */
   read?(key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
@@ -16,15 +19,21 @@ export interface CustomStore {
 
 export type CustomStoreConstructor = new (options: Record<string, unknown>) => CustomStore
 
+export interface CustomStoreSettings {
+  /** Stands behind every key: the group of a route. */
+  readonly suffix: string
+  /** Milliseconds after which a call is given up. */
+  readonly timeoutMs: number
+}
+
 /** Asks a custom store. It counts every request, the denied too, and knows one policy and cost 1 only. */
 export class CustomStoreAdapter implements Store {
   readonly #store: CustomStore
-  readonly #suffix: string
+  readonly #settings: CustomStoreSettings
 
-  /** `suffix` stands behind every key: the group of a route. */
-  constructor(store: CustomStore, suffix: string) {
+  constructor(store: CustomStore, settings: CustomStoreSettings) {
     this.#store = store
-    this.#suffix = suffix
+    this.#settings = settings
   }
 
   check(check: Check): Promise<Answer> {
@@ -54,25 +63,59 @@ export class CustomStoreAdapter implements Store {
 
   close(): void {}
 
+  /** What the store does first settles it: an answer, an error, a throw, a rejection. After that, or too late, nothing does. */
   #ask(method: 'incr' | 'read', check: Check): Promise<Answer> {
+    const { suffix, timeoutMs } = this.#settings
     const { limit, windowMs } = check.policies[0] as Policy
     return new Promise((resolve, reject) => {
-      const callback: CustomStoreCallback = (error, result) => {
-        if (error || result === undefined) {
-          reject(error ?? new StoreCannot('leave out its result'))
-          return
-        }
-        const { current, ttl } = result
-        const allowed = current <= limit
-        const policy = {
-          used: current,
-          resetMs: ttl,
-          retryMs: allowed ? 0 : Math.max(1, ttl),
-          denials: Math.max(0, current - limit),
-        }
-        resolve({ allowed, policies: [policy] })
+      let settled = false
+      let timer: NodeJS.Timeout | undefined
+      const settle = (error: unknown, answer?: Answer) => {
+        settled = true
+        clearTimeout(timer)
+        if (answer === undefined) reject(error)
+        else resolve(answer)
       }
-      this.#store[method]?.(check.key + this.#suffix, callback, windowMs, limit)
+      const fail = (reason: unknown) => settle(errorOf(reason))
+      const callback: CustomStoreCallback = (error, result) => {
+        if (error) fail(error)
+        else answerOf(result, limit, settle)
+      }
+      try {
+        const returned: unknown = this.#store[method]?.(check.key + suffix, callback, windowMs, limit)
+        if (isThenable(returned)) Promise.resolve(returned).catch(fail)
+      } catch (error) {
+        fail(error)
+      }
+      // An answer that has arrived while this process was busy is read before the call is given up.
+      if (!settled) timer = setTimeout(() => setImmediate(settle, new StoreTimeout(timeoutMs)), timeoutMs)
     })
   }
+}
+
+function answerOf(result: unknown, limit: number, settle: (error: unknown, answer?: Answer) => void): void {
+  const { current, ttl } = (result ?? {}) as { readonly current?: unknown; readonly ttl?: unknown }
+  const [used, leftMs] = [numberOf(current), numberOf(ttl)]
+  if (Number.isNaN(used) || Number.isNaN(leftMs)) {
+    settle(
+      new InvalidAnswer('store', `current ${typeof current} and ttl ${typeof ttl}`, '{ current, ttl }, two numbers'),
+    )
+    return
+  }
+  const resetMs = Math.max(0, leftMs)
+  const allowed = used <= limit
+  const policy = { used, resetMs, retryMs: allowed ? 0 : Math.max(1, resetMs), denials: Math.max(0, used - limit) }
+  settle(undefined, { allowed, policies: [policy] })
+}
+
+/** Databases often give a count as text or as a bigint. */
+function numberOf(value: unknown): number {
+  return typeof value === 'number' || typeof value === 'bigint' || (typeof value === 'string' && value !== '')
+    ? Number(value)
+    : Number.NaN
+}
+
+/** Stores reject with anything; what is no object says nothing by itself. */
+function errorOf(reason: unknown): object {
+  return typeof reason === 'object' && reason !== null ? reason : new Error(`the store failed: ${String(reason)}`)
 }

@@ -6,6 +6,7 @@ import {
   BackendUnavailable,
   DeadlineExceeded,
   InferenceError,
+  type InferenceErrorCode,
   InvalidInput,
   ModelRequired,
   Overloaded,
@@ -110,6 +111,24 @@ const byFastify: Readonly<Record<string, { code: string; status: number; detail:
   FST_ERR_MAX_PARAM_LENGTH: { code: 'URL_TOO_LONG', status: 414, detail: 'a part of the path is too long' },
 }
 
+/** The status of each error of inference. 499 is what nginx logs for a caller that has gone; nobody receives it. */
+const statusOf: Readonly<Record<InferenceErrorCode, number>> = {
+  INFERENCE_UNKNOWN_MODEL: 404,
+  INFERENCE_MODEL_REQUIRED: 400,
+  INFERENCE_INVALID_INPUT: 400,
+  INFERENCE_INPUT_REFUSED: 400,
+  INFERENCE_OVERLOADED: 503,
+  INFERENCE_WORKER_LOST: 503,
+  INFERENCE_BACKEND_UNAVAILABLE: 503,
+  INFERENCE_BACKEND_FAILED: 503,
+  INFERENCE_STOPPING: 503,
+  INFERENCE_DEADLINE_EXCEEDED: 504,
+  INFERENCE_CANCELLED: 499,
+  INFERENCE_RUN_FAILED: 500,
+  INFERENCE_MODEL_BROKEN: 500,
+  INFERENCE_NO_MODELS: 500,
+}
+
 /** What an error comes to for the caller. What is not known here is a bug: 500, with nothing of it told. */
 export function faultOf(error: unknown, overloadStatus: 503 | 429 = 503): Fault {
   if (error instanceof Refusal) return error.fault
@@ -150,7 +169,8 @@ function quotaExceeded({ decision, statusCode, message }: QuotaExceeded): Fault 
 }
 
 function ofInference(error: InferenceError): Fault {
-  const { code, message, statusCode: status } = error
+  const { code, message } = error
+  const status = statusOf[code]
   if (error instanceof InvalidInput) return badRequest(code, error.errors)
   if (error instanceof UnknownModel || error instanceof ModelRequired) {
     return { status, code, detail: message, members: { available: error.available } }

@@ -1,6 +1,6 @@
 /**
- * Every error of the inference rooms. Each has a stable `code`, the HTTP status that fits it, and the data that a
- * route needs to answer; none carries a stack where it is an answer and not a fault.
+ * Every error of the inference rooms. Each has a stable `code` and the data that an answer needs; `http/problem` says
+ * which status each has. An error that is an answer and not a fault carries no stack.
  */
 
 /** One value of a request that does not fit, by its path in the body (`features[3]`, `inputs.x[0][2]`). */
@@ -9,10 +9,26 @@ export interface InvalidValue {
   readonly message: string
 }
 
-/** Base of all. `statusCode` is what Fastify reads; `expected` is false for a bug or a crash. */
+/** Every `code` there is. */
+export type InferenceErrorCode =
+  | 'INFERENCE_UNKNOWN_MODEL'
+  | 'INFERENCE_MODEL_REQUIRED'
+  | 'INFERENCE_INVALID_INPUT'
+  | 'INFERENCE_OVERLOADED'
+  | 'INFERENCE_DEADLINE_EXCEEDED'
+  | 'INFERENCE_CANCELLED'
+  | 'INFERENCE_WORKER_LOST'
+  | 'INFERENCE_STOPPING'
+  | 'INFERENCE_RUN_FAILED'
+  | 'INFERENCE_INPUT_REFUSED'
+  | 'INFERENCE_BACKEND_UNAVAILABLE'
+  | 'INFERENCE_BACKEND_FAILED'
+  | 'INFERENCE_MODEL_BROKEN'
+  | 'INFERENCE_NO_MODELS'
+
+/** Base of all. */
 export abstract class InferenceError extends Error {
-  abstract readonly code: string
-  abstract readonly statusCode: number
+  abstract readonly code: InferenceErrorCode
   override get name(): string {
     return this.constructor.name
   }
@@ -31,7 +47,6 @@ abstract class Refusal extends InferenceError {
 /** No such model, or no such version of it. */
 export class UnknownModel extends Refusal {
   readonly code = 'INFERENCE_UNKNOWN_MODEL'
-  readonly statusCode = 404
   readonly model: string
   readonly version: string | undefined
   /** What may be asked for: names of models, or versions of the model that was named. */
@@ -51,7 +66,6 @@ export class UnknownModel extends Refusal {
 /** Several models are loaded, none is the default and the request names none. */
 export class ModelRequired extends Refusal {
   readonly code = 'INFERENCE_MODEL_REQUIRED'
-  readonly statusCode = 400
   readonly available: readonly string[]
 
   constructor(available: readonly string[]) {
@@ -63,7 +77,6 @@ export class ModelRequired extends Refusal {
 /** The request does not fit the model's signature. */
 export class InvalidInput extends Refusal {
   readonly code = 'INFERENCE_INVALID_INPUT'
-  readonly statusCode = 400
   readonly errors: readonly InvalidValue[]
 
   constructor(errors: readonly InvalidValue[]) {
@@ -75,7 +88,6 @@ export class InvalidInput extends Refusal {
 /** The queue is full, or the answer would come after the request's deadline. */
 export class Overloaded extends Refusal {
   readonly code = 'INFERENCE_OVERLOADED'
-  readonly statusCode = 503
   /** When this request is expected to find room, in milliseconds. */
   readonly retryAfterMs: number
 
@@ -88,7 +100,6 @@ export class Overloaded extends Refusal {
 /** The deadline passed after the request had been admitted. */
 export class DeadlineExceeded extends Refusal {
   readonly code = 'INFERENCE_DEADLINE_EXCEEDED'
-  readonly statusCode = 504
 
   constructor(readonly running: boolean) {
     super(running ? 'the deadline passed while the model was running' : 'the deadline passed while the request waited')
@@ -98,7 +109,6 @@ export class DeadlineExceeded extends Refusal {
 /** The caller has gone; nobody hears this. */
 export class Cancelled extends Refusal {
   readonly code = 'INFERENCE_CANCELLED'
-  readonly statusCode = 499
 
   constructor() {
     super('the caller has gone')
@@ -108,7 +118,6 @@ export class Cancelled extends Refusal {
 /** The worker that ran this batch ended before it could answer. The request may be sent again. */
 export class WorkerLost extends Refusal {
   readonly code = 'INFERENCE_WORKER_LOST'
-  readonly statusCode = 503
   readonly retryAfterMs = 1000
 
   constructor(detail: string) {
@@ -119,7 +128,6 @@ export class WorkerLost extends Refusal {
 /** The engine is being closed and takes no more requests. */
 export class Stopping extends Refusal {
   readonly code = 'INFERENCE_STOPPING'
-  readonly statusCode = 503
   readonly retryAfterMs = 1000
 
   constructor() {
@@ -130,7 +138,6 @@ export class Stopping extends Refusal {
 /** The model itself failed at run time, for this request alone (its neighbours in the batch were run again without it). */
 export class RunFailed extends Refusal {
   readonly code = 'INFERENCE_RUN_FAILED'
-  readonly statusCode = 500
 
   /** `detail` is the runtime's own message: for logs, since it can name nodes of the graph. */
   constructor(readonly detail: string) {
@@ -141,7 +148,6 @@ export class RunFailed extends Refusal {
 /** The backend of a remote model takes no such input, though it fits the signature. */
 export class InputRefused extends Refusal {
   readonly code = 'INFERENCE_INPUT_REFUSED'
-  readonly statusCode = 400
 
   /** `detail` is the backend's own message: for logs. */
   constructor(readonly detail: string) {
@@ -151,8 +157,7 @@ export class InputRefused extends Refusal {
 
 /** No backend of a remote model can be reached, or the one that had the request was lost. It may be sent again. */
 export class BackendUnavailable extends Refusal {
-  readonly code: string = 'INFERENCE_BACKEND_UNAVAILABLE'
-  readonly statusCode = 503
+  readonly code: InferenceErrorCode = 'INFERENCE_BACKEND_UNAVAILABLE'
 
   /** `busy`: the backend did answer, and asks to be left alone for so long. */
   constructor(
@@ -180,13 +185,11 @@ export class BackendFailed extends BackendUnavailable {
 /** A model of the folder cannot be served; the reason is for the people who put it there. */
 export class ModelBroken extends InferenceError {
   readonly code = 'INFERENCE_MODEL_BROKEN'
-  readonly statusCode = 500
 }
 
 /** The folder itself does not serve: it does not exist, or holds nothing that loads. */
 export class NoModels extends InferenceError {
   readonly code = 'INFERENCE_NO_MODELS'
-  readonly statusCode = 500
 }
 
 /** Callers' words go into messages, cut to a length that cannot fill a log. */

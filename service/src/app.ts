@@ -16,6 +16,8 @@ import { RequestIds } from './http/request-id.js'
 import { requestLog } from './http/request-log.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
 import type { InferenceEvent } from './inference/models/repository.js'
+import { jsonFault } from './inference/tensors/json-text.js'
+import { PlainBodyReader } from './inference/tensors/plain-body.js'
 import type { Models } from './inference/types.js'
 import { measureRequests } from './metrics/http.js'
 import { Metrics } from './metrics/metrics.js'
@@ -97,7 +99,8 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   app.decorate('overloadStatus', config.overloadStatus)
   app.setErrorHandler(sendErrorInForm)
-  acceptJsonOnly(app)
+  const plain = new PlainBodyReader()
+  acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault })
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   await collectRoutes(app)

@@ -3,7 +3,6 @@ import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
-import { nestsDeeper } from '../../service/src/http/json-body.js'
 import { Overloaded } from '../../service/src/inference/errors.js'
 import { buildService, IRIS, inRedis, STORES } from '../support/build.js'
 import { openFolder, until } from '../support/onnx-folder.js'
@@ -175,15 +174,6 @@ t.test('while Redis is frozen, requests are answered in time by the way that was
     await app.close()
     frozen.close()
   }
-})
-
-t.test('the depth of a body is counted outside of its texts', async t => {
-  const deep = (text: string, limit: number) => nestsDeeper(Buffer.from(text), limit)
-  t.notOk(deep('[[1],[2],[3]]', 2))
-  t.ok(deep('[[1],[2,{}],[3]]', 2))
-  t.notOk(deep('["[[[[", "\\"[[[", "\\\\"]', 1))
-  t.ok(deep('["\\\\", [1]]', 1))
-  t.notOk(deep('"[[[', 1), 'what is no JSON is left to the parser')
 })
 
 t.test('a saturated service says 200 to health within its turn', async t => {

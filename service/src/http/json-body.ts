@@ -1,38 +1,13 @@
 /** Bodies are JSON in UTF-8, nested no deeper than a tensor can be, or they are refused before anything reads them. */
-import { isUtf8 } from 'node:buffer'
 import type { FastifyError, FastifyInstance, FastifyRequest } from 'fastify'
-import { PlainBodyReader } from '../inference/tensors/plain-body.js'
 import { Refusal } from './problem.js'
 
-/** More than a tensor of any model has; JSON.parse would spend tens of milliseconds on 100,000 levels. */
-const MAX_DEPTH = 64
-
-const QUOTE = 0x22
-const BACKSLASH = 0x5c
-const OPEN_BRACKET = 0x5b
-const CLOSE_BRACKET = 0x5d
-const OPEN_BRACE = 0x7b
-const CLOSE_BRACE = 0x7d
-
-/** Whether the text opens more than `limit` lists and objects inside each other. What is in strings does not count. */
-export function nestsDeeper(json: Uint8Array, limit: number): boolean {
-  let depth = 0
-  for (let i = 0; i < json.length; i++) {
-    switch (json[i]) {
-      case OPEN_BRACKET:
-      case OPEN_BRACE:
-        if (++depth > limit) return true
-        break
-      case CLOSE_BRACKET:
-      case CLOSE_BRACE:
-        depth--
-        break
-      case QUOTE:
-        for (i++; i < json.length && json[i] !== QUOTE; i++) if (json[i] === BACKSLASH) i++
-        break
-    }
-  }
-  return false
+/** Reads the bytes of bodies. `inference/tensors` has the functions, since both protocols need them. */
+export interface BodyReader {
+  /** The value of a body in the commonest form; undefined where it is left to JSON.parse. */
+  readPlain(body: Buffer): unknown
+  /** Why these bytes are not to be parsed as JSON; undefined where they may be. */
+  faultOf(body: Buffer): string | undefined
 }
 
 /** Refuses what the headers say of a body that is not JSON in UTF-8, as it is. */
@@ -57,28 +32,19 @@ function checkHeaders({ headers }: FastifyRequest): void {
 }
 
 /** Takes JSON alone on `app` and its plugins. */
-export function acceptJsonOnly(app: FastifyInstance): void {
+export function acceptJsonOnly(app: FastifyInstance, reader: BodyReader): void {
   const parse = app.getDefaultJsonParser('error', 'error')
-  const plain = new PlainBodyReader()
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, body, done) => {
     try {
       checkHeaders(request)
-      const read = plain.read(body)
+      const read = reader.readPlain(body)
       if (read !== undefined) {
         done(null, read)
         return
       }
-      if (!isUtf8(body)) {
-        throw new Refusal({ status: 400, code: 'INVALID_JSON', detail: 'the body is not UTF-8' })
-      }
-      if (nestsDeeper(body, MAX_DEPTH)) {
-        throw new Refusal({
-          status: 400,
-          code: 'INVALID_JSON',
-          detail: `the body nests deeper than ${MAX_DEPTH} levels`,
-        })
-      }
+      const fault = reader.faultOf(body)
+      if (fault !== undefined) throw new Refusal({ status: 400, code: 'INVALID_JSON', detail: fault })
     } catch (error) {
       done(error as FastifyError)
       return

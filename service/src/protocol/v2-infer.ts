@@ -3,8 +3,8 @@ import { elementBytes } from '../inference/tensors/datatype.js'
 import { checkInputs, describeSpec, rowLayout } from '../inference/tensors/signature.js'
 import { show } from '../inference/tensors/tensor.js'
 import type { ModelInfo, NamedTensors, Signature, Tensor, TensorSpec } from '../inference/types.js'
-import { readElements, readString, splitMessage } from './v2-binary.js'
-import { readJson } from './v2-json.js'
+import { readElements, readString, splitMessage } from '../inference/v2-codec/binary.js'
+import { readJson } from '../inference/v2-codec/json.js'
 import {
   invalid,
   type JsonObject,
@@ -13,7 +13,7 @@ import {
   parametersOf,
   readTensors,
   writeMessage,
-} from './v2-tensors.js'
+} from '../inference/v2-codec/tensors.js'
 
 export interface OutputWanted {
   readonly name: string

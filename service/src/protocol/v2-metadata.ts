@@ -1,8 +1,8 @@
 /** What the Open Inference Protocol tells about a server and its models. Pure. */
 import { show } from '../inference/tensors/tensor.js'
 import type { Dimension, ModelInfo, Models, TensorSpec } from '../inference/types.js'
-import { readJson } from './v2-json.js'
-import { invalid, objectAt } from './v2-tensors.js'
+import { readJson } from '../inference/v2-codec/json.js'
+import { invalid, objectAt } from '../inference/v2-codec/tensors.js'
 
 /** Those that are implemented in full: `model_repository` would promise that models can be loaded and unloaded. */
 export const extensions = ['binary_tensor_data'] as const

@@ -3,9 +3,9 @@ import fc from 'fast-check'
 import t from 'tap'
 import { elementBytes } from '../../../service/src/inference/tensors/datatype.js'
 import type { Datatype } from '../../../service/src/inference/types.js'
-import { readElements, splitMessage } from '../../../service/src/protocol/v2-binary.js'
-import { readJson } from '../../../service/src/protocol/v2-json.js'
-import { readTensors, writeMessage } from '../../../service/src/protocol/v2-tensors.js'
+import { readElements, splitMessage } from '../../../service/src/inference/v2-codec/binary.js'
+import { readJson } from '../../../service/src/inference/v2-codec/json.js'
+import { readTensors, writeMessage } from '../../../service/src/inference/v2-codec/tensors.js'
 import {
   type Answer,
   binaryMessage,

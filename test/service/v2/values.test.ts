@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { datatypes } from '../../../service/src/inference/tensors/datatype.js'
 import type { Datatype } from '../../../service/src/inference/types.js'
-import { quoteLongIntegers } from '../../../service/src/protocol/v2-json.js'
+import { quoteLongIntegers } from '../../../service/src/inference/v2-codec/json.js'
 import { ask, echo, type FakeModel, fakeModels, infer, input, spec, v2App } from './v2-app.js'
 
 const all = datatypes.map(datatype => echo(datatype, ['batch', 'length']))

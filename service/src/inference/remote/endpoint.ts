@@ -1,7 +1,7 @@
 /** One url of a backend: its connections, its health, and the calls on it. */
 import { type Dispatcher, errors, Pool } from 'undici'
-import { headerLengthField } from '../../protocol/v2-binary.js'
 import { BackendFailed, BackendUnavailable, Cancelled, DeadlineExceeded, InputRefused, NotRun } from '../errors.js'
+import { headerLengthField } from '../v2-codec/binary.js'
 import type { BackendSettings } from './backend-json.js'
 import type { CallMessage } from './message.js'
 import { type RemoteMetadata, readExtensions, readMetadata } from './metadata.js'

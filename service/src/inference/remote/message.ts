@@ -1,9 +1,10 @@
 /** The client's side of an inference call: tensors into a request, an answer into tensors that are really as promised. Pure. */
-import { headerLengthField, splitMessage } from '../../protocol/v2-binary.js'
-import { readJson } from '../../protocol/v2-json.js'
-import { readTensors, writeMessage } from '../../protocol/v2-tensors.js'
+
 import { showShape } from '../tensors/signature.js'
 import type { NamedTensors, Signature, Tensor } from '../types.js'
+import { headerLengthField, splitMessage } from '../v2-codec/binary.js'
+import { readJson } from '../v2-codec/json.js'
+import { readTensors, writeMessage } from '../v2-codec/tensors.js'
 
 export interface CallMessage {
   readonly body: string | Buffer

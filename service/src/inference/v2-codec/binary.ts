@@ -4,9 +4,9 @@
  * https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
  */
 import { isUtf8 } from 'node:buffer'
-import { InvalidInput } from '../inference/errors.js'
-import { elementBytes } from '../inference/tensors/datatype.js'
-import type { Datatype, Tensor, TensorData } from '../inference/types.js'
+import { InvalidInput } from '../errors.js'
+import { elementBytes } from '../tensors/datatype.js'
+import type { Datatype, Tensor, TensorData } from '../types.js'
 
 /** Tells how many bytes of a body are JSON; the tensors follow. */
 export const headerLengthField = 'inference-header-content-length'

@@ -2,16 +2,12 @@
  * JSON as the Open Inference Protocol puts tensors into it: no digit of a 64-bit integer is lost, in either direction.
  * (RFC 8259, section 6: readers may keep numbers as doubles, and JSON.parse does.)
  */
-import { isUtf8 } from 'node:buffer'
-import { nestsDeeper } from '../http/json-body.js'
-import { InvalidInput } from '../inference/errors.js'
-import { allocate, isInteger } from '../inference/tensors/datatype.js'
-import { JsonBytes } from '../inference/tensors/json-bytes.js'
-import { refusal, writeElements, writeValues } from '../inference/tensors/tensor.js'
-import type { Datatype, Tensor, TensorData } from '../inference/types.js'
-
-/** Deeper than any tensor; JSON.parse needs 50 ms for 100,000 levels. */
-const maxDepth = 64
+import { InvalidInput } from '../errors.js'
+import { allocate, isInteger } from '../tensors/datatype.js'
+import { JsonBytes } from '../tensors/json-bytes.js'
+import { jsonFault } from '../tensors/json-text.js'
+import { refusal, writeElements, writeValues } from '../tensors/tensor.js'
+import type { Datatype, Tensor, TensorData } from '../types.js'
 
 export interface JsonDocument {
   readonly value: unknown
@@ -22,8 +18,8 @@ export interface JsonDocument {
 /** Parses the JSON of a message. Throws InvalidInput. */
 export function readJson(bytes: Buffer): JsonDocument {
   if (bytes.length === 0) throw invalid('', 'the body is empty where a JSON object is needed')
-  if (!isUtf8(bytes)) throw invalid('', 'the body is not UTF-8')
-  if (nestsDeeper(bytes, maxDepth)) throw invalid('', `the body nests deeper than ${maxDepth} levels`)
+  const fault = jsonFault(bytes)
+  if (fault !== undefined) throw invalid('', fault)
   const marked = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf
   const text = bytes.toString('utf8', marked ? 3 : 0)
   let exact: unknown

@@ -2,12 +2,12 @@
  * Tensors of an inference message. The inputs of a request and the outputs of a response are written alike:
  * `{ name, shape, datatype, data }`, or `parameters.binary_data_size` in place of `data` and the bytes after the JSON.
  */
-import { InvalidInput } from '../inference/errors.js'
-import { describeSpec, showShape } from '../inference/tensors/signature.js'
-import { show } from '../inference/tensors/tensor.js'
-import type { NamedTensors, Tensor, TensorData, TensorSpec } from '../inference/types.js'
-import { readElements, writeElements } from './v2-binary.js'
-import { elementsFromJson, elementsToJson, type JsonDocument } from './v2-json.js'
+import { InvalidInput } from '../errors.js'
+import { describeSpec, showShape } from '../tensors/signature.js'
+import { show } from '../tensors/tensor.js'
+import type { NamedTensors, Tensor, TensorData, TensorSpec } from '../types.js'
+import { readElements, writeElements } from './binary.js'
+import { elementsFromJson, elementsToJson, type JsonDocument } from './json.js'
 
 /** A message that has been taken apart. */
 export interface TensorSource {

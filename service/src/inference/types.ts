@@ -183,3 +183,10 @@ export interface Models {
   /** Ends every run that has begun, then the workers. Never stops a busy worker. */
   close(): Promise<void>
 }
+
+/** The part of Fastify's logger that is used here. */
+export interface Log {
+  info(details: object, message: string): void
+  warn(details: object, message: string): void
+  error(details: object, message: string): void
+}

@@ -18,18 +18,16 @@ import { faultOf, Refusal } from '../http/problem.js'
 import { UnknownModel } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
 import { headerLengthField } from '../inference/v2-codec/binary.js'
-import type { Limits } from '../protection/limits.js'
-import { deadlineOf, priorityOf } from '../protection/urgency.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
-import { runTraced } from '../tracing/tracing.js'
-import { callerOfReply, timeoutAsked } from './caller.js'
+import { timeoutAsked } from './caller.js'
+import { type Charges, runCharged } from './run.js'
 
 export interface V2Options {
   readonly models: Models
   /** Charges the rows of each `infer`, and what it ran; left out, they cost nothing. */
-  readonly limits?: Pick<Limits, 'chargeRows' | 'chargeCompute'>
+  readonly limits?: Charges
   /** Longest time to an answer; a caller may ask for less. */
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
@@ -115,20 +113,13 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         request.headers[headerLengthField] as string | undefined,
         model.info,
       )
-      await limits?.chargeRows(request, reply, asked.rows)
-      const { outputs, queueMs, computeMs, computeShareMs } = await runTraced(request, model, asked.inputs, {
+      const { outputs } = await runCharged(request, reply, limits, {
+        model,
+        inputs: asked.inputs,
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
-        signal: callerOfReply(reply),
-        priority: priorityOf(request),
-        deadline: deadlineOf(
-          request,
-          request.arrivedAt,
-          Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
-        ),
+        timeoutMs: Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
       })
-      await limits?.chargeCompute(request, computeShareMs)
-      reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
       const answer = writeInferResponse(model.info, asked, outputs)
       if (answer.headerLength === undefined) return reply.type('application/json').send(answer.body)
       return reply.type('application/octet-stream').header(headerLengthField, answer.headerLength).send(answer.body)

@@ -1,4 +1,5 @@
 /** The service put together: settings and models in, an app that can listen out. */
+import { randomUUID } from 'node:crypto'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -12,7 +13,6 @@ import { noteArrivals } from './http/arrival.js'
 import { acceptJsonOnly } from './http/json-body.js'
 import { Malformed } from './http/malformed.js'
 import { Refusal, sendError } from './http/problem.js'
-import { RequestIds } from './http/request-id.js'
 import { requestLog } from './http/request-log.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
 import type { InferenceEvent } from './inference/models/repository.js'
@@ -143,7 +143,6 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
 /** A server that gives up on slow, large and malformed requests before they cost anything. */
 function createServer(config: Config): FastifyInstance {
   const malformed = new Malformed()
-  const ids = new RequestIds()
   const app = Fastify({
     logger: {
       level: config.logLevel,
@@ -153,7 +152,8 @@ function createServer(config: Config): FastifyInstance {
     // Two lines a request are most of the cost of a cheap one.
     logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
     childLoggerFactory: requestLog,
-    genReqId: () => ids.next(),
+    // Names the answer in problem documents and the request in the log.
+    genReqId: () => randomUUID(),
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     bodyLimit: config.bodyLimit,
     // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.

@@ -1,4 +1,5 @@
 /** The service put together: settings and models in, an app that can listen out. */
+import { randomUUID } from 'node:crypto'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -12,10 +13,10 @@ import { noteArrivals } from './http/arrival.js'
 import { acceptJsonOnly } from './http/json-body.js'
 import { Malformed } from './http/malformed.js'
 import { Refusal, sendError } from './http/problem.js'
-import { RequestIds } from './http/request-id.js'
 import { requestLog } from './http/request-log.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
-import type { InferenceEvent } from './inference/models/repository.js'
+import { discardRest, isUnread } from './http/unread-body.js'
+import type { InferenceEvent } from './inference/index.js'
 import { jsonFault } from './inference/tensors/json-text.js'
 import { PlainBodyReader } from './inference/tensors/plain-body.js'
 import type { Models } from './inference/types.js'
@@ -51,6 +52,9 @@ export interface Service {
 
 /** At the end of a stop in time, which the last traces must not take. */
 const LAST_STEPS_MS = 500
+
+/** What is read and thrown away of a refused body, in times `BODY_LIMIT`. */
+const MOST_DISCARDED = 64
 
 const NO_HOST = { status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' } as const
 
@@ -92,15 +96,15 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   app.addHook('onSend', (request, reply, _payload, done) => {
     // Else a connection that is busy when the server closes stays open, idle, until its client goes.
     if (isStopping()) reply.header('connection', 'close')
-    // Fastify closes behind every body that it refuses. What came whole leaves nothing to come, and there may be requests
-    // behind it that have been taken.
-    else if (reply.statusCode >= 400 && request.raw.complete) reply.removeHeader('connection')
+    // Fastify closes behind every body that it refuses. There may be requests behind it that have been taken.
+    else if (reply.statusCode >= 400) reply.removeHeader('connection')
+    if (isUnread(request.raw)) discardRest(request.raw, MOST_DISCARDED * config.bodyLimit)
     done()
   })
   app.decorate('overloadStatus', config.overloadStatus)
   app.setErrorHandler(sendErrorInForm)
   const plain = new PlainBodyReader()
-  acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault })
+  acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault }, config.unpackedBodyLimit)
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   await collectRoutes(app)
@@ -119,7 +123,8 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
       config.redisUrls.length > 0 ? async () => !limits.storeLost && (await redisAnswers(app.redis)) : undefined,
     isStopping,
   })
-  await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping })
+  const unpackedLimit = config.unpackedBodyLimit
+  await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping, unpackedLimit })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
   if (metrics !== undefined) {
     metrics.watch(models, config.redisUrls.length > 0)
@@ -127,7 +132,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   }
   await app.register(playgroundRoutes, { stats, queueRows: () => models.queueRows })
   await documentRoutes(app, models)
-  answerUnknownUrls(app)
+  await answerUnknownUrls(app)
   answerOtherMethods(app)
   await app.ready()
   return {
@@ -143,7 +148,6 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
 /** A server that gives up on slow, large and malformed requests before they cost anything. */
 function createServer(config: Config): FastifyInstance {
   const malformed = new Malformed()
-  const ids = new RequestIds()
   const app = Fastify({
     logger: {
       level: config.logLevel,
@@ -153,7 +157,8 @@ function createServer(config: Config): FastifyInstance {
     // Two lines a request are most of the cost of a cheap one.
     logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
     childLoggerFactory: requestLog,
-    genReqId: () => ids.next(),
+    // Names the answer in problem documents and the request in the log.
+    genReqId: () => randomUUID(),
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     bodyLimit: config.bodyLimit,
     // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.

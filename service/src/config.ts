@@ -145,6 +145,15 @@ export const settings = {
     description: 'Longest request body.',
     takes: 'bytes, 1024 to 268435456',
   }),
+  UNPACKED_BODY_LIMIT: Type.Optional(
+    Type.Integer({
+      minimum: 1024,
+      maximum: 268_435_456,
+      description: 'Longest request body once unpacked, of those sent with `content-encoding: gzip`.',
+      otherwise: 'as `BODY_LIMIT`',
+      takes: 'bytes, 1024 to 268435456',
+    }),
+  ),
   METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and anything counted for it.'),
   ADMIN_TOKEN: optionalText(
     {
@@ -192,6 +201,7 @@ export interface Config {
   readonly requestTimeoutMs: number
   readonly overloadStatus: 503 | 429
   readonly bodyLimit: number
+  readonly unpackedBodyLimit: number
   readonly metrics: boolean
   /** Undefined where no traces are asked for. */
   readonly tracing: TracingSettings | undefined
@@ -320,6 +330,7 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
+    unpackedBodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,
     metrics: read.METRICS === 'on',
     tracing,
     adminToken: read.ADMIN_TOKEN,

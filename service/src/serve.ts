@@ -2,7 +2,7 @@
 import { buildApp, type Service } from './app.js'
 import { type Config, ConfigError, type Environment, readConfig } from './config.js'
 import { InferenceError } from './inference/errors.js'
-import { openModels } from './inference/models/repository.js'
+import { openModels } from './inference/index.js'
 import { stopWell } from './stop.js'
 
 /** Resolves when the service listens. What keeps it from that is said on stderr, and ends the process with 1. */

@@ -45,6 +45,7 @@ t.test('every error code of the service is in the table, once, and no other', as
   const sources = [
     'http/problem',
     'http/malformed',
+    'http/body-coding',
     'http/json-body',
     'auth',
     'app',

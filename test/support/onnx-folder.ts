@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
-import { encodeRows, type ModelsOptions, openModels } from '../../service/src/inference/index.js'
+import { type ModelsOptions, openModels } from '../../service/src/inference/index.js'
+import { encodeRows } from '../../service/src/inference/tensors/rows.js'
 import type { Model, RunOptions } from '../../service/src/inference/types.js'
 import { type Prediction, predictionsOf } from './values.js'
 

@@ -1,7 +1,7 @@
 /** `serve --check`: the service is built with the settings as for a start, but does not listen. */
 import { buildApp, type Service } from '../app.js'
 import { type Config, ConfigError, readConfig, settings, wordsOf } from '../config.js'
-import { openModels } from '../inference/models/repository.js'
+import { openModels } from '../inference/index.js'
 import { readPlans } from '../protection/plans.js'
 import { redisAnswersWithin } from '../redis.js'
 import { startErrorOf } from '../serve.js'

@@ -29,6 +29,8 @@ export type InferenceErrorCode =
 /** Base of all. */
 export abstract class InferenceError extends Error {
   abstract readonly code: InferenceErrorCode
+  /** Milliseconds of the run that failed with this; undefined where nobody can tell how long, or whether, it ran. */
+  ranMs: number | undefined = 0
   override get name(): string {
     return this.constructor.name
   }
@@ -120,8 +122,10 @@ export class WorkerLost extends Refusal {
   readonly code = 'INFERENCE_WORKER_LOST'
   readonly retryAfterMs = 1000
 
-  constructor(detail: string) {
+  /** `ranMs`: 0 where nothing had been sent to it. */
+  constructor(detail: string, ranMs?: number) {
     super(`the worker that ran this request was lost (${detail}); send it again`)
+    this.ranMs = ranMs
   }
 }
 
@@ -140,8 +144,12 @@ export class RunFailed extends Refusal {
   readonly code = 'INFERENCE_RUN_FAILED'
 
   /** `detail` is the runtime's own message: for logs, since it can name nodes of the graph. */
-  constructor(readonly detail: string) {
+  constructor(
+    readonly detail: string,
+    ranMs = 0,
+  ) {
     super('the model failed while it ran on this input')
+    this.ranMs = ranMs
   }
 }
 

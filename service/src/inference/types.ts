@@ -98,6 +98,23 @@ export interface RunTrace {
   sent(url: string): Readonly<Record<string, string>>
 }
 
+/** What became of the runs of a request. `unknown`: a run began, and nobody can tell how much of it ran. */
+export type RunOutcome = 'ran' | 'not-run' | 'unknown'
+
+/** Whoever pays for a request learns here what ran for it. */
+export interface ComputeMeter {
+  /**
+   * Called exactly once for each call of `Model.run`, as soon as nothing of the request runs any more or will run: with
+   * the end of its last batch, also where its caller has gone or its deadline has passed meanwhile; or at once where it
+   * is refused or leaves the queue before it runs. It is called before the promise of `run` settles, or after that where
+   * the caller stopped waiting for a run that goes on.
+   *
+   * `computeMs`: milliseconds of a worker that its runs took, failed ones included; of a run that it shared the part of
+   * its rows. 0 for `not-run`. For `unknown` only what is known, which may be 0.
+   */
+  ended(outcome: RunOutcome, computeMs: number): void
+}
+
 export interface RunOptions {
   /** Rows in this request: the size of the batch dimension, or 1 for a model without one. */
   readonly rows: number
@@ -112,6 +129,7 @@ export interface RunOptions {
   /** Latest `performance.now()` at which an answer is still of use, in milliseconds. */
   readonly deadline?: number
   readonly trace?: RunTrace
+  readonly meter?: ComputeMeter | undefined
 }
 
 /** Answers to requests that shared a run, one behind the other. */
@@ -131,7 +149,7 @@ export interface RunResult {
   readonly queueMs: number
   /** Milliseconds the batch took in the worker. */
   readonly computeMs: number
-  /** The part of it that falls to this request, by its rows. */
+  /** The part of it that falls to this request, by its rows. What failed and was run again is counted twice. */
   readonly computeShareMs: number
   /** Rows of the whole batch that this request ran in (the largest, where it was split). */
   readonly batchRows: number
@@ -141,6 +159,11 @@ export interface RunResult {
 export interface Model {
   readonly info: ModelInfo
   run(inputs: NamedTensors, options: RunOptions): Promise<RunResult>
+  /**
+   * Expected milliseconds of a worker for a request of `rows` that runs alone, learnt from past batches: what its
+   * `ComputeMeter` will be told at most, unless the model gets slower. 0 before the model has run at all.
+   */
+  predictedMs?(rows: number): number
   /**
    * What a request of one row with this deadline (`performance.now()`) would be refused with if it came now; undefined
    * where it would be taken. Counts nothing. Throws UnknownModel where this one was unloaded.
@@ -182,4 +205,11 @@ export interface Models {
   reload(): Promise<ReloadReport>
   /** Ends every run that has begun, then the workers. Never stops a busy worker. */
   close(): Promise<void>
+}
+
+/** The part of Fastify's logger that is used here. */
+export interface Log {
+  info(details: object, message: string): void
+  warn(details: object, message: string): void
+  error(details: object, message: string): void
 }

@@ -2,7 +2,7 @@
 import type { FastifyRequest } from 'fastify'
 import { type Decision, type StoreEvent, StoreForeignKey, StoreTimeout } from 'ml-api-rate-limiter'
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
-import type { InferenceEvent } from '../inference/models/repository.js'
+import type { InferenceEvent } from '../inference/index.js'
 import type { Models } from '../inference/types.js'
 import { Counters, Histograms } from './series.js'
 

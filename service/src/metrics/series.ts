@@ -1,6 +1,7 @@
 /**
- * Counters and histograms that are cheap to add to. Those of `prom-client` look their labels up at every observation;
- * these are held by whoever observes and read when somebody asks. They join its registry by the shape of its metrics.
+ * Counters and histograms that are cheap to add to. This is our own code because those of `prom-client` look up their
+ * labels at every observation; these look them up once, and the observer keeps the series. They have the shape of
+ * `prom-client`'s metrics, so its registry takes them.
  */
 import type { Metric, MetricObject } from 'prom-client'
 

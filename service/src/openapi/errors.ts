@@ -1,6 +1,7 @@
 /** Every error that a caller may get, for the OpenAPI document: its status, its code, and when. */
 export const ERRORS: readonly (readonly [status: number, code: string, when: string])[] = [
   [400, 'INVALID_JSON', 'The body is empty, not JSON, not UTF-8, or nests deeper than 64 levels'],
+  [400, 'INVALID_GZIP', 'The body is not gzip from beginning to end, as `content-encoding` says'],
   [400, 'INVALID_REQUEST', 'A member or a header that is not known or not of its kind; `errors` names it'],
   [400, 'INFERENCE_INVALID_INPUT', 'The rows do not fit the model; `errors` names the value, `takes` what fits'],
   [400, 'INFERENCE_INPUT_REFUSED', 'They fit, and the server behind a remote model refuses them all the same'],
@@ -17,11 +18,12 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
   [408, 'REQUEST_TIMEOUT', 'The request did not arrive whole in five seconds'],
   [409, 'NO_MODELS', 'A reload found nothing to serve; what was loaded goes on serving'],
   [413, 'BODY_TOO_LARGE', 'The body is longer than `BODY_LIMIT`'],
+  [413, 'UNPACKED_BODY_TOO_LARGE', 'A packed body is longer than `UNPACKED_BODY_LIMIT` once unpacked'],
   [413, 'TOO_MANY_ROWS', 'More rows than the plan ever admits at once; send fewer'],
   [414, 'URL_TOO_LONG', 'A part of the path is too long'],
-  [415, 'UNSUPPORTED_MEDIA_TYPE', 'The body is not said to be JSON'],
+  [415, 'UNSUPPORTED_MEDIA_TYPE', 'The body is not said to be of a type that the route takes'],
   [415, 'UNSUPPORTED_CHARSET', 'It is not in UTF-8'],
-  [415, 'UNSUPPORTED_CONTENT_ENCODING', 'It is compressed'],
+  [415, 'UNSUPPORTED_CONTENT_ENCODING', 'It is compressed, and not by gzip'],
   [417, 'EXPECTATION_FAILED', 'The header `expect` asks for more than `100-continue`'],
   [429, 'ML_RATE_QUOTA_EXCEEDED', 'A quota is used up: wait as `retry-after` says'],
   [431, 'HEADERS_TOO_LARGE', 'The headers are longer than 8 KiB'],

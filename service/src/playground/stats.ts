@@ -1,6 +1,6 @@
 /** What the live charts show, counted as it happens: a few additions a request, and nothing kept of any caller. */
 import type { FastifyInstance } from 'fastify'
-import type { InferenceEvent } from '../inference/models/repository.js'
+import type { InferenceEvent } from '../inference/index.js'
 
 /** What happened between two samples. */
 export interface Sample {

@@ -44,7 +44,7 @@ export function readInferRequest(body: Buffer, headerLength: string | undefined,
   if (id !== undefined && typeof id !== 'string') throw invalid('id', `is ${show(id)}; it takes a string`)
   const outputs = readOutputs(message, flag(parameters, 'binary_data_output', 'parameters') ?? false, model)
   const timeoutMs = readTimeout(parameters.timeout)
-  const inputs = readTensors({ document, jsonBytes: json.length, binary }, 'inputs', model.inputs)
+  const inputs = readTensors({ document, binary }, 'inputs', model.inputs)
   const rows = checkInputs(model, inputs)
   return { id, inputs, rows, outputs, someOutputs: outputs.length < model.outputs.length, timeoutMs }
 }

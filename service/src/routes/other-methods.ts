@@ -1,6 +1,6 @@
 /** What a known URL answers to a method it does not have, and an unknown URL to all: what there is instead. */
 import type { FastifyInstance, HTTPMethods } from 'fastify'
-import { Refusal } from '../http/problem.js'
+import { type Fault, Refusal } from '../http/problem.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -59,15 +59,22 @@ export function answerOtherMethods(app: FastifyInstance): void {
   }
 }
 
-/** 404 with the routes there are. */
-export function answerUnknownUrls(app: FastifyInstance): void {
-  const fault = {
-    status: 404,
-    code: 'NOT_FOUND',
-    detail: 'there is no such URL; `routes` says which there are',
-    members: { routes: app.knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground)\//.test(route)) },
-  }
-  app.setNotFoundHandler(() => {
-    throw new Refusal(fault)
+/** Answers URLs that `app` has no route for with 404, without reading a body. `fault` is called when all routes are made. */
+export async function answerUnknown(app: FastifyInstance, fault: () => Fault): Promise<void> {
+  // Hooks of a context of its own, so that no request with a route runs them.
+  await app.register(async unknown => {
+    const refuse = async () => {
+      throw new Refusal(fault())
+    }
+    unknown.addHook('onRequest', refuse)
+    // For `callNotFound`, which runs no hooks.
+    unknown.setNotFoundHandler(refuse)
   })
+}
+
+/** 404 with the routes there are. */
+export const answerUnknownUrls = (app: FastifyInstance): Promise<void> => {
+  const routes = app.knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground)\//.test(route))
+  const detail = 'there is no such URL; `routes` says which there are'
+  return answerUnknown(app, () => ({ status: 404, code: 'NOT_FOUND', detail, members: { routes } }))
 }

@@ -7,9 +7,8 @@ import { encodeRows } from '../inference/tensors/rows.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
-import { deadlineOf, priorityOf } from '../protection/urgency.js'
-import { runTraced } from '../tracing/tracing.js'
-import { callerOfReply, timeoutAsked } from './caller.js'
+import { timeoutAsked } from './caller.js'
+import { runCharged } from './run.js'
 
 const Body = Type.Object(
   {
@@ -64,20 +63,9 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     checkName(request.params.name, body.model)
     // A caller may ask for less time than the service gives, never for more.
     const timeoutMs = Math.min(timeoutAsked(request), options.requestTimeoutMs)
-    const deadline = deadlineOf(request, request.arrivedAt, timeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
-    const charged = options.limits.chargeRows(request, reply, rows)
-    if (charged !== undefined) await charged
-    const { outputs, json, queueMs, computeMs, computeShareMs } = await runTraced(request, model, inputs, {
-      rows,
-      json: true,
-      signal: callerOfReply(reply),
-      deadline,
-      priority: priorityOf(request),
-    })
-    const ran = options.limits.chargeCompute(request, computeShareMs)
-    if (ran !== undefined) await ran
-    reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
+    const task = { model, inputs, rows, timeoutMs, json: true }
+    const { outputs, json } = await runCharged(request, reply, options.limits, task)
     reply.type('application/json; charset=utf-8')
     return json ?? predictionsJson(model.info, outputs, rows)
   }

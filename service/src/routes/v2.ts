@@ -11,31 +11,34 @@ import type {
   FastifyRequest,
   FastifySchema,
   HTTPMethods,
+  preParsingHookHandler,
   RouteHandlerMethod,
 } from 'fastify'
 import { noteArrivals } from '../http/arrival.js'
+import { checkCharset, unpackBody } from '../http/body-coding.js'
 import { faultOf, Refusal } from '../http/problem.js'
 import { UnknownModel } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
 import { headerLengthField } from '../inference/v2-codec/binary.js'
-import type { Limits } from '../protection/limits.js'
-import { deadlineOf, priorityOf } from '../protection/urgency.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
-import { runTraced } from '../tracing/tracing.js'
-import { callerOfReply, timeoutAsked } from './caller.js'
+import { timeoutAsked } from './caller.js'
+import { answerUnknown } from './other-methods.js'
+import { type Charges, runCharged } from './run.js'
 
 export interface V2Options {
   readonly models: Models
   /** Charges the rows of each `infer`, and what it ran; left out, they cost nothing. */
-  readonly limits?: Pick<Limits, 'chargeRows' | 'chargeCompute'>
+  readonly limits?: Charges
   /** Longest time to an answer; a caller may ask for less. */
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
   readonly limited?: FastifyContextConfig
   /** True from the moment that a stop was asked for. */
   readonly isStopping?: () => boolean
+  /** Longest body once unpacked, in bytes; left out, as long as one that is not packed may be. */
+  readonly unpackedLimit?: number
 }
 
 interface ModelParams {
@@ -51,6 +54,23 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 
 const unlimited = { rateLimit: false } as const
 
+/** Media types of the bodies that a route takes. Triton's client sends none with its JSON. */
+const jsonOnly: readonly string[] = ['', 'application/json']
+const jsonAndBinary: readonly string[] = [...jsonOnly, 'application/octet-stream']
+
+/** Refuses bodies of other types with 415, before they are read. */
+const takesOnly =
+  (types: readonly string[]): preParsingHookHandler =>
+  ({ headers }, _reply, _payload, done) => {
+    const [media = ''] = (headers['content-type'] ?? '').split(';')
+    if (types.includes(media.trim().toLowerCase())) {
+      done(null)
+      return
+    }
+    const detail = `the body must be sent as ${types.filter(each => each !== '').join(' or ')}`
+    done(new Refusal({ status: 415, code: 'UNSUPPORTED_MEDIA_TYPE', detail }))
+  }
+
 /** Whether this URL is to be answered in the protocol's form, also where no route was found. */
 export const isV2 = (url: string): boolean => /^\/+v2(?:[/?#]|$)/.test(url)
 
@@ -61,14 +81,14 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (
   app,
-  { models, limits, requestTimeoutMs, limited, isStopping },
+  { models, limits, requestTimeoutMs, limited, isStopping, unpackedLimit },
 ) => {
   app.setErrorHandler(sendV2Error)
   noteArrivals(app)
   const known: string[] = []
-  app.setNotFoundHandler(() => {
+  await answerUnknown(app, () => {
     const detail = `there is no such URL under /v2; there is: ${known.join(', ')}`
-    throw new Refusal({ status: 404, code: 'NOT_FOUND', detail })
+    return { status: 404, code: 'NOT_FOUND', detail }
   })
   app.addHook('onRoute', ({ method, url }) => {
     // A list of methods is a route that refuses them.
@@ -77,7 +97,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
   // The codec checks bodies and writes answers; the schemas are for the OpenAPI document.
   app.setValidatorCompiler(() => () => true)
   app.setSerializerCompiler(() => data => JSON.stringify(data))
-  takeBodies(app)
+  takeBodies(app, unpackedLimit ?? app.initialConfig.bodyLimit ?? 0)
   const ready = () => models.ready && isStopping?.() !== true
 
   const modelOf = ({ params }: ModelRequest): Model => models.get(params.model, params.version)
@@ -108,27 +128,21 @@ const protocol: FastifyPluginAsync<V2Options> = async (
       const why = loaded ? 'its workers are not up, or the service is stopping' : 'it could not be loaded'
       return readiness(reply, { name: params.model }, loaded && ready(), `model '${params.model}' is not ready: ${why}`)
     })
-    routes(app, 'POST', limited ?? {})(`${url}/infer`, named(schemas.infer), async (request, reply) => {
+    const post = routes(app, 'POST', limited ?? {}, jsonAndBinary)
+    post(`${url}/infer`, named(schemas.infer), async (request, reply) => {
       const model = modelOf(request as ModelRequest)
       const asked = readInferRequest(
         bodyOf(request),
         request.headers[headerLengthField] as string | undefined,
         model.info,
       )
-      await limits?.chargeRows(request, reply, asked.rows)
-      const { outputs, queueMs, computeMs, computeShareMs } = await runTraced(request, model, asked.inputs, {
+      const { outputs } = await runCharged(request, reply, limits, {
+        model,
+        inputs: asked.inputs,
         rows: asked.rows,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
-        signal: callerOfReply(reply),
-        priority: priorityOf(request),
-        deadline: deadlineOf(
-          request,
-          request.arrivedAt,
-          Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
-        ),
+        timeoutMs: Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
       })
-      await limits?.chargeCompute(request, computeShareMs)
-      reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
       const answer = writeInferResponse(model.info, asked, outputs)
       if (answer.headerLength === undefined) return reply.type('application/json').send(answer.body)
       return reply.type('application/octet-stream').header(headerLengthField, answer.headerLength).send(answer.body)
@@ -139,8 +153,9 @@ const protocol: FastifyPluginAsync<V2Options> = async (
 /** Not a thing to document. */
 const hidden = { hide: true } as FastifySchema
 
-/** Adds routes of one method; what their URLs answer to the others comes with them. */
-function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyContextConfig) {
+/** Adds routes of one method that take bodies of `types`; what their URLs answer to other methods comes with them. */
+function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyContextConfig, types = jsonOnly) {
+  const preParsing = method === 'GET' ? [] : [takesOnly(types)]
   const allow = method === 'GET' ? 'GET, HEAD, OPTIONS' : 'OPTIONS, POST'
   const others = app.supportedMethods.filter(each => !allow.split(', ').includes(each)) as HTTPMethods[]
   const refuse = async () => {
@@ -153,7 +168,8 @@ function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyCon
   }
   const tell = async (_request: FastifyRequest, reply: FastifyReply) => reply.code(204).header('allow', allow).send()
   return (url: string, schema: FastifySchema, handler: RouteHandlerMethod): void => {
-    app.route({ method, url, config, schema, handler })
+    // After the limiter: a request that is refused for its type has cost its one.
+    app.route({ method, url, config, schema, preParsing, handler })
     // Before a body is read.
     app.route({ method: others, url, schema: hidden, config: unlimited, onRequest: refuse, handler: refuse })
     app.route({ method: 'OPTIONS', url, schema: hidden, config: unlimited, onRequest: tell, handler: refuse })
@@ -164,36 +180,20 @@ function routes(app: FastifyInstance, method: 'GET' | 'POST', config: FastifyCon
 const bodyOf = ({ body }: FastifyRequest): Buffer => (body as Buffer | undefined) ?? Buffer.alloc(0)
 
 /** Bodies stay bytes: what is JSON in them, and what is not, the codec finds out. */
-function takeBodies(app: FastifyInstance): void {
+function takeBodies(app: FastifyInstance, unpackedLimit: number): void {
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, (request, body, done) => {
-    const fault = unsupported(request, body)
-    if (fault === undefined) done(null, body)
-    else done(new Refusal({ status: 415, ...fault }))
+  app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, ({ headers }, packed, done) => {
+    unpackBody(headers, packed, unpackedLimit, (error, body) => {
+      try {
+        if (error !== null) throw error
+        checkCharset(headers['content-type'])
+      } catch (refusal) {
+        done(refusal as Error)
+        return
+      }
+      done(null, body)
+    })
   })
-}
-
-/**
- * Why a body cannot be taken for what its headers say it is. No content type at all is what Triton's client sends, and a
- * form is what curl and Python's urllib call any body.
- */
-function unsupported({ headers }: FastifyRequest, body: Buffer) {
-  const [type = '', ...parameters] = (headers['content-type'] ?? '').toLowerCase().split(';')
-  const media = type.trim()
-  const form = media === 'application/x-www-form-urlencoded'
-  const known = media === '' || media === 'application/json' || media === 'application/octet-stream'
-  const told = headers[headerLengthField] !== undefined || /^\s*\{/.test(body.toString('latin1', 0, 64))
-  if (!known && !(form && told)) {
-    const detail = 'the body must be application/json, or application/octet-stream where binary tensors follow the JSON'
-    return { code: 'UNSUPPORTED_MEDIA_TYPE', detail }
-  }
-  const charset = parameters.map(each => /^\s*charset\s*=\s*"?([^\s"]*)/.exec(each)?.[1])
-  if (charset.some(each => each !== undefined && each !== 'utf-8' && each !== 'utf8')) {
-    return { code: 'UNSUPPORTED_CHARSET', detail: 'the JSON must be in UTF-8' }
-  }
-  if ((headers['content-encoding'] ?? 'identity').toLowerCase() === 'identity') return undefined
-  const detail = 'the body must not be compressed'
-  return { code: 'UNSUPPORTED_CONTENT_ENCODING', detail, headers: { 'accept-encoding': 'identity' } }
 }
 
 /** One body for all clients: some look at the status, some at the member, some show the error. */

@@ -1,7 +1,8 @@
 /**
  * The spans of one request. Names and attributes of the first are those of OpenTelemetry's conventions for HTTP
  * (https://opentelemetry.io/docs/specs/semconv/http/http-spans/, stable); nothing holds a key, a header of the caller
- * that could be one, the query or the caller's address.
+ * that could be one, the query or the caller's address. The server span is our own code because `@fastify/otel` puts the
+ * query into it, and ends it before the answer is sent, so that it cannot tell of a client that has gone.
  *
  *   POST /v1/predict                 server
  *   ├─ rate limit                    from the question to the decision; one more where rows are counted

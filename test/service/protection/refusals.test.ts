@@ -54,7 +54,7 @@ function isDenial(t: Test, answer: LightMyRequestResponse, violated: string, lon
     status: 429,
     code: 'ML_RATE_QUOTA_EXCEEDED',
     detail: /^Rate limit exceeded, retry in /,
-    instance: /^urn:uuid:/,
+    instance: /^urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/,
   })
   t.strictSame(problem['violated-policies'], [violated])
   t.ok(Number.isInteger(problem.retryAfter) && problem.retryAfter >= 1 && problem.retryAfter <= longestSeconds)

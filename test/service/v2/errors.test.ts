@@ -123,7 +123,7 @@ t.test('bodies that are not JSON', async t => {
   t.equal((await infer(app, 'FP32', marked)).status, 200, 'a byte order mark is no fault')
 })
 
-t.test('content types: JSON, bytes, none, and what curl says of JSON', async t => {
+t.test('content types: JSON, bytes, or none', async t => {
   const app = await v2App(t, fakeModels([echo('FP32')]))
   const send = (type: string, body: unknown = row, more = {}) =>
     infer(app, 'FP32', body, { 'content-type': type, ...more })
@@ -133,16 +133,12 @@ t.test('content types: JSON, bytes, none, and what curl says of JSON', async t =
     'application/json;charset="utf-8"',
     'application/octet-stream',
     '',
-    'application/x-www-form-urlencoded',
   ]) {
     t.equal((await send(type)).status, 200, type)
   }
-  t.equal((await send('application/x-www-form-urlencoded', ` \n${JSON.stringify(row)}`)).status, 200)
-  const told = { 'inference-header-content-length': '0' }
-  const raw = Buffer.from(Float32Array.of(1, 2, 3).buffer)
-  t.equal((await send('application/x-www-form-urlencoded', raw, told)).status, 200, 'bytes, as urllib sends them')
   for (const [type, body] of [
     ['application/x-www-form-urlencoded', 'inputs=1&x={}'],
+    ['application/x-www-form-urlencoded', row],
     ['text/plain', row],
     ['application/xml', '<a/>'],
     ['application/vnd.api+json', row],
@@ -150,13 +146,13 @@ t.test('content types: JSON, bytes, none, and what curl says of JSON', async t =
     ['json', row],
     ['application/json, text/plain', row],
   ] as const) {
-    isError(t, await send(type, body), 415, /must be (JSON|application\/json)/, type)
+    isError(t, await send(type, body), 415, /must be sent as application\/json/, type)
   }
   isError(t, await send('application/json; charset=utf-16'), 415, /UTF-8/, 'charset')
   isError(t, await send('application/json; charset=utf-8; charset=latin1'), 415, /UTF-8/, 'two charsets')
-  const packed = await send('application/json', row, { 'content-encoding': 'gzip' })
-  isError(t, packed, 415, /must not be compressed/, 'gzip')
-  t.equal(packed.headers['accept-encoding'], 'identity')
+  const packed = await send('application/json', row, { 'content-encoding': 'br' })
+  isError(t, packed, 415, /must not be compressed, or compressed by gzip/, 'brotli')
+  t.equal(packed.headers['accept-encoding'], 'gzip, identity')
 })
 
 t.test('the content types of /v2 are nobody else’s, and neither are its errors', async t => {

@@ -2,15 +2,13 @@
 import { availableParallelism } from 'node:os'
 import { ModelRequired, NoModels, UnknownModel } from '../errors.js'
 import { type BatchEvent, type Clock, Scheduler } from '../queue/scheduler.js'
-import { gatherRemote, type RemoteEntry, type RemoteScan, retireRemote } from '../remote/remote-models.js'
-import type { BrokenModel, Model, Models, ReloadReport } from '../types.js'
-import type { Host } from '../workers/host.js'
-import { type Log, Pool, type PooledModel } from '../workers/pool.js'
-import { reasonOf } from '../workers/self-check.js'
+import type { BrokenModel, Log, Model, Models, ReloadReport } from '../types.js'
+import { Pool } from '../workers/pool.js'
 import type { Isolation } from '../workers/worker-port.js'
-import { type FoundVersion, isUnchanged, type ModelFiles, newestFirst, readModel, scanModels } from './model-files.js'
-import { loadModel } from './model-loader.js'
-import { ServedModel } from './served-model.js'
+import { LocalModels } from './local-models.js'
+import { newestFirst, scanModels } from './model-files.js'
+import { RemoteModels } from './remote-models.js'
+import { type Gathered, type ModelSource, nameOf, type Served, type SourceOptions } from './source.js'
 
 /** What the engine tells of itself, for metrics. */
 export type InferenceEvent =
@@ -47,27 +45,8 @@ const clock: Clock = {
   },
 }
 
-/** A remote model that no backend served at load is tried again this often, in milliseconds. */
-const remoteRetryMs = 5000
-
-/** One version that serves. */
-interface Served {
-  readonly model: ServedModel
-}
-
-/** One that serves here, with what it was made from. */
-interface Entry extends Served {
-  readonly files: ModelFiles
-  readonly pooled: PooledModel
-}
-
-/** What a load of the folder came to, before it is put in place. */
-interface Candidates {
-  readonly entries: Entry[]
-  readonly report: { loaded: string[]; unchanged: string[]; removed: string[]; broken: BrokenModel[] }
-  /** The first worker of the new generation; undefined when nothing changed. */
-  first: Host | undefined
-}
+/** What failed, and may succeed later, is tried again this often, in milliseconds. */
+const retryMs = 5000
 
 /**
  * Loads every model of the folder and resolves when all are warm. Rejects with NoModels where the folder holds nothing
@@ -89,14 +68,12 @@ export class Repository implements Models {
   readonly #options: ModelsOptions
   readonly #scheduler: Scheduler
   readonly #pool: Pool
+  readonly #sources: readonly ModelSource[]
   /** Versions of each model, newest first. Replaced as a whole: a reader sees the old state or the new one. */
   #catalog: ReadonlyMap<string, readonly Served[]> = new Map()
   /** Of each model its newest version. */
   #newest: readonly Model[] = []
-  #local: readonly Entry[] = []
-  #remote: readonly RemoteEntry[] = []
-  #remoteRetry: NodeJS.Timeout | undefined
-  readonly #retiring = new Set<Promise<void>>()
+  #retry: NodeJS.Timeout | undefined
   #broken: readonly BrokenModel[] = []
   #reloads: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
@@ -116,6 +93,16 @@ export class Repository implements Models {
       stuckAfterMs: options.stuckAfterMs ?? 60_000,
       onWorker: ({ type, ...rest }) => options.onEvent?.({ type: `worker-${type}`, ...rest }),
     })
+    const source: SourceOptions = {
+      scheduler: this.#scheduler,
+      log: options.log,
+      batchMaxRows: options.batchMaxRows,
+      batchMaxDelayMs: options.batchMaxDelayMs ?? 0,
+      nextKey: name => `${name}#${this.#nextKey++}`,
+      successor: (name, version) =>
+        this.get(name, this.versions(name).some(({ info }) => info.version === version) ? version : undefined),
+    }
+    this.#sources = [new LocalModels(this.#pool, source), new RemoteModels(source)]
   }
 
   list(): readonly Model[] {
@@ -145,7 +132,7 @@ export class Repository implements Models {
   }
 
   get ready(): boolean {
-    return this.#closing === undefined && this.#catalog.size > 0 && (this.#local.length === 0 || this.#pool.ready)
+    return this.#closing === undefined && this.#catalog.size > 0 && this.#sources.every(({ ready }) => ready)
   }
 
   /** Rows that wait, over all models. */
@@ -184,184 +171,61 @@ export class Repository implements Models {
   }
 
   async #close(): Promise<void> {
-    clearTimeout(this.#remoteRetry)
+    clearTimeout(this.#retry)
     const stopped = this.#scheduler.stop()
     await this.#reloads
     await stopped
-    await Promise.all([...this.#retiring, ...this.#remote.map(({ backend }) => backend.close())])
-    await this.#pool.close()
+    await Promise.all(this.#sources.map(source => source.close()))
   }
 
   async #reload(): Promise<ReloadReport> {
     if (this.#closing !== undefined) throw new Error('the models are being closed')
     const scan = await scanModels(this.#options.dir)
-    const remote = await gatherRemote(scan.withoutVersion, this.#remote, this.#remoteOptions())
+    const gathered: Gathered[] = []
     try {
-      const { entries, report, first } = await this.#gather(scan.found)
-      report.broken.unshift(...scan.broken)
-      this.#report(remote, report)
-      if (entries.length + remote.entries.length === 0) {
+      for (const source of this.#sources) gathered.push(await source.gather(scan))
+      const report = reportOf(scan.broken, gathered)
+      if (gathered.every(({ entries }) => entries.length === 0)) {
         throw new NoModels(nothingLoads(this.#options.dir, report.broken))
       }
-      await this.#putInPlace(entries, remote, first)
-      this.#broken = report.broken
-      this.#tell(report)
+      for (const each of gathered) await each.bringUp()
+      this.#putInPlace(gathered, report)
       return report
     } catch (error) {
-      for (const { backend } of remote.loaded)
-        if (!this.#remote.some(each => each.backend === backend)) void backend.close()
+      await Promise.all(gathered.map(each => each.discard()))
       throw error
     } finally {
-      if (remote.broken.length > 0) this.#retryRemote()
+      if (this.#sources.some(({ incomplete }) => incomplete)) this.#retryLater()
     }
   }
 
-  #remoteOptions() {
-    const { log, batchMaxRows, batchMaxDelayMs } = this.#options
-    return {
-      scheduler: this.#scheduler,
-      log,
-      batchMaxRows,
-      batchMaxDelayMs: batchMaxDelayMs ?? 0,
-      nextKey: (name: string) => `${name}#${this.#nextKey++}`,
-      successor: (name: string) => this.get(name),
-    }
-  }
-
-  #report({ entries, loaded, broken }: RemoteScan, report: Candidates['report']): void {
-    report.broken.push(...broken)
-    report.loaded.push(...loaded.map(nameOf))
-    report.unchanged.push(...entries.filter(each => this.#remote.includes(each)).map(nameOf))
-    report.removed.push(...this.#remote.filter(({ name }) => !entries.some(each => each.name === name)).map(nameOf))
-  }
-
-  /** A backend may come up after this service. */
-  #retryRemote(): void {
-    clearTimeout(this.#remoteRetry)
+  #retryLater(): void {
+    clearTimeout(this.#retry)
     if (this.#closing !== undefined) return
-    this.#remoteRetry = setTimeout(() => {
+    this.#retry = setTimeout(() => {
       this.reload().catch(error => this.#options.log.error({ err: error }, 'the models could not be read again'))
-    }, remoteRetryMs).unref()
+    }, retryMs).unref()
   }
 
-  /** Reads and tries what changed; what fails leaves the version that serves as it is. */
-  async #gather(found: readonly FoundVersion[]): Promise<Candidates> {
-    const report: Candidates['report'] = { loaded: [], unchanged: [], removed: [], broken: [] }
-    const candidates: Candidates = { entries: [], report, first: undefined }
-    const changed: ModelFiles[] = []
-    for (const each of found) {
-      const serving = this.#local.find(({ files }) => sameVersion(each, files))
-      const keep = (list?: string[]) => {
-        if (serving === undefined) return
-        candidates.entries.push(serving)
-        list?.push(nameOf(serving))
-      }
-      try {
-        const files =
-          serving !== undefined && (await isUnchanged(each, serving.files)) ? serving.files : await readModel(each)
-        if (files.hash === serving?.files.hash) keep(report.unchanged)
-        else changed.push(files)
-      } catch (error) {
-        report.broken.push({ name: each.name, version: each.version, reason: reasonOf(error) })
-        keep()
-      }
-    }
-    const gone = this.#local.filter(({ files }) => !found.some(each => sameVersion(each, files)))
-    report.removed.push(...gone.map(nameOf))
-    if (changed.length > 0 || gone.length > 0) await this.#try(changed, candidates)
-    return candidates
-  }
-
-  /** Loads what changed into a fresh worker, checks it there, and adds what else that worker will have to serve. */
-  async #try(changed: readonly ModelFiles[], candidates: Candidates): Promise<void> {
-    const { entries, report } = candidates
-    let host = await this.#pool.open()
-    try {
-      for (const files of changed) {
-        const loaded = host.keys.size
-        try {
-          const entry = await this.#load(files, host)
-          entries.push(entry)
-          report.loaded.push(nameOf(entry))
-        } catch (error) {
-          report.broken.push({ name: files.name, version: files.version, reason: reasonOf(error) })
-          const serving = this.#local.find(each => sameVersion(each.files, files))
-          if (serving !== undefined) entries.push(serving)
-          // It has crashed its worker, along with the models loaded before it, or still lies in its memory.
-          if (!host.lost && host.keys.size === loaded) continue
-          await host.close()
-          host = await this.#pool.open()
-        }
-      }
-      if (entries.length === 0 || (this.#local.length > 0 && report.loaded.length + report.removed.length === 0)) {
-        // Nothing came of it: what serves goes on as it is.
-        await host.close()
-        return
-      }
-      for (const { pooled } of entries) {
-        if (host.keys.has(pooled.key)) continue
-        await host.load(pooled.key, pooled.bytes, pooled.session)
-        await pooled.warm(host)
-      }
-      candidates.first = host
-    } catch (error) {
-      await host.close()
-      throw error
-    }
-  }
-
-  async #load(files: ModelFiles, host: Host): Promise<Entry> {
-    const { name, version } = files
-    const { batchMaxRows, batchMaxDelayMs } = this.#options
-    const key = `${name}/${version}#${this.#nextKey++}`
-    const loaded = await loadModel(files, host, {
-      key,
-      batchMaxRows,
-      batchMaxDelayMs: batchMaxDelayMs ?? 0,
-      poolSize: this.#pool.size,
-    })
-    const successor = () =>
-      this.get(name, this.#catalog.get(name)?.some(({ model }) => model.info.version === version) ? version : undefined)
-    const serving = { key, layout: loaded.layout, batcher: loaded.batcher, scheduler: this.#scheduler, successor }
-    return { files, pooled: loaded.pooled, model: new ServedModel(loaded.info, serving) }
-  }
-
-  async #putInPlace(entries: readonly Entry[], remote: RemoteScan, first: Host | undefined): Promise<void> {
-    for (const { model } of [...entries, ...remote.loaded]) model.register()
-    const swap = () => this.#swap(entries, remote)
-    const pooled = entries.map(entry => entry.pooled)
-    if (first === undefined) swap()
-    else await this.#pool.replace(pooled, first, swap)
-  }
-
-  #swap(local: readonly Entry[], remote: RemoteScan): void {
+  #putInPlace(gathered: readonly Gathered[], report: ReloadReport): void {
+    const entries = gathered.flatMap(each => each.entries)
     const old = [...this.#catalog.values()].flat()
-    const serving: Served[] = [...local, ...remote.entries]
-    this.#catalog = catalogOf(serving)
-    this.#newest = [...this.#catalog.values()].map(entries => (entries[0] as Served).model)
-    for (const { model } of old) if (!serving.some(each => each.model === model)) model.retire()
-    const gone = this.#remote.filter(entry => !remote.entries.includes(entry))
-    this.#local = local
-    this.#remote = remote.entries
-    for (const { backend } of remote.loaded) backend.serve()
-    for (const entry of gone) {
-      const retirement = retireRemote(entry, this.#scheduler)
-      this.#retiring.add(retirement)
-      void retirement.finally(() => this.#retiring.delete(retirement))
-    }
+    this.#catalog = catalogOf(entries)
+    this.#newest = [...this.#catalog.values()].map(versions => (versions[0] as Served).model)
+    for (const { model } of old) if (!entries.some(each => each.model === model)) model.retire()
+    for (const each of gathered) each.serve()
+    this.#broken = report.broken
+    this.#tell(report, entries)
   }
 
-  #tell(report: ReloadReport): void {
+  #tell(report: ReloadReport, entries: readonly Served[]): void {
     const { log, onEvent } = this.#options
-    for (const { model, unknownKeys } of [
-      ...this.#local.map(({ model, files }) => ({ model, unknownKeys: files.unknownKeys })),
-      ...this.#remote,
-    ]) {
-      if (!report.loaded.includes(nameOf({ model }))) continue
-      const { name, version, batching } = model.info
+    for (const entry of entries) {
+      if (!report.loaded.includes(nameOf(entry))) continue
+      const { name, version, batching } = entry.model.info
       log.info({ model: name, version, batching }, 'model loaded')
-      if (unknownKeys.length > 0)
-        log.warn({ model: name, keys: unknownKeys }, 'model.json has fields that are not known')
+      if (entry.unknownKeys.length > 0)
+        log.warn({ model: name, keys: entry.unknownKeys }, 'model.json has fields that are not known')
     }
     for (const { name, version, reason } of report.broken) {
       log.error({ model: name, version, reason }, 'a model cannot be served')
@@ -378,9 +242,13 @@ export class Repository implements Models {
   }
 }
 
-const nameOf = ({ model: { info } }: Served): string => `${info.name}/${info.version}`
-
-const sameVersion = (a: FoundVersion, b: FoundVersion): boolean => a.name === b.name && a.version === b.version
+/** One report of all sources, and of what is wrong with the folder itself. */
+const reportOf = (broken: readonly BrokenModel[], gathered: readonly Gathered[]): ReloadReport => ({
+  loaded: gathered.flatMap(({ report }) => report.loaded),
+  unchanged: gathered.flatMap(({ report }) => report.unchanged),
+  removed: gathered.flatMap(({ report }) => report.removed),
+  broken: [...broken, ...gathered.flatMap(({ report }) => report.broken)],
+})
 
 function catalogOf(entries: readonly Served[]): ReadonlyMap<string, readonly Served[]> {
   const catalog = new Map<string, Served[]>()

@@ -38,6 +38,10 @@ export class ServedModel implements Model {
     return this.#serving.scheduler.estimateWaitMs(this.#serving.key, rows)
   }
 
+  predictedMs(rows: number): number {
+    return this.#serving.batcher.computeMs(rows)
+  }
+
   refusalAt(priority: number, deadline: number): Error | undefined {
     if (this.#retired) return this.#serving.successor().refusalAt?.(priority, deadline)
     return this.#serving.scheduler.refusalOf(this.#serving.key, { rows: 1, priority, deadline })
@@ -62,6 +66,7 @@ export class ServedModel implements Model {
       const plain = rows === options.rows && options.outputs === undefined
       return scheduler.submit(key, inputs, plain ? options : this.#complete(options, rows))
     } catch (error) {
+      options.meter?.ended('not-run', 0)
       return Promise.reject(error)
     }
   }

@@ -10,9 +10,9 @@ import {
   fields,
   integers,
   intField,
+  messageField,
   textField,
   textOf,
-  varint,
 } from './protobuf.js'
 
 export interface PreparedModel {
@@ -38,13 +38,7 @@ export function prepareModel(bytes: Uint8Array, external: ReadonlyMap<string, Ui
   }
   const size = parts.reduce((sum, part) => sum + part.length, 0)
   if (size > 0x7fff_0000) throw new Error('with its weights the model is larger than 2 GB')
-  const edited = concatBytes([
-    bytes.subarray(0, graph.from),
-    varint(7 * 8 + 2),
-    varint(size),
-    ...parts,
-    bytes.subarray(graph.end),
-  ])
+  const edited = concatBytes([bytes.subarray(0, graph.from), messageField(7, parts), bytes.subarray(graph.end)])
   return { bytes: edited, labels: [...zipMaps.values()][0]?.labels }
 }
 
@@ -139,9 +133,8 @@ const identityNode = ({ input, output }: ZipMap): Uint8Array =>
 
 /** `ValueInfoProto` of a float tensor `[batch, classes]`. */
 function probabilities(name: string, batch: Uint8Array, classes: number): Uint8Array {
-  const shape = concatBytes([bytesField(1, batch), bytesField(1, intField(1, classes))])
-  const tensor = concatBytes([intField(1, 1), bytesField(2, shape)])
-  return concatBytes([textField(1, name), bytesField(2, bytesField(1, tensor))])
+  const shape = messageField(2, [bytesField(1, batch), bytesField(1, intField(1, classes))])
+  return concatBytes([textField(1, name), bytesField(2, messageField(1, [intField(1, 1), shape]))])
 }
 
 /** A weight that lies in another file, with its bytes put where an ordinary model has them (`raw_data`). */
@@ -156,11 +149,8 @@ function takeIn(bytes: Uint8Array, message: Field, files: ReadonlyMap<string, Ui
     throw new Error(`weight '${name}' lies beyond the end of '${external.location}'`)
   }
   const kept = [...fields(bytes, message.start, message.end)].filter(({ number }) => number !== 13 && number !== 14)
-  return bytesField(
-    5,
-    concatBytes([
-      ...kept.map(({ from, end: to }) => bytes.subarray(from, to)),
-      bytesField(9, file.subarray(external.offset, end)),
-    ]),
-  )
+  return messageField(5, [
+    ...kept.map(({ from, end: to }) => bytes.subarray(from, to)),
+    bytesField(9, file.subarray(external.offset, end)),
+  ])
 }

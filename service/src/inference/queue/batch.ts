@@ -14,6 +14,10 @@ export interface Request {
   taken: number
   done: number
   settled: boolean
+  /** Pieces of it that run now. */
+  running: number
+  /** A run of it began, and nobody can tell how much of it ran. */
+  unknown: boolean
   startedAt: number
   computeMs: number
   computeShareMs: number
@@ -56,7 +60,22 @@ export interface Batch extends RunControl {
 export function settle(request: Request, error: Error): void {
   if (request.settled) return
   request.settled = true
+  if (request.running === 0) tellMeter(request)
   request.reject(error)
+}
+
+/** A run of the piece has ended, after its part of so many milliseconds; undefined where nobody knows. */
+export function pieceEnded({ request, rows }: Piece, computeMs: number | undefined, batchRows: number): void {
+  request.running--
+  if (computeMs === undefined) request.unknown = true
+  else request.computeShareMs += (computeMs * rows) / batchRows
+  if (request.settled && request.running === 0) tellMeter(request)
+}
+
+/** Nothing of it runs, or will. */
+export function tellMeter({ options, unknown, computeShareMs }: Request): void {
+  const outcome = unknown ? 'unknown' : computeShareMs > 0 ? 'ran' : 'not-run'
+  options.meter?.ended(outcome, computeShareMs)
 }
 
 export function countRows(pieces: readonly Piece[]): number {

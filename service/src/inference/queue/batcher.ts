@@ -5,7 +5,7 @@
  *   submit ─▶ [ request, request, … ] ─ take ─▶ batch of pieces ─ (a worker) ─▶ succeed / fail ─▶ each request's promise
  */
 
-import { Cancelled, DeadlineExceeded, InputRefused, NotRun, Overloaded, RunFailed } from '../errors.js'
+import { Cancelled, DeadlineExceeded, InferenceError, InputRefused, NotRun, Overloaded, RunFailed } from '../errors.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from '../tensors/stack.js'
 import type { Answers, NamedTensors, RunOptions, RunResult } from '../types.js'
 import { AdaptiveLimit } from './adaptive-limit.js'
@@ -16,10 +16,12 @@ import {
   latestDeadline,
   type Piece,
   pick,
+  pieceEnded,
   type Request,
   settle,
   shapeKey,
   startTraces,
+  tellMeter,
   wantedOutputs,
 } from './batch.js'
 import { ComeBack } from './come-back.js'
@@ -137,6 +139,13 @@ export class Batcher {
     return batches * overheadMs + rows * perRowMs
   }
 
+  /** Expected milliseconds that a worker computes for a request of `rows` that runs alone; of the self-check before any. */
+  computeMs(rows: number): number {
+    const { overheadMs, perRowMs } = (this.#computeTime.known ? this.#computeTime : this.serviceTime).line()
+    const batches = this.options.mode === 'alone' ? 1 : Math.ceil(rows / this.options.maxRows)
+    return batches * overheadMs + rows * perRowMs
+  }
+
   /** Expected milliseconds of one worker's time for a request of `rows`. */
   requestMs(rows: number): number {
     const { overheadMs, perRowMs } = this.serviceTime.line()
@@ -158,6 +167,8 @@ export class Batcher {
         taken: 0,
         done: 0,
         settled: false,
+        running: 0,
+        unknown: false,
         startedAt: 0,
         computeMs: 0,
         computeShareMs: 0,
@@ -198,7 +209,9 @@ export class Batcher {
   take(now: number): Batch | undefined {
     for (let retry = this.#retries.shift(); retry !== undefined; retry = this.#retries.shift()) {
       this.#queueRows -= retry.rows
-      if (this.#alive(retry.request, now)) return this.#start([retry], retry.rows, now)
+      if (!this.#alive(retry.request, now)) continue
+      retry.request.running++
+      return this.#start([retry], retry.rows, now)
     }
     const pieces: Piece[] = []
     let room = this.options.mode === 'alone' ? Number.POSITIVE_INFINITY : this.options.maxRows
@@ -247,7 +260,8 @@ export class Batcher {
     this.ranAt = now
     const whole = batch.pieces.length === 1 && (batch.pieces[0] as Piece).rows === batch.pieces[0]?.request.rows
     if (answers === undefined && !whole && !hasRows(outputs, batch.rows)) {
-      this.fail(batch, new RunFailed(`the model answered ${batch.rows} rows with another number of them`))
+      const detail = `the model answered ${batch.rows} rows with another number of them`
+      this.fail(batch, new RunFailed(detail, computeMs))
       return
     }
     this.#ended(batch)
@@ -268,7 +282,7 @@ export class Batcher {
         at = end
       }
       request.computeMs += computeMs
-      request.computeShareMs += (computeMs * piece.rows) / batch.rows
+      pieceEnded(piece, computeMs, batch.rows)
       request.batchRows = Math.max(request.batchRows, batch.rows)
       this.#answer(piece, part, now, json)
     }
@@ -281,7 +295,9 @@ export class Batcher {
    */
   fail(batch: Batch, error: Error): void {
     this.#ended(batch)
+    const ranMs = error instanceof InferenceError ? error.ranMs : 0
     for (const piece of batch.pieces) {
+      pieceEnded(piece, ranMs, batch.rows)
       const retries = this.#retried.get(piece) ?? 0
       if (!mayRunAgain(error, batch, retries)) settle(piece.request, error)
       else if (!piece.request.settled) {
@@ -385,6 +401,7 @@ export class Batcher {
     const piece = { request, from: request.taken, rows, index: parts?.length ?? 0 }
     parts?.push(undefined)
     request.taken += rows
+    request.running++
     this.#queueRows -= rows
     return piece
   }
@@ -401,6 +418,7 @@ export class Batcher {
       return
     }
     request.settled = true
+    tellMeter(request)
     const { arrivedAt, startedAt } = request
     const { deadline } = request.options
     this.limit.observe(

@@ -12,6 +12,11 @@ export class ServiceTime {
     this.#fade = fade
   }
 
+  /** Whether a batch was ever observed. */
+  get known(): boolean {
+    return this.#weight > 0
+  }
+
   observe(rows: number, ms: number): void {
     const fade = this.#fade
     this.#weight = this.#weight * fade + 1

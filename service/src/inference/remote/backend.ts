@@ -5,7 +5,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { BackendFailed, BackendUnavailable, Cancelled, InputRefused, NotRun } from '../errors.js'
 import type { Scheduler } from '../queue/scheduler.js'
-import type { Log } from '../workers/pool.js'
+import type { Log } from '../types.js'
 import type { BackendSettings } from './backend-json.js'
 import { Endpoint } from './endpoint.js'
 import { Lane } from './lane.js'

@@ -100,9 +100,12 @@ export class Endpoint {
   #lost(error: unknown): Error {
     if (error instanceof errors.ResponseExceededMaxSizeError) return new BackendFailed('the answer is too long')
     const unsent = neverConnected(error)
-    return unsent || this.#settings.retry === 'safe'
-      ? new NotRun("the model's backend cannot be reached")
-      : new BackendUnavailable("the connection to the model's backend was lost; the request may have run")
+    const lost =
+      unsent || this.#settings.retry === 'safe'
+        ? new NotRun("the model's backend cannot be reached")
+        : new BackendUnavailable("the connection to the model's backend was lost; the request may have run")
+    if (!unsent) lost.ranMs = undefined
+    return lost
   }
 
   #refused(status: number, retryAfter: string | string[] | undefined, body: Buffer): Error {

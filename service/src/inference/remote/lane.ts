@@ -1,6 +1,6 @@
 /** One call at a time to one url: what a worker is to a model that runs here. */
 
-import { BackendFailed } from '../errors.js'
+import { BackendFailed, BackendUnavailable, InferenceError } from '../errors.js'
 import type { RunControl } from '../queue/batch.js'
 import type { BatchResult, Runner } from '../queue/scheduler.js'
 import type { NamedTensors } from '../types.js'
@@ -44,9 +44,17 @@ export class Lane implements Runner {
         computeMs: performance.now() - startedAt,
       }
     } catch (error) {
-      throw this.#backend.failed(this.#place, error as Error)
+      const failure = this.#backend.failed(this.#place, error as Error)
+      if (failure instanceof InferenceError) failure.ranMs = ranMs(error, performance.now() - startedAt)
+      throw failure
     }
   }
+}
+
+/** A backend that is busy or cannot be reached has not run it; any other answer took as long as the call. */
+function ranMs(error: unknown, callMs: number): number | undefined {
+  const isAnswer = error instanceof BackendFailed || !(error instanceof BackendUnavailable)
+  return isAnswer ? callMs : error.ranMs
 }
 
 function checked(read: () => NamedTensors): NamedTensors {

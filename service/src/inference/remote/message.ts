@@ -50,11 +50,7 @@ export function readAnswer(
   rows: number | undefined,
 ): NamedTensors {
   const { json, binary } = splitMessage(body, headerLength)
-  const tensors = readTensors(
-    { document: readJson(json), jsonBytes: json.length, binary },
-    'outputs',
-    signature.outputs,
-  )
+  const tensors = readTensors({ document: readJson(json), binary }, 'outputs', signature.outputs)
   const outputs: Record<string, Tensor> = {}
   for (const name of wanted) {
     const tensor = tensors[name]

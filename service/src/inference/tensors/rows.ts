@@ -3,6 +3,7 @@
 import { InvalidInput } from '../errors.js'
 import type { Dimension, NamedTensors, Signature, Tensor, TensorSpec } from '../types.js'
 import { allocateShared, elementCount } from './datatype.js'
+import { findRagged, type Misfit, shapeAlongFirst, writeNestedLists } from './nested.js'
 import { isFixed, type RowLayout, rowLayout, rowShape, showShape } from './signature.js'
 import { refusal, show, writeValues } from './tensor.js'
 
@@ -118,37 +119,37 @@ function encodeInput(plan: InputPlan, value: unknown, path: string): Tensor {
   const { row, elements } = plan
   if (row.length === 0) return encodeScalars(plan, value, path)
   if (!Array.isArray(value)) throw invalid(path, `is ${show(value)}; ${plan.takes}, or a list of rows`)
-  if (value.length === 0) throw invalid(path, `is an empty list; ${plan.takes}`)
+  if (value.length === 0 && elements !== 0) throw invalid(path, `is an empty list; ${plan.takes}`)
   if (!Array.isArray(value[0])) {
-    const fixed = plan.elements
-    // The commonest request of all: one flat row.
-    if (row.length > 1 && fixed === undefined) throw invalid(path, `is a flat list; ${plan.takes}`)
-    if (fixed !== undefined && value.length !== fixed) {
+    // One flat row: the commonest request of all.
+    if (row.length > 1 && elements === undefined) throw invalid(path, `is a flat list; ${plan.takes}`)
+    if (elements !== undefined && value.length !== elements) {
       throw invalid(path, `has ${value.length} values; ${plan.takes}`)
     }
-    const data = allocateShared(plan.spec.datatype, value.length)
-    fill(plan, value, data, 0, path)
-    return {
-      datatype: plan.spec.datatype,
-      shape: fixed === undefined ? [1, value.length] : [1, ...(row as number[])],
-      data,
-    }
+    return encodeFlat(plan, value, [1, ...(elements === undefined ? [value.length] : (row as number[]))], path)
   }
-  const depth = depthOf(value, row.length + 1)
-  if (depth === row.length && isOneRow(plan, value)) {
-    const shape = elements === undefined ? shapeOf(value, row.length) : (row as number[])
-    return encodeList(plan, [value], () => path, shape)
-  }
-  const shape = elements === undefined ? shapeOf(value[0], row.length) : (row as number[])
-  return encodeList(plan, value, i => `${path}[${i}]`, shape)
+  if (isOneRow(plan, value)) return encodeRowList(plan, [value], rowShapeOf(plan, value), () => path)
+  return encodeRowList(plan, value, rowShapeOf(plan, value[0]), i => `${path}[${i}]`)
 }
 
-/** A list as deep as one row is one, unless it is a list of flat rows: `[[…16…], […16…]]` for `[4, 4]`. */
+const rowShapeOf = ({ row, elements }: InputPlan, first: unknown): readonly number[] =>
+  elements === undefined ? shapeAlongFirst(first, row) : (row as number[])
+
+/**
+ * Whether lists within a list are one row and not a list of rows. They are when they nest as deep as a row; but
+ * `[[…16…], […16…]]` is a list of two flat rows for `[4, 4]`, and what ends in an empty list is one row only if it fits.
+ */
 function isOneRow({ row, elements }: InputPlan, value: readonly unknown[]): boolean {
+  const shape = shapeAlongFirst(value)
+  const endsEmpty = shape.at(-1) === 0
+  if (endsEmpty) return shape.length <= row.length && fits(row, shapeAlongFirst(value, row))
+  if (shape.length !== row.length) return false
   if (elements === undefined || row.length !== 2) return true
-  const { length } = value[0] as readonly unknown[]
-  return length === row[1] && (length !== elements || value.length === 1)
+  return shape[1] === row[1] && (shape[1] !== elements || value.length === 1)
 }
+
+const fits = (wanted: readonly Dimension[], shape: readonly number[]): boolean =>
+  shape.length === wanted.length && wanted.every((size, i) => typeof size === 'string' || size === shape[i])
 
 function encodeScalars(plan: InputPlan, value: unknown, path: string): Tensor {
   const { datatype } = plan.spec
@@ -161,125 +162,82 @@ function encodeScalars(plan: InputPlan, value: unknown, path: string): Tensor {
   return { datatype, shape: [values.length], data }
 }
 
-function encodeList(
+/** Rows of one shape, each flat or nested. All lists are counted before memory is allocated for the first. */
+function encodeRowList(
   plan: InputPlan,
   rows: readonly unknown[],
-  pathOf: (row: number) => string,
   shape: readonly number[],
+  pathOf: (row: number) => string,
 ): Tensor {
   const { datatype } = plan.spec
-  checkInner(plan, shape, pathOf(0))
+  checkFits(plan, shape, pathOf(0))
   const elements = elementCount(shape)
+  const flat = [elements]
+  for (let i = 0; i < rows.length; i++) {
+    const misfit = findRagged(rows[i], isFlat(plan, rows[i]) ? flat : shape)
+    if (misfit !== undefined) throw misfitError(plan, misfit, pathOf(i))
+  }
   const data = allocateShared(datatype, rows.length * elements)
   for (let i = 0; i < rows.length; i++) {
-    const row = rows[i]
-    const path = pathOf(i)
-    if (!Array.isArray(row)) throw invalid(path, `is ${show(row)}; ${plan.takes}`)
-    const flat = !Array.isArray(row[0]) && (shape.length === 1 || plan.elements !== undefined)
-    if (flat) {
-      if (row.length !== elements) throw ragged(plan, path, row.length, elements)
-      fill(plan, row, data, i * elements, path)
-    } else {
-      fillNested(plan, row, shape, 0, data, i * elements, path)
-    }
+    const row = rows[i] as readonly unknown[]
+    const misfit = writeNestedLists(datatype, row, isFlat(plan, row) ? flat : shape, data, i * elements)
+    if (misfit !== undefined) throw misfitError(plan, misfit, pathOf(i))
   }
   return { datatype, shape: [rows.length, ...shape], data }
 }
 
-function ragged(plan: InputPlan, path: string, length: number, expected: number): InvalidInput {
-  const why = plan.elements === undefined ? ` where the rows before have ${expected}` : ''
-  return invalid(path, `has ${length} values${why}; ${plan.takes}`)
+/** Whether a row is flat where the model's is not: the plain list of all its elements. */
+const isFlat = ({ row, elements }: InputPlan, value: unknown): value is readonly unknown[] =>
+  elements !== undefined && row.length > 1 && Array.isArray(value) && !Array.isArray(value[0])
+
+function misfitError(plan: InputPlan, { path, value, length }: Misfit, before: string): InvalidInput {
+  const where = before + path
+  if (length === undefined) return invalidElement(plan, value, where)
+  if (!Array.isArray(value)) return invalid(where, `is ${show(value)}; ${plan.takes}`)
+  const why = plan.elements === undefined ? ` where the rows before have ${length}` : ''
+  return invalid(where, `has ${value.length} values${why}; ${plan.takes}`)
 }
+
+const invalidElement = (plan: InputPlan, value: unknown, path: string): InvalidInput =>
+  invalid(path, Array.isArray(value) ? `is ${show(value)}; ${plan.takes}` : refusal(plan.spec.datatype, value))
 
 /** The tensors as they are, for models without a batch dimension. */
 function encodeWhole(plan: InputPlan, value: unknown, path: string): Tensor {
   const { datatype, shape: wanted, anyShape } = plan.spec
-  if (wanted.length === 0 && !anyShape) {
-    if (Array.isArray(value)) throw invalid(path, `is ${show(value)}; ${plan.takes}`)
+  const takesScalar = anyShape || wanted.length === 0
+  if (Array.isArray(value) && wanted.length === 0 && !anyShape) throw invalid(path, `is ${show(value)}; ${plan.takes}`)
+  if (!Array.isArray(value)) {
+    if (!takesScalar) throw invalid(path, `is ${show(value)}; ${plan.takes}`)
     const data = allocateShared(datatype, 1)
-    fill(plan, [value], data, 0, path, true)
+    if (writeValues(datatype, [value], data, 0) !== -1) throw invalidElement(plan, value, path)
     return { datatype, shape: [], data }
   }
-  if (!Array.isArray(value)) {
-    if (anyShape) {
-      const data = allocateShared(datatype, 1)
-      fill(plan, [value], data, 0, path, true)
-      return { datatype, shape: [], data }
-    }
-    throw invalid(path, `is ${show(value)}; ${plan.takes}`)
-  }
   const { elements } = plan
-  const flat = elements !== undefined && wanted.length > 1 && !Array.isArray(value[0]) && elements > 0
-  if (flat) {
+  if (isFlat(plan, value)) {
     if (value.length !== elements) throw invalid(path, `has ${value.length} values; ${plan.takes}`)
-    const data = allocateShared(datatype, value.length)
-    fill(plan, value, data, 0, path)
-    return { datatype, shape: wanted as number[], data }
+    return encodeFlat(plan, value, wanted as number[], path)
   }
-  const shape = shapeOf(value, anyShape ? Number.POSITIVE_INFINITY : wanted.length)
-  checkInner(plan, shape, path)
+  const shape = shapeAlongFirst(value, anyShape ? undefined : wanted)
+  checkFits(plan, shape, path)
+  const ragged = findRagged(value, shape)
+  if (ragged !== undefined) throw misfitError(plan, ragged, path)
   const data = allocateShared(datatype, elementCount(shape))
-  fillNested(plan, value, shape, 0, data, 0, path)
+  const misfit = writeNestedLists(datatype, value, shape, data)
+  if (misfit !== undefined) throw misfitError(plan, misfit, path)
   return { datatype, shape, data }
 }
 
-function fill(
-  plan: InputPlan,
-  values: readonly unknown[],
-  data: Tensor['data'],
-  offset: number,
-  path: string,
-  alone = false,
-): void {
-  const bad = writeValues(plan.spec.datatype, values, data, offset)
-  if (bad === -1) return
-  const value = values[bad]
-  const problem = Array.isArray(value) ? `is ${show(value)}; ${plan.takes}` : refusal(plan.spec.datatype, value)
-  throw invalid(alone ? path : `${path}[${bad}]`, problem)
+/** A flat list of as many elements as `shape` has. */
+function encodeFlat(plan: InputPlan, value: readonly unknown[], shape: readonly number[], path: string): Tensor {
+  const { datatype } = plan.spec
+  const data = allocateShared(datatype, value.length)
+  const bad = writeValues(datatype, value, data, 0)
+  if (bad !== -1) throw invalidElement(plan, value[bad], `${path}[${bad}]`)
+  return { datatype, shape, data }
 }
 
-function fillNested(
-  plan: InputPlan,
-  value: unknown,
-  shape: readonly number[],
-  depth: number,
-  data: Tensor['data'],
-  offset: number,
-  path: string,
-): number {
-  const size = shape[depth] as number
-  if (!Array.isArray(value)) throw invalid(path, `is ${show(value)}; ${plan.takes}`)
-  if (value.length !== size) throw ragged(plan, path, value.length, size)
-  if (depth === shape.length - 1) {
-    fill(plan, value, data, offset, path)
-    return offset + size
-  }
-  let at = offset
-  for (let i = 0; i < size; i++) at = fillNested(plan, value[i], shape, depth + 1, data, at, `${path}[${i}]`)
-  return at
-}
-
-/** The fixed dimensions of a row whose others are dynamic must still be right. */
-function checkInner(plan: InputPlan, shape: readonly number[], path: string): void {
-  if (shape.includes(0)) throw invalid(path, `is empty; ${plan.takes}`)
-  if (plan.spec.anyShape) return
-  const fits =
-    shape.length === plan.row.length && plan.row.every((wanted, i) => typeof wanted === 'string' || wanted === shape[i])
-  if (!fits) throw invalid(path, `has the shape ${showShape(shape)}; ${plan.takes}`)
-}
-
-/** How deep lists go along their first elements, at most `limit` (hostile bodies nest without end). */
-function depthOf(value: unknown, limit: number): number {
-  let depth = 0
-  for (let inner = value; Array.isArray(inner) && depth < limit; inner = inner[0]) depth++
-  return depth
-}
-
-/** Lengths of nested lists along their first elements, at most `rank` of them. */
-function shapeOf(value: unknown, rank: number): number[] {
-  const shape: number[] = []
-  for (let inner = value; Array.isArray(inner) && shape.length < Math.min(rank, 32); inner = inner[0]) {
-    shape.push(inner.length)
-  }
-  return shape
+/** Throws InvalidInput where the fixed dimensions of the model are others. */
+function checkFits(plan: InputPlan, shape: readonly number[], path: string): void {
+  if (plan.spec.anyShape || fits(plan.row, shape)) return
+  throw invalid(path, `has the shape ${showShape(shape)}; ${plan.takes}`)
 }

@@ -1,7 +1,8 @@
 /**
- * The fewest digits that still read back as the same float32: 0.1, where the nearest double would print as
- * 0.10000000149011612. It is also the largest part of a response's bytes, and of what writing it takes: so the digits are
- * found as a whole number, and not by way of a double whose own would be looked for a second time.
+ * The fewest digits that read back as the same float32: 0.1, where JavaScript prints the nearest double as
+ * 0.10000000149011612. This is our own code because JavaScript knows only the digits of doubles, and because these digits
+ * are most of an answer's bytes and of the time to write it. They are found as a whole number, without a second search by
+ * way of a double.
  */
 
 /** The nearest doubles; exact up to 10^22. */

@@ -5,7 +5,7 @@
 
 import type { Datatype, Tensor, TensorData } from '../types.js'
 import { allocate, elementCount } from './datatype.js'
-import { float16Limit, fromFloat16Bits, toFloat16Bits } from './float16.js'
+import { float16Limit, fromFloat16Bits, roundToFloat16, toFloat16Bits } from './float16.js'
 import type { JsonBytes } from './json-bytes.js'
 
 /**
@@ -192,7 +192,7 @@ function float16Text(bits: number): string {
   if (!Number.isFinite(value) || Number.isInteger(value)) return numberText(value)
   for (let digits = 1; digits < 5; digits++) {
     const candidate = Number(value.toPrecision(digits))
-    if (toFloat16Bits(candidate) === bits) return `${candidate}`
+    if (roundToFloat16(candidate) === value) return `${candidate}`
   }
   return `${value}`
 }

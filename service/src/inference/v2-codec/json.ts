@@ -3,11 +3,13 @@
  * (RFC 8259, section 6: readers may keep numbers as doubles, and JSON.parse does.)
  */
 import { InvalidInput } from '../errors.js'
-import { allocate, isInteger } from '../tensors/datatype.js'
+import { allocate, elementCount, isInteger } from '../tensors/datatype.js'
 import { JsonBytes } from '../tensors/json-bytes.js'
 import { jsonFault } from '../tensors/json-text.js'
-import { refusal, writeElements, writeValues } from '../tensors/tensor.js'
-import type { Datatype, Tensor, TensorData } from '../types.js'
+import { findRagged, type Misfit, writeNestedLists } from '../tensors/nested.js'
+import { showShape } from '../tensors/signature.js'
+import { refusal, writeElements } from '../tensors/tensor.js'
+import type { Tensor, TensorData } from '../types.js'
 
 export interface JsonDocument {
   readonly value: unknown
@@ -51,75 +53,33 @@ const stringOrLongInteger = /"[^"\\]*(?:\\.[^"\\]*)*"|(?<![\d.eE+-])-?\d{16,}(?!
 export const quoteLongIntegers = (json: string): string =>
   json.replace(stringOrLongInteger, token => (token.startsWith('"') ? token : `"${token}"`))
 
-/** What `data` of a message is to become. */
-export interface ElementsWanted {
-  readonly datatype: Datatype
-  readonly shape: readonly number[]
-  /** Elements of the shape; the caller has made sure that there may be as many. */
-  readonly elements: number
-}
-
-/** A value that does not fit, by its path within `data`. */
-interface Misfit {
-  readonly path: string
-  readonly message: string
-  readonly value?: unknown
-}
-
 /**
- * The elements of `data`, which is flat, or nested as the shape is. `exactly` gives the same list from `exact()` of the
- * document: it is asked for only where an integer has more digits than a double keeps. `path` is where the list is in
- * the message. Throws InvalidInput.
+ * The elements of `data`, which is flat, or nested as `shape` is. `exactly` gives the same list from `exact()` of the
+ * document: it is called only where an integer has more digits than a double keeps. `path` is where the list is in the
+ * message. Throws InvalidInput.
  */
 export function elementsFromJson(
   data: readonly unknown[],
-  wanted: ElementsWanted,
+  { datatype, shape }: Pick<Tensor, 'datatype' | 'shape'>,
   path: string,
   exactly: () => readonly unknown[],
 ): TensorData {
-  const target = allocate(wanted.datatype, wanted.elements)
-  const misfit = fill(data, wanted, target)
+  const elements = elementCount(shape)
+  const lists = shape.length > 1 && Array.isArray(data[0]) ? shape : [elements]
+  const ragged = findRagged(data, lists)
+  if (ragged !== undefined) throw invalid(path + ragged.path, raggedMessage(ragged, shape))
+  const target = allocate(datatype, elements)
+  const misfit = writeNestedLists(datatype, data, lists, target)
   if (misfit === undefined) return target
-  const wide = wanted.datatype === 'INT64' || wanted.datatype === 'UINT64'
-  const still = wide && Number.isInteger(misfit.value) ? fill(exactly(), wanted, target) : misfit
+  const wide = datatype === 'INT64' || datatype === 'UINT64'
+  const still = wide && Number.isInteger(misfit.value) ? writeNestedLists(datatype, exactly(), lists, target) : misfit
   if (still === undefined) return target
-  throw invalid(path + still.path, still.message)
+  throw invalid(path + still.path, refusal(datatype, still.value))
 }
 
-function fill(data: readonly unknown[], { datatype, shape, elements }: ElementsWanted, target: TensorData) {
-  if (shape.length > 1 && Array.isArray(data[0])) return fillNested(data, datatype, shape, 0, target, 0)
-  if (data.length === elements) return fillRow(data, datatype, target, 0)
-  return { path: '', message: `has ${data.length} values; the shape [${shape.join(', ')}] has ${elements}` }
-}
-
-function fillNested(
-  data: readonly unknown[],
-  datatype: Datatype,
-  shape: readonly number[],
-  depth: number,
-  target: TensorData,
-  offset: number,
-): Misfit | undefined {
-  const size = shape[depth] as number
-  if (data.length !== size) {
-    return { path: '', message: `has ${data.length} values; the shape [${shape.join(', ')}] has ${size} here` }
-  }
-  if (depth === shape.length - 1) return fillRow(data, datatype, target, offset)
-  let step = 1
-  for (let i = depth + 1; i < shape.length; i++) step *= shape[i] as number
-  for (let i = 0; i < size; i++) {
-    const inner = data[i]
-    const misfit = Array.isArray(inner)
-      ? fillNested(inner, datatype, shape, depth + 1, target, offset + i * step)
-      : { path: '', message: 'is no list where those before it are; data is flat, or nested as the shape' }
-    if (misfit !== undefined) return { ...misfit, path: `[${i}]${misfit.path}` }
-  }
-  return undefined
-}
-
-function fillRow(data: readonly unknown[], datatype: Datatype, target: TensorData, offset: number): Misfit | undefined {
-  const bad = writeValues(datatype, data, target, offset)
-  return bad === -1 ? undefined : { path: `[${bad}]`, message: refusal(datatype, data[bad]), value: data[bad] }
+function raggedMessage({ path, value, length }: Misfit, shape: readonly number[]): string {
+  if (!Array.isArray(value)) return 'is no list where those before it are; data is flat, or nested as the shape'
+  return `has ${value.length} values; the shape ${showShape(shape)} has ${length}${path === '' ? '' : ' here'}`
 }
 
 /**

@@ -12,8 +12,6 @@ import { elementsFromJson, elementsToJson, type JsonDocument } from './json.js'
 /** A message that has been taken apart. */
 export interface TensorSource {
   readonly document: JsonDocument
-  /** Bytes of the JSON: no tensor in it can have more elements. */
-  readonly jsonBytes: number
   /** What follows the JSON; undefined where the message has no such part. */
   readonly binary: Buffer | undefined
 }
@@ -22,6 +20,9 @@ export type JsonObject = Readonly<Record<string, unknown>>
 
 /** Ranks beyond this are hostile, also where the model takes any. */
 const maxRank = 64
+
+/** Keys and values of an empty cache have such shapes: `[1, 32, 0, 128]`. */
+const mostEmptySpan = 16_384
 
 /**
  * The tensors under `member` of a message. Each has the name and datatype of one that is known, as many elements as its
@@ -48,7 +49,7 @@ export function readTensors(
     let data: TensorData
     if (size === undefined) {
       const exactly = () => (source.document.exact() as Record<string, { data: unknown[] }[]>)[member]?.[i]?.data ?? []
-      data = readData(entry.data, { datatype, shape }, source.jsonBytes, `${path}.data`, exactly)
+      data = readData(entry.data, { datatype, shape }, `${path}.data`, exactly)
     } else {
       data = readElements(datatype, countElements(shape), takeBytes(source.binary, at, size, path), `${path} (binary)`)
       at += size
@@ -75,6 +76,14 @@ function readShape(value: unknown, spec: TensorSpec, path: string): readonly num
   if (bad !== -1) throw invalid(`${path}[${bad}]`, `is ${show(value[bad])}; a dimension is an integer, 0 or more`)
   if (spec.anyShape ? value.length > maxRank : value.length !== spec.shape.length) {
     throw invalid(path, `has ${value.length} dimensions; the model has ${describeSpec(spec)}`)
+  }
+  // Elements cost bytes of the body, but an empty tensor costs none, whatever its other dimensions: a model that sums
+  // over the empty one gives as many values as those say.
+  if (value.includes(0) && value.reduce((span, size) => span * (size || 1), 1) > mostEmptySpan) {
+    throw invalid(
+      path,
+      `is ${showShape(value)}; the dimensions of an empty tensor multiply to ${mostEmptySpan} at most, the 0 aside`,
+    )
   }
   return value
 }
@@ -105,16 +114,12 @@ function takeBytes(binary: Buffer | undefined, at: number, size: number, path: s
 
 function readData(
   data: unknown,
-  { datatype, shape }: Pick<Tensor, 'datatype' | 'shape'>,
-  jsonBytes: number,
+  tensor: Pick<Tensor, 'datatype' | 'shape'>,
   path: string,
   exactly: () => readonly unknown[],
 ): TensorData {
-  if (!Array.isArray(data)) throw invalid(path, `is ${show(data)}; it takes a list, flat or nested as the shape`)
-  const elements = countElements(shape)
-  // Checked before room is made for them; how many there really are shows on the way.
-  if (elements > jsonBytes) throw invalid(path, `has fewer values than the shape ${showShape(shape)}`)
-  return elementsFromJson(data, { datatype, shape, elements }, path, exactly)
+  if (Array.isArray(data)) return elementsFromJson(data, tensor, path, exactly)
+  throw invalid(path, `is ${show(data)}; it takes a list, flat or nested as the shape`)
 }
 
 /** A tensor to be written, and whether its elements go after the JSON. */

@@ -119,7 +119,7 @@ export class Host implements Runner {
   }
 
   #ask<T>(message: (id: number) => ToWorker, moved: ArrayBuffer[]): Promise<T> {
-    if (this.#lost !== undefined) return Promise.reject(new WorkerLost(this.#lost))
+    if (this.#lost !== undefined) return Promise.reject(new WorkerLost(this.#lost, 0))
     const id = this.#nextId++
     return new Promise<T>((resolve, reject) => {
       this.#waiting.push({ id, resolve: resolve as (value: never) => void, reject, since: performance.now() })
@@ -138,7 +138,7 @@ export class Host implements Runner {
     else if (message[0] === 'done') {
       const [, , computeMs, outputs, answers] = message
       resolve({ computeMs, outputs: tensorsOf(outputs), answers } satisfies BatchResult)
-    } else waiting.reject(new RunFailed(message[2]))
+    } else waiting.reject(new RunFailed(message[2], message[3]))
   }
 
   #lose(reason: string): void {

@@ -5,16 +5,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { WorkerLost } from '../errors.js'
 import type { Scheduler } from '../queue/scheduler.js'
+import type { Log } from '../types.js'
 import { Host } from './host.js'
 import type { SessionOptions } from './worker-messages.js'
 import { type Isolation, openPort } from './worker-port.js'
-
-/** The part of Fastify's logger that is used here. */
-export interface Log {
-  info(details: object, message: string): void
-  warn(details: object, message: string): void
-  error(details: object, message: string): void
-}
 
 /** A model as every host gets it. */
 export interface PooledModel {
@@ -39,7 +33,8 @@ export interface PoolOptions {
 const firstBackoffMs = 100
 const lastBackoffMs = 2000
 
-interface Generation {
+/** Workers that serve the same models. */
+export interface Generation {
   readonly models: readonly PooledModel[]
   /** By slot; undefined while a lost one is being replaced. */
   readonly hosts: (Host | undefined)[]
@@ -83,10 +78,10 @@ export class Pool {
   }
 
   /**
-   * Brings up a whole generation, `first` being its first host with everything loaded already, and puts it in place of
-   * the present one; `swap` is called in the same turn. Where a host cannot be brought up, all new ones are closed again.
+   * Brings up a whole generation, `first` being its first host with everything loaded already; it serves once it is put
+   * in place. Rejects where a host cannot be brought up; all new ones are closed again.
    */
-  async replace(models: readonly PooledModel[], first: Host, swap: () => void): Promise<void> {
+  async bringUp(models: readonly PooledModel[], first: Host): Promise<Generation> {
     const hosts: Host[] = [first]
     try {
       const others = Array.from({ length: this.#options.size - 1 }, async (_, i) => this.#openLoaded(models, i + 1))
@@ -98,11 +93,15 @@ export class Pool {
       await Promise.all(hosts.map(host => host.close()))
       throw error
     }
+    return { models, hosts }
+  }
+
+  /** Lets a generation that was brought up serve in place of the present one. */
+  putInPlace(generation: Generation): void {
     const old = this.#current
-    this.#current = { models, hosts: [...hosts] }
-    swap()
+    this.#current = generation
     for (const host of old.hosts) if (host !== undefined) this.#scheduler.retireRunner(host)
-    for (const [slot, host] of hosts.entries()) this.#serve(this.#current, slot, host)
+    for (const [slot, host] of generation.hosts.entries()) if (host !== undefined) this.#serve(generation, slot, host)
     this.#retire(old)
   }
 

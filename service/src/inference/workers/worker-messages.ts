@@ -29,7 +29,7 @@ export type FromWorker =
   | readonly ['up']
   | readonly ['loaded', id: number, inputs: readonly OrtValueMetadata[], outputs: readonly OrtValueMetadata[]]
   | readonly ['done', id: number, computeMs: number, outputs: readonly WireTensor[], answers: Answers | undefined]
-  | readonly ['failed', id: number, message: string]
+  | readonly ['failed', id: number, message: string, ranMs: number]
 
 export function tensorsOf(wires: readonly WireTensor[]): NamedTensors {
   const tensors: Record<string, Tensor> = {}

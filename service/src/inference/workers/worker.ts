@@ -50,10 +50,11 @@ async function handle(message: ToWorker): Promise<void> {
 }
 
 async function answer(id: number, work: () => Promise<void>): Promise<void> {
+  const start = performance.now()
   try {
     await work()
   } catch (error) {
-    post(['failed', id, error instanceof Error ? error.message : String(error)], [])
+    post(['failed', id, error instanceof Error ? error.message : String(error), performance.now() - start], [])
   }
 }
 

@@ -2,7 +2,7 @@
 import type { ServerResponse } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { encodeRows } from '../../../../service/src/inference/index.js'
+import { encodeRows } from '../../../../service/src/inference/tensors/rows.js'
 import type { RunOptions } from '../../../../service/src/inference/types.js'
 import { openFolder, predict, until } from '../../../support/onnx-folder.js'
 import {

@@ -157,6 +157,53 @@ t.test('lists nested without end cost no more than a glance', async t => {
   t.not(complaint(any, { features: deep }), 'none')
 })
 
+t.test('first lists that promise more than the body has cost nothing', async t => {
+  // Rooms for as many elements as these promise cannot be had on any machine.
+  const ragged = [Array.from({ length: 90_000 }, () => 1), ...Array.from({ length: 90_000 }, () => [])]
+  const inner = [ragged[0], ...Array.from({ length: 3000 }, () => [])]
+  const cube = [inner, ...Array.from({ length: 3000 }, () => [])]
+  const words = [ragged[0]?.map(() => 'a'), ...ragged.slice(1)]
+  t.match(
+    complaint(takes({ x: ['batch', 'n'] }), { features: ragged }),
+    /^features\[1\] has 0 values where the rows before/,
+  )
+  t.match(complaint(takes({ x: ['batch', 'n'] }, 'BYTES'), { features: words }), /^features\[1\] has 0 values/)
+  t.match(complaint(takes({ x: ['batch', 'n'] }, 'INT64'), { features: ragged }), /^features\[1\] has 0 values/)
+  t.match(complaint(takes({ x: ['batch', 'h', 'w'] }), { features: cube }), /^features\[0\]\[1\] has 0 values/)
+  t.match(complaint(takes({ x: ['h', 'w', 3], y: ['n'] }), { inputs: { x: cube, y: [1] } }), /^inputs\.x/)
+  const any: Signature = { inputs: [{ name: 'x', datatype: 'FP32', shape: [], anyShape: true }], outputs: [] }
+  t.match(complaint(any, { features: cube }), /^features\[0\]\[1\] has 0 values/)
+})
+
+t.test('empty tensors are taken where the shape of the model has room for them', async t => {
+  const empty = (signature: Signature, features: unknown) => {
+    const { shape, values, rows } = encoded(signature, features)
+    t.strictSame(values, [])
+    return [rows, shape]
+  }
+  const open = takes({ x: ['batch', 'n'] })
+  t.strictSame(empty(open, [[]]), [1, [1, 0]])
+  t.strictSame(empty(open, [[], []]), [2, [2, 0]])
+  t.match(complaint(open, { features: [] }), /^features is an empty list/, 'no rows are no request')
+  t.match(complaint(open, { features: [[], [1]] }), /^features\[1\] has 1 values where the rows before have 0/)
+  t.strictSame(empty(takes({ x: ['batch', 'n', 2] }), [[], []]), [2, [2, 0, 2]])
+  t.strictSame(empty(takes({ x: ['batch', 'n', 0] }), [[], [], []]), [1, [1, 3, 0]], 'as deep as a row: one row')
+  t.strictSame(empty(takes({ x: ['batch', 0] }), []), [1, [1, 0]])
+  t.strictSame(empty(takes({ x: ['batch', 0] }), [[], []]), [2, [2, 0]])
+  t.strictSame(empty(takes({ x: [1, 0, 3] }), []), [1, [1, 0, 3]])
+  t.strictSame(empty(takes({ x: [1, 0, 3] }), [[], []]), [2, [2, 0, 3]])
+  t.strictSame(empty(takes({ x: [1, 2, 0] }), [[], []]), [1, [1, 2, 0]])
+  t.strictSame(empty(takes({ x: [0, 3] }), []), [1, [0, 3]])
+  t.strictSame(empty(takes({ x: [2, 0] }), [[], []]), [1, [2, 0]])
+  t.strictSame(empty(takes({ x: [2, 0] }), []), [1, [2, 0]], 'flat as well')
+  t.strictSame(empty(takes({ x: [0] }), []), [1, [0]])
+  t.strictSame(empty(takes({ x: [2, 'n', 3] }), [[], []]), [1, [2, 0, 3]])
+  t.match(complaint(takes({ x: [0, 3] }), { features: [1] }), /^features has 1 values/)
+  const any: Signature = { inputs: [{ name: 'x', datatype: 'BYTES', shape: [], anyShape: true }], outputs: [] }
+  t.strictSame(empty(any, []), [1, [0]])
+  t.strictSame(empty(any, [[], []]), [1, [2, 0]])
+})
+
 t.test('several inputs come by name, with as many rows each', async t => {
   const ab = takes({ a: ['batch', 2], b: ['batch'] })
   const { inputs, rows } = encodeRows(ab, {

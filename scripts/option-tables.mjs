@@ -1,14 +1,10 @@
-// Writes the tables of docs/options.md from the tables in plugin/src/options/table.ts: types are what the checks allow,
-// the rest is from the comments there. Usage: npm run docs
+// The tables of docs/options.md, made from those in plugin/src/options/table.ts: types are what the checks allow, the rest
+// is from the comments there.
 //
 // In the page a table stands between `<!-- options: max timeWindow -->`, which says what it has, and `<!-- end -->`.
 // `<!-- policyOptions -->` has all of that table.
-import { readFileSync, writeFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
-const PAGE = new URL('../docs/options.md', import.meta.url)
-const SOURCE = new URL('../plugin/src/options/table.ts', import.meta.url)
 const TITLES = ['Option', 'Type', 'Default', 'Meaning', 'Example']
 /** Tables that `options` stands for. */
 const MAIN = ['limiterOptions', 'registrationOptions', 'byHandOptions']
@@ -57,9 +53,4 @@ function parse(text) {
   const words = part => part.trim().replace(/\s+/g, ' ')
   const entries = tags.map(tag => [words(tag).split(' ', 1)[0], words(tag).replace(/^\S+ /, '')])
   return { text: words(said), ...Object.fromEntries(entries) }
-}
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const tables = await import('../plugin/dist/options/table.js')
-  writeFileSync(PAGE, withOptionTables(readFileSync(PAGE, 'utf8'), tables, readFileSync(SOURCE, 'utf8')))
 }

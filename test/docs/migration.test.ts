@@ -149,6 +149,42 @@ for (const wrong of [{ max: '100' }, { max: -1 }, { timeWindow: '10 parsecs' }, 
   })
 }
 
+t.test('addresses in the allow list', async t => {
+  const allowList = ['2001:db8::1', '10.0.0.0/8']
+  const answers = await both(t, { ...minute, allowList }, async app => {
+    app.get('/', reply)
+    const from = (remoteAddress: string) => ({ url: '/', remoteAddress })
+    return statuses(app, [...Array(3).fill(from('2001:db8::1')), ...Array(3).fill(from('10.1.1.1'))])
+  })
+  t.strictSame(answers, { theirs: [200, 200, 429, 200, 200, 429], ours: [200, 200, 200, 200, 200, 200] })
+})
+
+t.test('a port behind the address in X-Forwarded-For, and no address at all', async t => {
+  const run = async (plugin: unknown) => {
+    const app = Fastify({ trustProxy: true })
+    t.teardown(() => app.close())
+    app.addHook('onRequest', async request => {
+      if (request.headers['x-unix']) Object.defineProperty(request, 'ip', { value: undefined })
+    })
+    await app.register(plugin as typeof ours, minute)
+    app.get('/', reply)
+    const from = (port: number) => ({ url: '/', headers: { 'x-forwarded-for': `192.0.2.1:${port}` } })
+    const unix = { url: '/', headers: { 'x-unix': '1' } }
+    return statuses(app, [from(1), from(2), from(3), unix, unix, unix])
+  }
+  const answers = { theirs: await run(theirs), ours: await run(ours) }
+  t.strictSame(answers, { theirs: [200, 200, 200, 500, 500, 500], ours: [200, 200, 429, 200, 200, 429] })
+})
+
+t.test('a response that is a string', async t => {
+  const answers = await both(t, { max: 0, errorResponseBuilder: () => 'slow down' }, async app => {
+    app.get('/', reply)
+    const { statusCode, body } = await app.inject('/')
+    return [statusCode, body.includes('errorResponseBuilder')]
+  })
+  t.strictSame(answers, { theirs: [500, false], ours: [500, true] })
+})
+
 t.test('a denied key among many, in process', async t => {
   const answers = await both(t, { ...minute, cache: 10 }, async app => {
     app.get('/', reply)

@@ -60,7 +60,10 @@ t.test('the packed tarball works in an ESM, a CommonJS and a TypeScript app, and
   run(bin('tsc'), [], folder)
   t.equal(run(process.execPath, ['out/app.mjs'], folder), '200,429 192.0.2.1\n', 'TypeScript')
 
-  t.match(run('tar', ['tzf', tarball], folder), /package\/dist\/stores\/check\.lua/)
+  const bundle = run('tar', ['xzOf', tarball, 'package/dist/index.js'], folder)
+  const imported = [...bundle.matchAll(/^import .*from "(?!node:)([^"]+)";$/gm)].map(([, name]) => name)
+  const { dependencies } = JSON.parse(run('tar', ['xzOf', tarball, 'package/package.json'], folder))
+  t.strictSame([...new Set(imported)].sort(), Object.keys(dependencies), 'one file to import, beside the dependencies')
   const checks = [
     [bin('publint'), '--strict', tarball],
     [bin('attw'), tarball, '--profile', 'esm-only', '--no-emoji'],

@@ -11,7 +11,6 @@ import {
   encodeRefunds,
   type Pending,
   penaltyName,
-  type Refusal,
   type Release,
   Reply,
   redisKey,

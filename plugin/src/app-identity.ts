@@ -40,3 +40,57 @@ function namedPackage(folder: string): { readonly folder: string; readonly name:
   const parent = dirname(folder)
   return parent === folder ? undefined : namedPackage(parent)
 }
+
+/** A place among the apps of one program in this process. */
+export interface Claim {
+  /** The server of the app; apps that are built around one server are one app. */
+  readonly server: object
+}
+
+/**
+ * The apps of this process that are open, by program and number. The process is what this state belongs to, so it stands
+ * at the level of the module.
+ */
+const open = new Map<string, Map<number, Set<Claim>>>()
+
+/**
+ * The name of an app in Redis when nobody gave it a name space: its program and, where several apps of it are open in
+ * this process, their order. The name is settled when it is first asked for, that is with the first request. So an app
+ * that is built again while the old one is still open has the same name, unless both serve at the same time.
+ */
+export class AppName {
+  readonly #program: string
+  readonly #claim: Claim
+  #number: number
+  #name: string | undefined
+
+  constructor(program: string, server: object) {
+    this.#program = program
+    this.#claim = { server }
+    this.#number = this.#take()
+  }
+
+  get name(): string {
+    if (this.#name === undefined) {
+      this.release()
+      this.#number = this.#take()
+      this.#name = this.#number === 0 ? this.#program : `${this.#program}#${this.#number}`
+    }
+    return this.#name
+  }
+
+  /** To be called when the app has closed. */
+  release(): void {
+    open.get(this.#program)?.get(this.#number)?.delete(this.#claim)
+  }
+
+  /** The lowest number that nobody has, or an app of the same server. */
+  #take(): number {
+    const numbers = open.get(this.#program) ?? new Map<number, Set<Claim>>()
+    open.set(this.#program, numbers)
+    let number = 0
+    while ([...(numbers.get(number) ?? [])].some(({ server }) => server !== this.#claim.server)) number++
+    numbers.set(number, (numbers.get(number) ?? new Set()).add(this.#claim))
+    return number
+  }
+}

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
+import { AppName, programName } from './app-identity.js'
 import type { Connection, RedisClient } from './stores/redis/client.js'
 import { Replicas } from './stores/redis/presence.js'
 
@@ -12,11 +13,17 @@ interface Presence {
 
 /** What all registrations of one app have in common. */
 export class App {
+  readonly name: AppName
   /** One replica, however many registrations and clients announce it. */
   readonly #id = randomUUID()
   /** Registrations so far, by prefix of their scope. */
   readonly #registrations = new Map<string, number>()
   readonly #presences = new Set<Presence>()
+
+  constructor(root: FastifyInstance) {
+    this.name = new AppName(programName(process.argv[1], process.cwd()), root.server)
+    root.addHook('onClose', async () => this.name.release())
+  }
 
   /** The number of a new registration among those of its scope, from 0. */
   enlist(prefix: string): number {
@@ -55,7 +62,7 @@ export function appOf(app: FastifyInstance): App {
   const root = rootOf(app)
   let known = apps.get(root)
   if (known === undefined) {
-    known = new App()
+    known = new App(root)
     apps.set(root, known)
   }
   return known
@@ -65,28 +72,4 @@ export function appOf(app: FastifyInstance): App {
 export function rootOf(app: FastifyInstance): FastifyInstance {
   const parent = Object.getPrototypeOf(app) as FastifyInstance | null
   return parent !== null && 'server' in parent ? rootOf(parent) : app
-}
-
-/** Apps of this process that listen, by the name space that none of them was given. */
-const listening = new Map<string, Set<FastifyInstance>>()
-
-/**
- * Warns when two apps of one process listen that count in the same name space by default. An app that is built again
- * must find its counts, so they have the same name; that they serve at the same time on servers of their own says that
- * they are two.
- */
-export function warnOfNeighbours(app: FastifyInstance, nameSpace: string): void {
-  app.addHook('onListen', async () => {
-    const apps = listening.get(nameSpace) ?? new Set()
-    listening.set(nameSpace, apps)
-    if ([...apps].some(other => other.server !== app.server)) {
-      app.log.warn(
-        "two apps of this process listen and have no name space: on one Redis they share their rate limits. Give each a 'nameSpace', the same one if they are to share",
-      )
-    }
-    apps.add(app)
-  })
-  app.addHook('onClose', async () => {
-    listening.get(nameSpace)?.delete(app)
-  })
 }

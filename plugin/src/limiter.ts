@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { isThenable, then } from './awaitable.js'
 import { clientKey } from './client-key.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
-import { InvalidAnswer, StoreCannot, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
+import { ChargeTooLarge, StoreCannot, StoreCannotRead, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
 import type { Group } from './group.js'
 import { digest } from './key.js'
 import { type Cost, costOf, type Ledger } from './ledger.js'
@@ -41,7 +41,7 @@ export interface LimiterParts {
   /** Where counting goes on with `onStoreError: 'local'`. */
   readonly local: Store
   /** The replicas that share the quotas, so that each counts its part of them there; undefined where there is only one. */
-  readonly replicas: Replicas | undefined
+  readonly replicas: (() => Replicas | undefined) | undefined
   /** Last known usage per key, used while the shared store is unavailable. Set only when `replicas` is. */
   readonly learnt: MemoryStore | undefined
 }
@@ -129,7 +129,7 @@ export class Limiter {
       ledger.charge(charged, answer)
       if (store === this.#parts.store) this.#parts.learnt?.learn(charged, answer)
     } catch (reason) {
-      if (isOwn(reason)) throw reason
+      if (isAboutCall(reason)) throw reason
       const { onStoreError } = this.config
       if (onStoreError === 'local') ledger.charge(charged, await this.#parts.local.charge(charged))
       else if (onStoreError !== 'allow') throw this.#failure(reason)
@@ -149,7 +149,7 @@ export class Limiter {
       await store.refund(check, refunds)
     } catch (reason) {
       const { onStoreError } = this.config
-      if (onStoreError === 'throw' || onStoreError === 'deny' || isOwn(reason)) throw this.#failure(reason)
+      if (onStoreError === 'throw' || onStoreError === 'deny' || isAboutCall(reason)) throw this.#failure(reason)
     }
   }
 
@@ -185,7 +185,8 @@ export class Limiter {
   }
 
   #ask(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
-    const { store, learnt } = this.#parts
+    const { store, learnt, replicas } = this.#parts
+    replicas?.()
     let answer: Awaitable<Answer>
     try {
       answer = peek ? store.peek(check) : store.check(check)
@@ -204,6 +205,7 @@ export class Limiter {
 
   /** What `onStoreError` says. */
   #withoutStore(key: Key, check: Check, peek: boolean, reason: unknown): Awaitable<Decided> {
+    if (isAboutCall(reason)) throw reason
     switch (this.config.onStoreError) {
       case 'allow': {
         const decision = pass(check, this.#units)
@@ -227,13 +229,15 @@ export class Limiter {
 
   /** What the caller is told of a failure: never the store's own words. */
   #failure(reason: unknown): unknown {
-    if (isOwn(reason)) return reason
-    return this.config.onStoreError === 'deny' ? unavailable(reason) : new StoreFailed({ cause: reason })
+    if (isAboutCall(reason)) return reason
+    if (this.config.onStoreError === 'deny') return unavailable(reason)
+    return isOwn(reason) ? reason : new StoreFailed({ cause: reason })
   }
 
   /** This replica's part of what was left when the shared store was lost, and of what has expired since. */
   #share(check: Check): Check {
-    const { replicas, learnt, store } = this.#parts
+    const { learnt, store } = this.#parts
+    const replicas = this.#parts.replicas?.()
     if (replicas === undefined) return check
     const used = learnt?.peek(check).policies.map(policy => policy.used)
     const held = check.concurrency === undefined ? 0 : store.held(check.key, check.concurrency.log)
@@ -344,7 +348,12 @@ export function limiterId(...parts: readonly (string | number)[]): string {
   return digest(JSON.stringify(parts), 8)
 }
 
-/** Errors of this package, whose texts are its own, and the end of the user's own client. */
+/** What was asked cannot be done by this store, whether or not it answers. */
+function isAboutCall(reason: unknown): boolean {
+  return reason instanceof StoreCannot || reason instanceof StoreCannotRead || reason instanceof ChargeTooLarge
+}
+
+/** Errors of this package, whose texts are its own. */
 function isOwn(reason: unknown): boolean {
   const code = (reason as { code?: unknown } | undefined)?.code
   return (typeof code === 'string' && code.startsWith('ML_RATE_')) || reason instanceof StoreClosed
@@ -355,8 +364,7 @@ export async function orUnavailable<T>(act: () => T | Promise<T>): Promise<T> {
   try {
     return await act()
   } catch (reason) {
-    const isAboutCall = reason instanceof StoreCannot || reason instanceof InvalidAnswer
-    throw isAboutCall ? reason : unavailable(reason)
+    throw isAboutCall(reason) ? reason : unavailable(reason)
   }
 }
 

@@ -1,6 +1,5 @@
 import type { FastifyBaseLogger, FastifyInstance, RouteOptions } from 'fastify'
-import { type App, appOf, warnOfNeighbours } from './app.js'
-import { programName } from './app-identity.js'
+import { type App, appOf } from './app.js'
 import { notify } from './callbacks.js'
 import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
@@ -64,8 +63,6 @@ export class Registration {
     this.#store = this.#newStore()
     this.#stores.add(this.#store)
     this.main = this.#newLimiter(config, ['main'], this.#store)
-    const { redis, nameSpace } = this.config
-    if (redis !== undefined && nameSpace === undefined) warnOfNeighbours(app, this.#nameSpace())
   }
 
   /** The limiter of a route with options of its own. GET and HEAD of a URL are one route, a group is one limiter's logs. */
@@ -141,15 +138,17 @@ export class Registration {
   }
 
   #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
-    const replicas = config.onStoreError === 'local' ? this.#announced() : undefined
+    const sharesQuotas = config.onStoreError === 'local' && this.#connection !== undefined
+    // A name that nobody gave is settled with the first request.
+    if (sharesQuotas && this.config.nameSpace !== undefined) this.#announced()
     const limiter = new Limiter({
       config,
       id: limiterId(...this.#scope, ...id),
       group: id[0] === 'group' ? this.#groupOf(config) : undefined,
       store,
       local: this.#local,
-      replicas,
-      learnt: replicas && this.#learnt,
+      replicas: sharesQuotas ? () => this.#announced() : undefined,
+      learnt: sharesQuotas ? this.#learnt : undefined,
     })
     this.#limiters.add(limiter)
     return limiter
@@ -175,16 +174,14 @@ export class Registration {
   #announced(): Replicas | undefined {
     const connection = this.#connection
     const { redis } = this.config
-    if (connection !== undefined && redis !== undefined)
-      this.#presence ??= appOf(this.#app).announce(redis, connection, this.#nameSpace())
-    return this.#presence?.replicas
+    if (connection === undefined || redis === undefined) return undefined
+    this.#presence ??= appOf(this.#app).announce(redis, connection, this.#nameSpace())
+    return this.#presence.replicas
   }
 
   #nameSpace(): string {
     const { nameSpace } = this.config
-    return nameSpace === undefined
-      ? `mlrl:${digest(programName(process.argv[1], process.cwd()), 8)}:`
-      : storedNameSpace(nameSpace)
+    return nameSpace === undefined ? `mlrl:${digest(appOf(this.#app).name.name, 8)}:` : storedNameSpace(nameSpace)
   }
 
   #newStore(): Store {
@@ -193,7 +190,7 @@ export class Registration {
       return new CustomStoreAdapter(this.#custom, { suffix: '', timeoutMs: storeTimeoutMs })
     if (this.#connection === undefined) return this.#local
     return new RedisStore(this.#connection, {
-      nameSpace: this.#nameSpace(),
+      nameSpace: () => this.#nameSpace(),
       hashKeys,
       timeoutMs: storeTimeoutMs,
       startTimeoutMs,

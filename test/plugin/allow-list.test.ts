@@ -35,7 +35,9 @@ const pair = address.chain(base =>
     .map(({ prefix, changed, other }) => {
       const low = (1n << BigInt(WIDTH[base.family] - changed)) - 1n
       return { base, prefix, asked: { family: base.family, bits: (base.bits & ~low) | (other.bits & low) } }
-    }),
+    })
+    // A mapped address is an IPv4 address.
+    .filter(({ asked }) => asked.family === 4 || asked.bits >> 32n !== 0xffffn),
 )
 
 /** Whether two numbers agree in their first bits. */

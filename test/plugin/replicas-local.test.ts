@@ -138,6 +138,7 @@ t.test('registrations of one app are one replica: each gives its whole limit whe
       async scope => {
         await scope.register(rateLimit, {
           redis: own,
+          nameSpace: 'one-app:',
           max,
           timeWindow: '1 hour',
           onStoreError: 'local',

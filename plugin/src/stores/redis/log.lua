@@ -32,7 +32,7 @@ local ROUNDING = 1000
 local LOOSE = 8
 
 -- Entries that one call removes or merges at most, so that no call takes long however large the log is.
-local MOST = 1000
+local MOST = 250
 
 -- The most that a window can hold; see LARGEST_TOTAL in policy.ts.
 local LARGEST = 9007199254740928

@@ -22,8 +22,8 @@ import { Permits } from './permits.js'
 import { CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './scripts.js'
 
 export interface RedisStoreOptions {
-  /** Stands in front of every key. */
-  readonly nameSpace: string
+  /** Stands in front of every key. A function is asked once, when the first key is needed. */
+  readonly nameSpace: string | (() => string)
   /** Whether no partition key stands in Redis in clear. */
   readonly hashKeys?: boolean
   /** Milliseconds after which a call is given up. */
@@ -53,6 +53,7 @@ export class RedisStore implements Store {
   readonly #nodes: Nodes
   readonly #batcher: Batcher
   readonly #permits: Permits
+  #space: string | undefined
   /** Until when the first connection is waited for; 0 once it stood. */
   #startsUntil = 0
   #start: NodeJS.Timeout | undefined
@@ -75,7 +76,7 @@ export class RedisStore implements Store {
     this.#permits = new Permits(connection, permit => this.#batcher.release(permit))
     this.#nodes = new Nodes({
       connection,
-      probe: key => this.#within(PROBE, [redisKey(options.nameSpace, key, '~probe')], []),
+      probe: key => this.#within(PROBE, [redisKey(this.#nameSpace, key, '~probe')], []),
       onChange: (error, node) => this.#changed(error, node),
     })
     this.#endReady = connection.onReady(() => this.#started())
@@ -116,7 +117,7 @@ export class RedisStore implements Store {
     }
     const stored = this.#stored(key)
     const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
-    const keys = [...names, ...permits].map(name => redisKey(this.#options.nameSpace, stored, name))
+    const keys = [...names, ...permits].map(name => redisKey(this.#nameSpace, stored, name))
     forget()
     const { circuit, clock } = this.#nodes.of(stored)
     const error = this.#missing ?? circuit.error
@@ -126,11 +127,11 @@ export class RedisStore implements Store {
       if (Number(late) < 0) throw new StoreTimeout(this.#options.timeoutMs)
     }
     forget()
-    for (const log of permits) this.#permits.forget(redisKey(this.#options.nameSpace, stored, log))
+    for (const log of permits) this.#permits.forget(redisKey(this.#nameSpace, stored, log))
   }
 
   held(key: string, permits: string): number {
-    return this.#permits.count(redisKey(this.#options.nameSpace, this.#stored(key), permits))
+    return this.#permits.count(redisKey(this.#nameSpace, this.#stored(key), permits))
   }
 
   close(): void {
@@ -141,6 +142,14 @@ export class RedisStore implements Store {
     this.#permits.close()
     this.#batcher.close()
     this.#denials.clear()
+  }
+
+  get #nameSpace(): string {
+    if (this.#space === undefined) {
+      const { nameSpace } = this.#options
+      this.#space = typeof nameSpace === 'string' ? nameSpace : nameSpace()
+    }
+    return this.#space
   }
 
   #stored(key: string): string {
@@ -202,7 +211,7 @@ export class RedisStore implements Store {
   async #sendChecks(pending: readonly Pending[], releases: readonly Release[], { clock }: Node): Promise<void> {
     const sent = monotonic()
     const latest = clock.latest(earliestDeadline(pending))
-    const { keys, args } = encodeChecks(this.#options.nameSpace, pending, releases, latest)
+    const { keys, args } = encodeChecks(this.#nameSpace, pending, releases, latest)
     const reply = new Reply((await run(this.#connection, CHECK, keys, args)) as unknown[])
     const late: Pending[] = []
     for (const one of pending) {
@@ -227,7 +236,7 @@ export class RedisStore implements Store {
     const deadline = earliestDeadline(pending)
     const life = Math.ceil(Math.max(0, deadline - sent)) + MARKER_MS
     const marker = randomBytes(12).toString('base64url')
-    const { keys, args } = encodeRefunds(this.#options.nameSpace, pending, marker, clock.latest(deadline), life)
+    const { keys, args } = encodeRefunds(this.#nameSpace, pending, marker, clock.latest(deadline), life)
     const reply = (await run(this.#connection, REFUND, keys, args)) as unknown[]
     const isLate = reply.length === 1
     clock.observe(Number(reply[0]), sent, monotonic(), isLate)
@@ -267,7 +276,7 @@ export class RedisStore implements Store {
       return
     }
     const lease = this.#permits.hold(
-      redisKey(this.#options.nameSpace, key, check.concurrency.log),
+      redisKey(this.#nameSpace, key, check.concurrency.log),
       permit,
       check.concurrency.ttlMs,
     )

@@ -57,7 +57,7 @@ export class UnknownModel extends Refusal {
   constructor(model: string, version: string | undefined, available: readonly string[]) {
     const what =
       version === undefined ? `no model '${clip(model)}'` : `model '${model}' has no version '${clip(version)}'`
-    const exists = available.length === 0 ? 'none is loaded' : `there is: ${available.join(', ')}`
+    const exists = available.length === 0 ? 'none is loaded' : `there is: ${listed(available)}`
     super(`${what}; ${exists}`)
     this.model = model
     this.version = version
@@ -71,7 +71,7 @@ export class ModelRequired extends Refusal {
   readonly available: readonly string[]
 
   constructor(available: readonly string[]) {
-    super(`say which model is meant; there is: ${available.join(', ')}`)
+    super(`say which model is meant; there is: ${listed(available)}`)
     this.available = available
   }
 }
@@ -201,6 +201,19 @@ export class NoModels extends InferenceError {
 }
 
 /** Callers' words go into messages, cut to a length that cannot fill a log. */
-function clip(text: string): string {
+export function clip(text: string): string {
   return text.length > 64 ? `${text.slice(0, 64)}…` : text
+}
+
+/** Longest list in a message, in characters. */
+const longestList = 1000
+
+/** Names one after the other, as many as a message has room for. */
+export function listed(names: readonly string[]): string {
+  let text = ''
+  for (const [index, name] of names.entries()) {
+    if (text.length + name.length > longestList && index > 0) return `${text} and ${names.length - index} more`
+    text += index === 0 ? name : `, ${name}`
+  }
+  return text
 }

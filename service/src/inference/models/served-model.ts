@@ -1,6 +1,6 @@
 /** One loaded version: checks a request, then queues it. */
 
-import { InvalidInput } from '../errors.js'
+import { InvalidInput, listed } from '../errors.js'
 import type { Batcher } from '../queue/batcher.js'
 import type { Scheduler } from '../queue/scheduler.js'
 import { checkInputs, type RowLayout } from '../tensors/signature.js'
@@ -78,7 +78,7 @@ export class ServedModel implements Model {
     const known = this.info.outputs.map(({ name }) => name)
     const unknown = outputs.findIndex(name => !known.includes(name))
     if (unknown !== -1) {
-      const message = `is ${show(outputs[unknown])}; the model gives ${known.join(', ')}`
+      const message = `is ${show(outputs[unknown])}; the model gives ${listed(known)}`
       throw new InvalidInput([{ path: `outputs[${unknown}]`, message }])
     }
     return { ...options, rows }

@@ -87,15 +87,32 @@ export class InvalidInput extends Refusal {
   }
 }
 
-/** The queue is full, or the answer would come after the request's deadline. */
+/**
+ * Why a request was not taken: `queue-full` by `QUEUE_MAX`, `limit` by the adaptive limit of rows under way, `too-late` for
+ * its deadline, `displaced` by another that goes before it, `main-thread` since more comes than can be read, `unserved`
+ * since nothing is up that could run it.
+ */
+export const overloadReasons = ['queue-full', 'limit', 'too-late', 'displaced', 'main-thread', 'unserved'] as const
+export type OverloadReason = (typeof overloadReasons)[number]
+
+/** There is no room for the request, or no time. */
 export class Overloaded extends Refusal {
   readonly code = 'INFERENCE_OVERLOADED'
   /** When this request is expected to find room, in milliseconds. */
   readonly retryAfterMs: number
 
-  constructor(reason: string, retryAfterMs: number) {
-    super(reason)
+  constructor(
+    readonly why: OverloadReason,
+    message: string,
+    retryAfterMs: number,
+  ) {
+    super(message)
     this.retryAfterMs = Math.max(1, Math.ceil(retryAfterMs))
+  }
+
+  /** Whether a worker or backend of the model is up: false where it is not load alone that is in the way. */
+  get served(): boolean {
+    return this.why !== 'unserved'
   }
 }
 

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { parse as parseDuration } from '@lukeed/ms'
 import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
+import { gate, limit } from './inference/queue/admission-constants.js'
 import { readTracing, type TracingSettings } from './tracing/settings.js'
 
 /** Beside what JSON Schema knows of a setting: what docs/operations.md and an error message say of it. */
@@ -125,6 +126,21 @@ export const settings = {
     description: 'Rows that may wait for one model; beyond, requests get 503.',
     takes: 'an integer, 1 or more',
   }),
+  ADMISSION: oneOf(
+    ['on', 'off'],
+    'on',
+    'Whether requests are refused that would wait for long or in vain. Off, only `QUEUE_MAX` and deadlines hold.',
+  ),
+  ADMISSION_WAIT_MS: milliseconds(
+    1,
+    limit.mostWaitMs,
+    'How long requests are meant to wait at most while a model is asked for more than it can run.',
+  ),
+  ADMISSION_DELAY_MS: milliseconds(
+    1,
+    gate.delayMs,
+    'How late a turn of the event loop may be before fewer requests are read at once.',
+  ),
   REQUEST_TIMEOUT_MS: milliseconds(
     1,
     5000,
@@ -196,8 +212,12 @@ export interface Config {
     readonly isolation: Settings['INFERENCE_ISOLATION']
     readonly batchMaxRows: number | undefined
     readonly batchMaxDelayMs: number
+    readonly admission: Settings['ADMISSION']
+    readonly admissionWaitMs: number
     readonly queueMaxRows: number
   }
+  /** Milliseconds that a turn of the event loop may be late; undefined: the gate in front of the body is off. */
+  readonly gateDelayMs: number | undefined
   readonly requestTimeoutMs: number
   readonly overloadStatus: 503 | 429
   readonly bodyLimit: number
@@ -325,8 +345,11 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
       isolation: read.INFERENCE_ISOLATION,
       batchMaxRows: read.BATCH_MAX_SIZE,
       batchMaxDelayMs: read.BATCH_MAX_DELAY_MS,
+      admission: read.ADMISSION,
+      admissionWaitMs: read.ADMISSION_WAIT_MS,
       queueMaxRows: read.QUEUE_MAX,
     },
+    gateDelayMs: read.ADMISSION === 'on' ? read.ADMISSION_DELAY_MS : undefined,
     requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,

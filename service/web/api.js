@@ -46,5 +46,8 @@ async function get(url) {
   return response.json()
 }
 
+/** A body that the model takes. A long one is asked for by itself, and counts as a request. */
+export const sampleOf = async ({ sample, sampleUrl }) => sample ?? (await get(sampleUrl))
+
 export const readModels = async () => (await get('/v1/models')).models
 export const readLimits = async () => (await get('/v1/limits')).policies

@@ -12,6 +12,6 @@ startCharts()
 const models = await readModels()
 const digits = models.find(takesDrawing)
 startModels(models)
-startQuota((digits ?? models[0]).sample)
+startQuota(digits ?? models[0])
 if (digits === undefined) document.querySelector('.draw').hidden = true
 else startDrawing(digits)

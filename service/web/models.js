@@ -1,5 +1,5 @@
 /** Any model, with the sample that it gives, or what was made of it. */
-import { predict } from './api.js'
+import { predict, sampleOf } from './api.js'
 
 const byId = id => document.querySelector(`#${id}`)
 
@@ -17,10 +17,12 @@ function about({ description = '', testAccuracy, testRows, version }) {
 export function startModels(models) {
   const select = byId('model')
   for (const { name } of models) select.append(new Option(name))
-  const choose = () => {
+  const choose = async () => {
     const model = models[select.selectedIndex]
     byId('model-about').textContent = about(model)
-    byId('body').value = pretty(model.sample)
+    byId('body').value = ''
+    const text = await sampleOf(model).then(pretty, ({ message }) => message)
+    if (models[select.selectedIndex] === model) byId('body').value = text
   }
   select.addEventListener('change', choose)
   choose()

@@ -1,5 +1,5 @@
 /** The caller's quota, policy by policy; the countdown after a 429; and the burst. */
-import { onAnswer, predict, readLimits } from './api.js'
+import { onAnswer, predict, readLimits, sampleOf } from './api.js'
 
 const AT_ONCE = 16
 const POLL_MS = 1000
@@ -104,7 +104,7 @@ async function fire(size, body) {
 }
 
 /** `body`: what each request of a burst sends. */
-export function startQuota(body) {
+export function startQuota(model) {
   onAnswer(onQuota)
   void poll()
   setInterval(poll, POLL_MS)
@@ -116,7 +116,11 @@ export function startQuota(body) {
     if (button.getAttribute('aria-disabled') === 'true') return
     // Not `disabled`, which would take the focus away.
     button.setAttribute('aria-disabled', 'true')
-    result.textContent = await fire(Number(document.querySelector('#burst-size').value), body)
+    const count = Number(document.querySelector('#burst-size').value)
+    result.textContent = await sampleOf(model).then(
+      body => fire(count, body),
+      ({ message }) => message,
+    )
     button.removeAttribute('aria-disabled')
     void poll()
   })

@@ -112,9 +112,11 @@ t.test('the map names every constant of admission, charging and refunds', t => {
   })
   const declared = ['service/src/protection/', 'service/src/inference/queue/'].flatMap(folder =>
     readdirSync(new URL(folder, root)).flatMap(file =>
-      [...readPage(folder + file).matchAll(/^(?:export )?const (\w+)(?:: number)? = (?:[-\d]|\{.*\d)/gm)].map(
-        ([, name]) => `${folder}${file} ${name}`,
-      ),
+      [
+        ...readPage(folder + file).matchAll(
+          /^(?:export )?const (\w+)(?:: number)? = (?:[-\d]|\{.*\d)|^export const (\w+) = \{$/gm,
+        ),
+      ].map(([, name, group]) => `${folder}${file} ${name ?? group}`),
     ),
   )
   t.strictSame(named.sort(), declared.sort())

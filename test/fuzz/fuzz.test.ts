@@ -9,6 +9,9 @@ import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { buildService, inRedis, startService } from '../support/build.js'
+import { ElementType } from '../support/onnx-builder.js'
+import { writeModels } from '../support/onnx-folder.js'
+import { anyRank, flattens, identity, rowSums, twoInputs } from '../support/onnx-models.js'
 import { isCharged, POLICY, wrongWithExchange } from './answers.js'
 import { CANARY, damaged, type FuzzConnection, piecesOf, URLS, whole } from './requests.js'
 import { exchange } from './wire.js'
@@ -30,6 +33,17 @@ const RIGHT_KEY = `${CANARY}-right`
 async function start(t: Test, settings: Readonly<Record<string, string>> = {}) {
   const models = t.testdir()
   cpSync(new URL('../../models/iris', import.meta.url), join(models, 'iris'), { recursive: true })
+  // Shapes that bodies have a say in.
+  writeModels(models, {
+    'tokens/1/model.onnx': identity(ElementType.INT64, ['batch', 'length']),
+    'image/1/model.onnx': identity(ElementType.FLOAT, ['batch', 'height', 'width']),
+    'words/1/model.onnx': identity(ElementType.STRING, ['batch', 'length']),
+    'any/1/model.onnx': anyRank(),
+    'empty/1/model.onnx': identity(ElementType.FLOAT, [0, 3]),
+    'pair/1/model.onnx': twoInputs(),
+    'sums/1/model.onnx': rowSums(),
+    'flat/1/model.onnx': flattens(),
+  })
   const policies = [{ name: POLICY, limit: LIMIT, window: '1d' }]
   const limits = {
     anonymous: 'open',
@@ -47,6 +61,7 @@ async function start(t: Test, settings: Readonly<Record<string, string>> = {}) {
     OVERLOAD_STATUS: 429,
     REQUEST_TIMEOUT_MS: 60_000,
     MODELS_DIR: models,
+    DEFAULT_MODEL: 'iris',
     ...settings,
   })
   return { ...service, port: Number(new URL(service.url).port), nameSpace: store.REDIS_NAMESPACE as string }

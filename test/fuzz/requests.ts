@@ -1,9 +1,13 @@
 /** Requests as nobody should send them: each part drawn from what is right, what is odd, and what is hostile. */
+import { gzipSync } from 'node:zlib'
 import fc, { type Arbitrary } from 'fast-check'
 import { LAST } from './wire.js'
 
 /** Stands in everything that is secret, so that it can be looked for where it must not be. */
 export const CANARY = 'zqcanaryqz'
+
+/** Models of open, unknown and empty shapes, and of text: what they take hangs on what they are sent. */
+const SHAPED = ['tokens', 'image', 'words', 'any', 'empty', 'pair', 'sums', 'flat'] as const
 
 /** Every URL of the service that answers; one value for each parameter, then wrong ones. */
 export const URLS: readonly string[] = [
@@ -13,6 +17,8 @@ export const URLS: readonly string[] = [
   ...['/v1/admin/reload', '/v2', '/v2/', '/v2/health/live', '/v2/health/ready', '/v2/models', '/v2/repository/index'],
   ...['/v2/models/iris', '/v2/models/iris/ready', '/v2/models/iris/infer', '/v2/models/iris/versions/1'],
   ...['/v2/models/iris/versions/1/ready', '/v2/models/iris/versions/1/infer', '/v2/models/rose/infer'],
+  '/v1/models/iris/sample',
+  ...SHAPED.flatMap(name => [`/v1/models/${name}/predict`, `/v2/models/${name}/infer`]),
   ...['/v1', '/nothing', '/v1/models/', '/v2/models/iris/versions/0', '*'],
 ]
 
@@ -242,8 +248,47 @@ const bodyText: Arbitrary<string> = fc.oneof(
   fc.nat(2000).map(length => JSON.stringify({ features: Array.from({ length }, () => IRIS.features), model: 'iris' })),
 )
 
+/** Nested lists: of one shape, ragged, and such as promise in their first lists what the others do not have. */
+const nested: Arbitrary<unknown> = fc.letrec<{ any: unknown }>(tie => ({
+  any: fc.oneof(
+    { maxDepth: 5 },
+    fc.constantFrom<unknown>(1, 0.5, 'a', 'NaN', '-Infinity', null, true, -1),
+    fc.array(tie('any'), { maxLength: 6 }),
+    fc
+      .tuple(fc.array(fc.nat(4), { maxLength: 5 }), fc.constantFrom<unknown>(1, 'a', true))
+      .map(([shape, value]) => shape.reduceRight<unknown>((inner, length) => Array(length).fill(inner), value)),
+    fc
+      .array(fc.constantFrom(1, 2, 30, 3000), { minLength: 1, maxLength: 4 })
+      .map(shape =>
+        shape.reduceRight<unknown>((inner, length) => [inner, ...Array.from({ length: length - 1 }, () => [])], 1),
+      ),
+  ),
+})).any
+
+const dimension = fc.oneof(fc.nat(4), fc.constantFrom(3000, 2 ** 31, 2 ** 53 - 1, 2 ** 53, -1, 0.5, null, '1'))
+
+/** For the models of `SHAPED`, by either protocol. */
+const shapedText: Arbitrary<string> = fc.oneof(
+  fc.tuple(fc.constantFrom(...SHAPED), nested).map(([model, features]) => JSON.stringify({ model, features })),
+  nested.map(features => JSON.stringify({ features })),
+  fc.tuple(nested, nested).map(([a, b]) => JSON.stringify({ inputs: { a, b } })),
+  fc
+    .array(
+      fc.record({
+        name: fc.constantFrom('x', 'x', 'a', 'b'),
+        datatype: fc.constantFrom('FP32', 'INT64', 'BYTES'),
+        shape: fc.array(dimension, { maxLength: 5 }),
+        data: nested,
+      }),
+      { maxLength: 3 },
+    )
+    .map(inputs => JSON.stringify({ inputs })),
+)
+
 const body: Arbitrary<Buffer> = fc.oneof(
   { weight: 8, arbitrary: bodyText.map(text => Buffer.from(text)) },
+  { weight: 4, arbitrary: shapedText.map(text => Buffer.from(text)) },
+
   fc.uint8Array({ maxLength: 64 }).map(bytes => Buffer.from(bytes)),
   // Text cut inside of a character, and one that is none.
   fc.constantFrom(Buffer.from([0x22, 0xc3]), Buffer.from([0x22, 0xff, 0xfe, 0x22]), Buffer.from([0xed, 0xa0, 0x80])),
@@ -271,11 +316,13 @@ const request: Arbitrary<FuzzRequest> = fc
     credentials,
     more: fc.array(header, { maxLength: 4 }),
     body,
+    packed: fc.nat(11).map(odd => odd === 0),
     framing: fc.constantFrom('length', 'length', 'chunked'),
   })
-  .map(({ host, type, credentials, more, ...rest }) => ({
+  .map(({ host, type, credentials, more, packed, body, ...rest }) => ({
     ...rest,
-    headers: [...host, ...type, ...credentials, ...more],
+    body: packed ? gzipSync(body) : body,
+    headers: [...host, ...type, ...(packed ? [['content-encoding', 'gzip'] as const] : []), ...credentials, ...more],
   }))
 
 const damage = fc.record({

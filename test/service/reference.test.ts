@@ -23,7 +23,7 @@ const iris = new URL('../../models/iris/', import.meta.url)
 
 /** The way from the top of the page to an element, by the key Tab alone. */
 async function tabTo(page: Page, selector: string): Promise<void> {
-  for (let i = 0; i < 80; i++) {
+  for (let i = 0; i < 120; i++) {
     await page.keyboard.press('Tab')
     if (await page.evaluate(`document.activeElement.matches(${JSON.stringify(selector)})`)) return
   }

@@ -66,7 +66,7 @@ for (const { name, settings } of STORES) {
 
 t.test('overload is answered with 429 where balancers would eject on 503, and says that it is no quota', async t => {
   const { models } = await openFolder(t, { 'copy/1/model.onnx': identity() })
-  const full = () => Promise.reject(new Overloaded('the queue is full', 1200))
+  const full = () => Promise.reject(new Overloaded('queue-full', 'the queue is full', 1200))
   Object.assign(models.get(), { run: full })
   const { ask, predict } = await buildService(t, { OVERLOAD_STATUS: 429 }, models)
   const { info } = models.get()

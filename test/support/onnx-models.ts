@@ -29,6 +29,28 @@ export const identity = (
     options,
   )
 
+/** y = x, for tensors of any rank. */
+export const anyRank = (type: ElementType = FLOAT) =>
+  model({ nodes: [node('Identity', ['x'], ['y'])], inputs: [{ name: 'x', type }], outputs: [{ name: 'y', type }] })
+
+/** y = the sum of x over its second dimension: one value for each index of the first, also where the second is 0. */
+export const rowSums = () =>
+  model({
+    nodes: [node('ReduceSum', ['x', 'axes'], ['y'], { keepdims: { int: 1 } })],
+    inputs: [tensor('x', FLOAT, ['n', 'm'])],
+    outputs: [tensor('y', FLOAT, ['n', 1])],
+    initializers: [int64s('axes', [1])],
+  })
+
+/** all = every row behind the other, without a batch dimension: the answer to n rows would repeat it n times. */
+export const flattens = () =>
+  model({
+    nodes: [node('Reshape', ['x', 'flat'], ['all'])],
+    inputs: [tensor('x', FLOAT, ['batch', 4])],
+    outputs: [tensor('all', FLOAT, ['length'])],
+    initializers: [int64s('flat', [-1])],
+  })
+
 /** y = x + (the sum over all rows): what a caller gets depends on who shares the batch. */
 export const mixesRows = () =>
   model({

@@ -46,13 +46,17 @@ function randomFrom(seed: number): () => number {
   }
 }
 
-export interface Load {
+export interface SimulatedModel {
   readonly workers: number
   readonly maxRows: number
+  readonly mode?: 'shared' | 'split' | 'alone'
   /** Milliseconds of a run, and of each of its rows. */
   readonly overheadMs: number
   readonly perRowMs: number
   readonly deadlineMs: number
+}
+
+export interface Load extends SimulatedModel {
   /** Requests that come at once after half a second. */
   readonly burst?: number
   /** In multiples of the capacity, by the second. */
@@ -61,20 +65,21 @@ export interface Load {
 
 export interface Asked {
   readonly second: number
+  readonly caller: string
   readonly outcome: 'answered' | 'refused'
   readonly latencyMs: number
 }
 
-/** What became of every request, and how many a second the model can answer. */
-export async function simulate(load: Load): Promise<{ readonly asked: readonly Asked[]; readonly capacity: number }> {
-  const { workers, maxRows, overheadMs, perRowMs, deadlineMs, seconds, burst = 0 } = load
+/** A model in simulated time, and what became of every request. */
+function open({ workers, maxRows, mode = 'shared', overheadMs, perRowMs, deadlineMs }: SimulatedModel) {
   const random = randomFrom(1)
   const time = new SimulatedTime()
-  const scheduler = new Scheduler({ clock: time, queueMaxRows: 10_000 })
-  const batcher = new Batcher({ mode: 'shared', maxRows, maxDelayMs: 0, shapesVary: false })
+  const scheduler = new Scheduler({ clock: time, admission: { mode: 'on', queueMaxRows: 10_000 } })
+  const batcher = new Batcher({ mode, maxRows, maxDelayMs: 0, shapesVary: false })
   scheduler.addModel('m', batcher)
   const meanMs = (rows: number) => overheadMs + rows * perRowMs
-  for (const rows of [1, maxRows]) batcher.serviceTime.observe(rows, meanMs(rows))
+  const runRows = Number.isFinite(maxRows) ? maxRows : 1
+  for (const rows of new Set([1, runRows])) batcher.serviceTime.observe(rows, meanMs(rows))
   const run = (_key: string, inputs: NamedTensors) =>
     new Promise<{ outputs: NamedTensors; computeMs: number }>(resolve => {
       const ms = meanMs((inputs.x as Tensor).shape[0] as number) * (0.75 + random() / 2)
@@ -83,11 +88,13 @@ export async function simulate(load: Load): Promise<{ readonly asked: readonly A
   for (let i = 0; i < workers; i++) scheduler.addRunner({ keys: new Set(['m']), lost: false, run })
 
   const asked: Asked[] = []
-  const ask = (second: number) => {
+  const ask = (caller: string) => {
     const since = time.now()
-    const note = (outcome: Asked['outcome']) => void asked.push({ second, outcome, latencyMs: time.now() - since })
+    const second = Math.floor(since / 1000)
+    const note = (outcome: Asked['outcome']) =>
+      void asked.push({ second, caller, outcome, latencyMs: time.now() - since })
     try {
-      const options = { rows: 1, deadline: since + deadlineMs }
+      const options = { rows: 1, deadline: since + deadlineMs, partitionKey: caller }
       scheduler.submit('m', { x: tensorOf('FP32', [1, 1], [1]) }, options).then(
         () => note('answered'),
         () => note('refused'),
@@ -96,23 +103,48 @@ export async function simulate(load: Load): Promise<{ readonly asked: readonly A
       note('refused')
     }
   }
-  const capacity = (workers * maxRows * 1000) / meanMs(maxRows)
-  const askNext = (after: number) => {
+  const capacity = (workers * runRows * 1000) / meanMs(runRows)
+  /** Asks at random, in multiples of the capacity by the second. */
+  const arrive = (caller: string, seconds: readonly number[], after = 0): void => {
     const second = Math.floor(after / 1000)
     const multiple = seconds[second]
     if (multiple === undefined) return
-    const at = after + (-Math.log(1 - random()) / (multiple * capacity)) * 1000
+    const at = multiple === 0 ? Infinity : after + (-Math.log(1 - random()) / (multiple * capacity)) * 1000
     // Whoever would come in a second of another load comes anew there.
-    if (at >= (second + 1) * 1000) return askNext((second + 1) * 1000)
-    time.at(at, () => {
-      ask(second)
-      askNext(at)
-    })
+    if (at >= (second + 1) * 1000) arrive(caller, seconds, (second + 1) * 1000)
+    else {
+      time.at(at, () => {
+        ask(caller)
+        arrive(caller, seconds, at)
+      })
+    }
   }
-  askNext(0)
+  return { time, batcher, asked, ask, arrive, capacity }
+}
+
+/** What became of every request, and how many a second the model can answer. */
+export async function simulate(load: Load): Promise<{ readonly asked: readonly Asked[]; readonly capacity: number }> {
+  const { time, asked, ask, arrive, capacity } = open(load)
+  arrive('one', load.seconds)
   time.at(500, () => {
-    for (let i = 0; i < burst; i++) ask(0)
+    for (let i = 0; i < (load.burst ?? 0); i++) ask('one')
   })
   await time.run()
   return { asked, capacity }
+}
+
+/** The same for several callers: of each its load, by the second. `fairness`: the index at the end. */
+export async function simulateCallers(
+  model: SimulatedModel,
+  loads: Readonly<Record<string, readonly number[]>>,
+): Promise<{ readonly asked: readonly Asked[]; readonly fairness: number }> {
+  const { time, asked, arrive, batcher } = open(model)
+  for (const [caller, seconds] of Object.entries(loads)) arrive(caller, seconds)
+  const end = Math.max(...Object.values(loads).map(({ length }) => length)) * 1000
+  let fairness = Number.NaN
+  time.at(end - 1, () => {
+    fairness = batcher.fairnessIndex
+  })
+  await time.run()
+  return { asked, fairness }
 }

@@ -24,6 +24,12 @@ interface Answer {
   readonly failure?: string
 }
 
+/** What is read of a model's description. */
+interface Described {
+  readonly sample?: object
+  readonly sampleUrl: string
+}
+
 export class Client {
   readonly #options: ClientOptions
   readonly #printer: Printer
@@ -41,13 +47,19 @@ export class Client {
   async sampleBody(): Promise<string> {
     const { model, url } = this.#options
     const path = model === undefined ? '/v1/models' : `/v1/models/${encodeURIComponent(model)}`
+    const found = JSON.parse(await this.#get(path)) as Described & { readonly models?: readonly Described[] }
+    const described = model === undefined ? found.models?.[0] : found
+    if (described === undefined) throw new Failure(`${url.origin} serves no models; say what to send with --body`)
+    // A long one has a URL of its own.
+    return described.sample === undefined ? this.#get(described.sampleUrl) : JSON.stringify(described.sample)
+  }
+
+  async #get(path: string): Promise<string> {
+    const { origin } = this.#options.url
     const { status, text } = await this.#untilAnswered(0, path)
-    if (status === 0) throw new Failure(`${url.origin} does not answer`)
-    if (status !== 200) throw new Failure(`${url.origin}${path} answers ${status}: ${detailOf(text)}`)
-    const found = JSON.parse(text) as { sample?: object; models?: readonly { sample: object }[] }
-    const sample = model === undefined ? found.models?.[0]?.sample : found.sample
-    if (sample === undefined) throw new Failure(`${url.origin} serves no models; say what to send with --body`)
-    return JSON.stringify(sample)
+    if (status === 0) throw new Failure(`${origin} does not answer`)
+    if (status !== 200) throw new Failure(`${origin}${path} answers ${status}: ${detailOf(text)}`)
+    return text
   }
 
   /** One prediction, tried again until it is answered for good. Resolves with whether that was 200. */

@@ -44,6 +44,9 @@ export interface Fault {
   readonly members?: Readonly<Record<string, unknown>>
 }
 
+/** Names in `available`; a longer list is at `GET /v1/models`. */
+const MOST_AVAILABLE = 100
+
 export const MEDIA_TYPE = 'application/problem+json'
 
 const REGISTRY = 'https://iana.org/assignments/http-problem-types'
@@ -173,7 +176,7 @@ function ofInference(error: InferenceError): Fault {
   const status = statusOf[code]
   if (error instanceof InvalidInput) return badRequest(code, error.errors)
   if (error instanceof UnknownModel || error instanceof ModelRequired) {
-    return { status, code, detail: message, members: { available: error.available } }
+    return { status, code, detail: message, members: { available: error.available.slice(0, MOST_AVAILABLE) } }
   }
   if (error instanceof Stopping || error instanceof BackendUnavailable)
     return unavailable(code, message, error.retryAfterMs)

@@ -57,7 +57,7 @@ export class UnknownModel extends Refusal {
   constructor(model: string, version: string | undefined, available: readonly string[]) {
     const what =
       version === undefined ? `no model '${clip(model)}'` : `model '${model}' has no version '${clip(version)}'`
-    const exists = available.length === 0 ? 'none is loaded' : `there is: ${available.join(', ')}`
+    const exists = available.length === 0 ? 'none is loaded' : `there is: ${listed(available)}`
     super(`${what}; ${exists}`)
     this.model = model
     this.version = version
@@ -71,7 +71,7 @@ export class ModelRequired extends Refusal {
   readonly available: readonly string[]
 
   constructor(available: readonly string[]) {
-    super(`say which model is meant; there is: ${available.join(', ')}`)
+    super(`say which model is meant; there is: ${listed(available)}`)
     this.available = available
   }
 }
@@ -87,15 +87,32 @@ export class InvalidInput extends Refusal {
   }
 }
 
-/** The queue is full, or the answer would come after the request's deadline. */
+/**
+ * Why a request was not taken: `queue-full` by `QUEUE_MAX`, `limit` by the adaptive limit of rows under way, `too-late` for
+ * its deadline, `displaced` by another that goes before it, `main-thread` since more comes than can be read, `unserved`
+ * since nothing is up that could run it.
+ */
+export const overloadReasons = ['queue-full', 'limit', 'too-late', 'displaced', 'main-thread', 'unserved'] as const
+export type OverloadReason = (typeof overloadReasons)[number]
+
+/** There is no room for the request, or no time. */
 export class Overloaded extends Refusal {
   readonly code = 'INFERENCE_OVERLOADED'
   /** When this request is expected to find room, in milliseconds. */
   readonly retryAfterMs: number
 
-  constructor(reason: string, retryAfterMs: number) {
-    super(reason)
+  constructor(
+    readonly why: OverloadReason,
+    message: string,
+    retryAfterMs: number,
+  ) {
+    super(message)
     this.retryAfterMs = Math.max(1, Math.ceil(retryAfterMs))
+  }
+
+  /** Whether a worker or backend of the model is up: false where it is not load alone that is in the way. */
+  get served(): boolean {
+    return this.why !== 'unserved'
   }
 }
 
@@ -201,6 +218,19 @@ export class NoModels extends InferenceError {
 }
 
 /** Callers' words go into messages, cut to a length that cannot fill a log. */
-function clip(text: string): string {
+export function clip(text: string): string {
   return text.length > 64 ? `${text.slice(0, 64)}…` : text
+}
+
+/** Longest list in a message, in characters. */
+const longestList = 1000
+
+/** Names one after the other, as many as a message has room for. */
+export function listed(names: readonly string[]): string {
+  let text = ''
+  for (const [index, name] of names.entries()) {
+    if (text.length + name.length > longestList && index > 0) return `${text} and ${names.length - index} more`
+    text += index === 0 ? name : `, ${name}`
+  }
+  return text
 }

@@ -126,11 +126,16 @@ export interface RunOptions {
   readonly signal?: Caller
   /** Whose requests go first where several wait: the higher. 0 by default. */
   readonly priority?: number
+  /** Whose request it is. Callers of one priority share the model: who was served least of late goes first. */
+  readonly partitionKey?: string | undefined
   /** Latest `performance.now()` at which an answer is still of use, in milliseconds. */
   readonly deadline?: number
   readonly trace?: RunTrace
   readonly meter?: ComputeMeter | undefined
 }
+
+/** What decides whether a request is taken; but for the rows it is known before its body is read. */
+export type Asked = Pick<RunOptions, 'rows' | 'deadline' | 'priority' | 'partitionKey'>
 
 /** Answers to requests that shared a run, one behind the other. */
 export interface Answers {
@@ -164,11 +169,13 @@ export interface Model {
    * `ComputeMeter` will be told at most, unless the model gets slower. 0 before the model has run at all.
    */
   predictedMs?(rows: number): number
+  /** Jain's index of how callers shared the model of late: 1 where each had its due, 1/n where one of n had all. */
+  readonly fairnessIndex?: number
   /**
-   * What a request of one row with this deadline (`performance.now()`) would be refused with if it came now; undefined
-   * where it would be taken. Counts nothing. Throws UnknownModel where this one was unloaded.
+   * What such a request would be refused with if it came now; undefined where it would be taken. Counts nothing. Throws
+   * UnknownModel where this one was unloaded.
    */
-  refusalAt?(priority: number, deadline: number): Error | undefined
+  refusalOf?(asked: Asked): Error | undefined
 }
 
 /** One model of the repository that could not be loaded, and why. */

@@ -1,5 +1,6 @@
 /** Requests by route, method and class of status, counted once the answer is out. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { Overloaded } from '../inference/errors.js'
 import { classOf, type Metrics } from './metrics.js'
 import type { Count, Distribution } from './series.js'
 
@@ -25,6 +26,10 @@ export function measureRequests(app: FastifyInstance, metrics: Metrics): void {
         done()
       },
     ]
+  })
+  app.addHook('onError', (_request, _reply, error, done) => {
+    if (error instanceof Overloaded) metrics.overloaded(error.why)
+    done()
   })
   const observeUnknown = observerOf(UNKNOWN, metrics)
   app.addHook('onResponse', (request, reply, done) => {

@@ -2,6 +2,7 @@
 import type { FastifyRequest } from 'fastify'
 import { type Decision, type StoreEvent, StoreForeignKey, StoreTimeout } from 'ml-api-rate-limiter'
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import { type OverloadReason, overloadReasons } from '../inference/errors.js'
 import type { InferenceEvent } from '../inference/index.js'
 import type { Models } from '../inference/types.js'
 import { Counters, Histograms } from './series.js'
@@ -32,6 +33,13 @@ function processMetrics(): Registry {
   return ofProcess
 }
 
+/** What the gate tells of itself: milliseconds and requests. */
+export interface GateState {
+  readonly delayMs: number
+  readonly inside: number
+  readonly limit: number
+}
+
 export class Metrics {
   readonly contentType = Registry.PROMETHEUS_CONTENT_TYPE
   readonly #registry = new Registry()
@@ -46,6 +54,11 @@ export class Metrics {
     'http_requests_shed_total',
     'Requests answered with 503 or 504, or as overload, by the code of why.',
     [...['reason', 'status']],
+  )
+  readonly #overload = new Counters(
+    'inference_refused_total',
+    'Requests that were not taken, or lost their place, because there was no room or no time, by why.',
+    ['reason'],
   )
   readonly #decisions = new Counters(
     'rate_limit_decisions_total',
@@ -70,11 +83,12 @@ export class Metrics {
 
   constructor() {
     const families = [
-      ...[this.requests, this.duration, this.#shed, this.#decisions, this.#store, this.#storeErrors],
+      ...[this.requests, this.duration, this.#shed, this.#overload, this.#decisions, this.#store, this.#storeErrors],
       ...[this.#wait, this.#rows, this.#runs, this.#failures, this.#workersLost],
     ]
     for (const family of families) this.#registry.registerMetric(family.asMetric())
     // Known from the start, so that their first rise is seen.
+    for (const why of overloadReasons) this.#overload.of(why)
     this.#workersLost.of()
     this.#store.of()
     for (const reason of ['timeout', 'foreign_key', 'unavailable', ...Object.values(REFUSALS)])
@@ -91,7 +105,34 @@ export class Metrics {
     )
     this.#gauge('inference_queue_rows', 'Rows that wait, over all models.', () => models.queueRows)
     this.#gauge('inference_models_loaded', 'Models that can be asked.', () => models.list().length)
+    const fairness: Gauge = new Gauge({
+      name: 'inference_fairness_index',
+      help: "Jain's index of how callers shared a model of late: 1 where each had its due, 1/n where one of n had all.",
+      labelNames: ['model'],
+      registers: [this.#registry],
+      collect: () => {
+        fairness.reset()
+        for (const { info, fairnessIndex = 1 } of models.list()) fairness.set({ model: info.name }, fairnessIndex)
+      },
+    })
     this.#gauge('inference_ready', '1 while models are loaded and workers up.', () => (models.ready ? 1 : 0))
+  }
+
+  /** Adds the gate in front of the body. */
+  watchGate(gate: { readonly state: GateState }): void {
+    const help = 'How late turns of the event loop were in the last tenth of a second, as the gate sees it.'
+    this.#gauge('gate_delay_seconds', help, () => gate.state.delayMs / 1000)
+    this.#gauge('gate_requests', 'Requests that are past the gate, and not answered.', () => gate.state.inside)
+    this.#gauge(
+      'gate_limit_requests',
+      'Requests that may be past the gate; +Inf while it is open.',
+      () => gate.state.limit,
+    )
+  }
+
+  /** A request was refused, or lost its place. */
+  overloaded(why: OverloadReason): void {
+    this.#overload.of(why).value++
   }
 
   /** The code of a request that was answered 503, 504 or as overload: one of the service's own. */

@@ -1,4 +1,5 @@
 /** The part of the OpenAPI document that follows the models: each one's own paths, schemas and samples. Pure. */
+import { isShort, sampleUrl } from '../http/model-summary.js'
 import { type JsonSchema, requestSchema } from '../inference/tensors/request-schema.js'
 import { isFixed, rowLayout, rowShape } from '../inference/tensors/signature.js'
 import type { ModelInfo, TensorSpec } from '../inference/types.js'
@@ -18,23 +19,24 @@ export function withModels(document: Document, models: readonly ModelInfo[]): Do
   const paths: Record<string, Json> = { ...document.paths }
   const predict = paths[PREDICT]?.post as Json | undefined
   const infer = paths[INFER]?.post as Json | undefined
-  const examples: Record<string, unknown> = {}
+  const examples: Record<string, Json> = {}
   for (const info of models) {
     const name = encodeURIComponent(info.name)
-    examples[info.name] = { summary: info.description ?? info.name, value: info.sample }
+    examples[info.name] = { summary: info.description ?? info.name, ...exampleOf(info) }
     const shared = { tags: [`Model ${info.name}`], ...(info.description && { description: info.description }) }
     if (predict !== undefined) {
-      const content = { schema: requestSchema(info), example: info.sample }
+      const example = isShort(info.sample) ? { example: info.sample } : { examples: { sample: exampleOf(info) } }
+      const content = { schema: requestSchema(info), ...example }
       paths[`/v1/models/${name}/predict`] = {
         post: { ...only(predict, content), ...shared, summary: 'Predict', operationId: `predict-${name}` },
       }
     }
-    const example = inferSample(info)
-    if (infer !== undefined && example !== undefined) {
+    const example = isShort(info.sample) ? inferSample(info) : undefined
+    if (infer !== undefined) {
       const { schema } = jsonOf(infer) as { schema: JsonSchema }
       paths[`/v2/models/${name}/infer`] = {
         post: {
-          ...only(infer, { schema, example }),
+          ...only(infer, { schema, ...(example && { example }) }),
           ...shared,
           summary: 'Inference by the Open Inference Protocol',
           operationId: `infer-${name}`,
@@ -49,6 +51,10 @@ export function withModels(document: Document, models: readonly ModelInfo[]): Do
   }
   return { ...document, paths }
 }
+
+/** A sample, or where it is if it is long. */
+const exampleOf = (info: ModelInfo): Json =>
+  isShort(info.sample) ? { value: info.sample } : { externalValue: sampleUrl(info) }
 
 const bodyOf = (content: Json): Json => ({ required: true, content: { 'application/json': content } })
 

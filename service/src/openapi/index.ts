@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { Documents, sendDocument } from '../http/document.js'
 import type { Models } from '../inference/types.js'
 import { type Document, withModels } from './by-model.js'
 import { ERRORS } from './errors.js'
@@ -37,7 +38,7 @@ ${ERRORS.map(([status, code, when]) => `| ${status} | \`${code}\` | ${when} |`).
 export async function collectRoutes(app: FastifyInstance): Promise<void> {
   app.addHook('onRoute', route => {
     if (route.url.startsWith(DOCS)) route.config = { ...route.config, rateLimit: false }
-    // Written anew for each who asks, YAML takes the main thread ten times as long as JSON, and nobody is limited here.
+    // YAML takes the main thread ten times as long to write as JSON, and nobody is limited here.
     if (route.url === `${DOCS}/yaml`) route.handler = (_request, reply) => reply.callNotFound()
   })
   await app.register(swagger, {
@@ -64,19 +65,18 @@ export async function collectRoutes(app: FastifyInstance): Promise<void> {
 
 /** Adds the document and its page. `models`: what is loaded when somebody asks, each with its schema and sample. */
 export async function documentRoutes(app: FastifyInstance, models: Models): Promise<void> {
-  const document = () =>
-    withModels(
-      app.swagger() as Document,
-      models.list().map(({ info }) => info),
-    )
-  app.get(
-    '/openapi.json',
-    { config: { rateLimit: false }, schema: { hide: true } as object },
-    async (_request, reply) => {
-      reply.header('cache-control', 'no-cache')
-      return document()
-    },
-  )
+  const documents = new Documents(models)
+  const build = () => {
+    const infos = models.list().map(({ info }) => info)
+    return withModels(app.swagger() as Document, infos)
+  }
+  const send = (request: FastifyRequest, reply: FastifyReply) =>
+    sendDocument(documents.get('openapi', build), request, reply)
+  app.get('/openapi.json', { config: { rateLimit: false }, schema: { hide: true } as object }, send)
+  app.addHook('onRoute', route => {
+    // The page would write it for each who asks.
+    if (route.url === `${DOCS}/json`) route.handler = send
+  })
   await app.register(swaggerUi, {
     routePrefix: DOCS,
     staticCSP: PAGE_POLICY,
@@ -89,7 +89,5 @@ export async function documentRoutes(app: FastifyInstance, models: Models): Prom
       displayRequestDuration: true,
       validatorUrl: null,
     },
-    transformSpecification: (_object: Document, _request: FastifyRequest) => document(),
-    transformSpecificationClone: false,
   } as object)
 }

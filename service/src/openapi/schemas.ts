@@ -25,6 +25,8 @@ const header = (type: string, description: string) => ({ type, description })
 
 const RETRY_AFTER = { 'retry-after': header('integer', 'Seconds after which it is worth asking again.') }
 
+const ETAG = { etag: header('string', 'Of this state of the document; send it as `if-none-match` next time.') }
+
 /** Of every answer of a limited route. */
 const QUOTA_HEADERS = {
   'x-ratelimit-limit': header('integer', 'Quota of the policy that binds.'),
@@ -35,6 +37,7 @@ const QUOTA_HEADERS = {
 }
 
 const MEANS: Readonly<Record<number, string>> = {
+  304: 'The document is still the one that `if-none-match` names.',
   400: 'It is malformed or does not fit; `detail` and `errors` say what was wrong and what would be right.',
   401: 'The token or key is missing or wrong.',
   404: 'There is no such URL, model or version; it names what there is.',
@@ -59,19 +62,24 @@ export interface Answers {
   readonly refusal?: { readonly type: string; readonly schema: object }
   /** Media type of the success. */
   readonly type?: string
+  /** Whether it has an `etag`, by which a caller that has it already spares itself the rest. */
+  readonly unchanged?: boolean
 }
 
 /** The `response` of a route's schema. */
-export function answers({ success, refusals, limited = false, refusal, type = 'application/json' }: Answers) {
+export function answers(wanted: Answers) {
+  const { success, refusals, limited = false, refusal, type = 'application/json', unchanged = false } = wanted
   const form = refusal ?? { type: 'application/problem+json', schema: Problem }
   const quota = limited ? QUOTA_HEADERS : {}
+  const validator = unchanged ? ETAG : {}
   const refused = (status: number) => ({
     description: `${STATUS_CODES[status]}. ${MEANS[status]}`,
     headers: { ...quota, ...(status === 429 || status === 503 ? RETRY_AFTER : {}) },
     content: { [form.type]: { schema: form.schema } },
   })
   return Object.fromEntries<object>([
-    [200, { description: 'OK', headers: quota, content: { [type]: { schema: success } } }],
+    [200, { description: 'OK', headers: { ...quota, ...validator }, content: { [type]: { schema: success } } }],
+    ...(unchanged ? [[304, { description: MEANS[304], headers: { ...quota, ...validator } }] as const] : []),
     ...refusals.map((status): [number, object] => [status, refused(status)]),
   ])
 }
@@ -97,7 +105,13 @@ export const ModelDescription = Type.Object(
     outputs: Type.Array(Tensor),
     labels: Type.Optional(Type.Array(Type.String())),
     testAccuracy: Type.Optional(Type.Number({ description: 'Share of held-out rows predicted rightly.' })),
-    sample: Type.Object({}, { additionalProperties: true, description: 'A body that POST /v1/predict takes.' }),
+    sample: Type.Optional(
+      Type.Object(
+        {},
+        { additionalProperties: true, description: 'A body that POST /v1/predict takes, if no longer than 2 KB.' },
+      ),
+    ),
+    sampleUrl: Type.String({ description: 'Where the same is, whatever its length.' }),
     batching: Type.Object({ enabled: Type.Boolean() }, { additionalProperties: true }),
   },
   { additionalProperties: true },

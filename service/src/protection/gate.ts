@@ -5,45 +5,55 @@
  *
  * How many requests may be past the gate follows the delay of the event loop by additive increase and multiplicative
  * decrease (D. Chiu, R. Jain, Analysis of the Increase and Decrease Algorithms for Congestion Avoidance, 1989; for
- * servers M. Welsh, D. Culler, Adaptive Overload Control for Busy Internet Servers, USITS 2003).
+ * servers M. Welsh, D. Culler, Adaptive Overload Control for Busy Internet Servers, USITS 2003). A delay is compared with
+ * the time that each caller gives: a burst that is worked off in time is let in, one that keeps on coming is not.
  */
 import type { ServerResponse } from 'node:http'
 import { Overloaded } from '../inference/errors.js'
-import type { Model } from '../inference/types.js'
-
-const windowMs = 100
-/** How often it is looked how late the event loop is. */
-const tickMs = 10
-
-/** A turn of the event loop is to take no longer: every request waits for one or two before it is seen. */
-const targetDelayMs = 15
-const decrease = 0.8
-const increase = 8
-/** As many may always pass: fewer would not be what fills the main thread. */
-const fewest = 32
-/** More asked than this many times what was answered in the window: else a slow turn is not the callers' doing. */
-const excess = 1.5
+import { gate as rules } from '../inference/queue/admission-constants.js'
+import type { Asked, Model } from '../inference/types.js'
+import type { GateState } from '../metrics/metrics.js'
 
 /** The rule alone: no clock, no server. */
 export class GateLimit {
+  readonly #targetMs: number
   #limit = Number.POSITIVE_INFINITY
+  #delayMs = 0
+  /** When the event loop began to be late; undefined while it keeps up. */
+  #lateSince: number | undefined
   #inside = 0
   #peak = 0
   #asked = 0
   #served = 0
   #refused = 0
 
+  /** `targetMs`: how late a turn of the event loop may be. */
+  constructor(targetMs: number = rules.delayMs) {
+    this.#targetMs = targetMs
+  }
+
+  /** Requests that are inside. */
+  get inside(): number {
+    return this.#inside
+  }
+
   /** Requests that may be inside at once; Infinity while the event loop keeps up. */
   get limit(): number {
     return this.#limit
   }
 
-  /** One more has come, and may or may not pass. */
-  hasRoom(): boolean {
+  /** One more has come, whose caller gives so many milliseconds, and may or may not pass. */
+  hasRoom(timeoutMs: number, now: number): boolean {
     this.#asked++
-    if (this.#inside < this.#limit) return true
+    if (this.#inside < this.#limit || this.#isBurst(timeoutMs * rules.burstPart, now)) return true
     this.#refused++
     return false
+  }
+
+  /** Whether the delay is so short, and has lasted for so short a time, that it takes none from who can wait for `mostMs`. */
+  #isBurst(mostMs: number, now: number): boolean {
+    const lateForMs = now - (this.#lateSince ?? now)
+    return lateForMs < Math.min(mostMs, rules.mostBurstMs) && this.#delayMs < mostMs
   }
 
   enter(): void {
@@ -57,14 +67,16 @@ export class GateLimit {
     if (served) this.#served++
   }
 
-  /** Ends a window, in which a turn of the event loop came so much too late. */
-  adapt(delayMs: number): void {
-    if (delayMs <= targetDelayMs) {
-      this.#limit = this.#refused > 0 ? this.#limit + increase : this.#limit * 2
-      // Beyond what a process has sockets for.
-      if (this.#limit > 65_536) this.#limit = Number.POSITIVE_INFINITY
-    } else if (this.#asked > Math.max(fewest, excess * this.#served)) {
-      this.#limit = Math.max(fewest, Math.min(this.#limit, this.#peak) * decrease)
+  /** Ends a window, which began at `since` and in which turns of the event loop came so much too late. */
+  adapt(delayMs: number, since: number): void {
+    this.#delayMs = delayMs
+    if (delayMs <= this.#targetMs) {
+      this.#lateSince = undefined
+      this.#limit = this.#refused > 0 ? this.#limit + rules.increase : this.#limit * 2
+      if (this.#limit > rules.most) this.#limit = Number.POSITIVE_INFINITY
+    } else if (this.#asked > Math.max(rules.fewest, rules.excess * this.#served)) {
+      this.#lateSince ??= since
+      this.#limit = Math.max(rules.fewest, Math.min(this.#limit, this.#peak) * rules.decrease)
     }
     this.#peak = this.#inside
     this.#asked = 0
@@ -78,6 +90,7 @@ export interface Newcomer {
   /** Every model that may be meant. */
   readonly models: readonly Model[]
   readonly priority: number
+  readonly partitionKey: string | undefined
   /** `performance.now()` when it was seen. */
   readonly arrivedAt: number
   /** Milliseconds that its caller waits for an answer. */
@@ -85,7 +98,7 @@ export interface Newcomer {
 }
 
 export class Gate {
-  readonly #limit = new GateLimit()
+  readonly #limit: GateLimit
   readonly #timer: NodeJS.Timeout
   readonly #left: (this: ServerResponse) => void
   /** When the timer last came, and by how much it came too late in this window, and how often. */
@@ -95,13 +108,15 @@ export class Gate {
   #ticks = 0
   #delayMs = 0
 
-  constructor() {
-    const limit = this.#limit
+  /** `targetMs`: how late a turn of the event loop may be. */
+  constructor(targetMs?: number) {
+    const limit = new GateLimit(targetMs)
+    this.#limit = limit
     this.#left = function () {
       limit.leave(this.statusCode < 429)
     }
     // (A histogram of `monitorEventLoopDelay` has no sample in a window that a single turn has filled.)
-    this.#timer = setInterval(() => this.#tick(), tickMs).unref()
+    this.#timer = setInterval(() => this.#tick(), rules.tickMs).unref()
   }
 
   /** Milliseconds that a request has waited for its turn by now, unseen; 0 while the event loop keeps up. */
@@ -109,19 +124,28 @@ export class Gate {
     return this.#limit.limit === Number.POSITIVE_INFINITY ? 0 : this.#delayMs
   }
 
+  /** For metrics: milliseconds that turns of the event loop were late in the last window; requests inside, and at most. */
+  get state(): GateState {
+    return { delayMs: this.#delayMs, inside: this.#limit.inside, limit: this.#limit.limit }
+  }
+
   /** Lets a request in until its response is over, or gives what to refuse it with: Overloaded. */
-  pass({ models, priority, arrivedAt, timeoutMs }: Newcomer, response: ServerResponse): Error | undefined {
-    const hasRoom = this.#limit.hasRoom()
+  pass(newcomer: Newcomer, response: ServerResponse): Error | undefined {
+    const { models, priority, partitionKey, arrivedAt, timeoutMs } = newcomer
+    const hasRoom = this.#limit.hasRoom(timeoutMs, arrivedAt)
+    const asked = { rows: 1, priority, partitionKey, deadline: arrivedAt + timeoutMs - this.delayMs }
     let full: Error | undefined
     for (const model of models) {
-      full = refusalOf(model, priority, arrivedAt + timeoutMs - this.delayMs)
+      full = refusalOf(model, asked)
       // It may be this one that is meant.
       if (full === undefined) break
     }
     if (full !== undefined) return full
     // What is late already when it is seen would cost as much as one that is served, and make the next ones later.
-    if (!hasRoom || timeoutMs <= this.delayMs)
-      return new Overloaded('more requests come than can be read', 1000 + Math.random() * 4000)
+    if (!hasRoom || timeoutMs <= this.delayMs) {
+      const backMs = rules.backMs + Math.random() * rules.backSpreadMs
+      return new Overloaded('main-thread', 'more requests come than can be read', backMs)
+    }
     this.#limit.enter()
     // One listener for all responses, which is called on each of them once.
     response.on('close', this.#left)
@@ -134,21 +158,21 @@ export class Gate {
 
   #tick(): void {
     const now = performance.now()
-    this.#lateMs += Math.max(0, now - this.#tickedAt - tickMs)
+    this.#lateMs += Math.max(0, now - this.#tickedAt - rules.tickMs)
     this.#ticks++
     this.#tickedAt = now
-    if (now - this.#windowFrom < windowMs) return
+    if (now - this.#windowFrom < rules.windowMs) return
     this.#delayMs = this.#lateMs / this.#ticks
+    this.#limit.adapt(this.#delayMs, this.#windowFrom)
     this.#windowFrom = now
     this.#lateMs = 0
     this.#ticks = 0
-    this.#limit.adapt(this.#delayMs)
   }
 }
 
-function refusalOf(model: Model, priority: number, deadline: number): Error | undefined {
+function refusalOf(model: Model, asked: Asked): Error | undefined {
   try {
-    return model.refusalAt?.(priority, deadline)
+    return model.refusalOf?.(asked)
   } catch (error) {
     return error as Error
   }

@@ -65,16 +65,22 @@ export async function registerLimits(
 ): Promise<Limits> {
   app.decorateRequest('seenLateMs', 0)
   refundShed(app)
-  const gate = new Gate()
-  app.addHook('onClose', () => gate.close())
+  const gate = config.gateDelayMs === undefined ? undefined : new Gate(config.gateDelayMs)
+  if (gate !== undefined) metrics?.watchGate(gate)
+  app.addHook('onClose', () => gate?.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
+    if (gate === undefined) return undefined
     const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
     request.seenLateMs = gate.delayMs
     const { arrivedAt } = request
-    return gate.pass(
-      { models: modelsMeant(models, request), priority: priorityOf(request), arrivedAt, timeoutMs },
-      reply.raw,
-    )
+    const newcomer = {
+      models: modelsMeant(models, request),
+      priority: priorityOf(request),
+      partitionKey: request.caller?.key,
+      arrivedAt,
+      timeoutMs,
+    }
+    return gate.pass(newcomer, reply.raw)
   }
   const limits = await openLimits(app, config, metrics, pass)
   const hold = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {

@@ -1,4 +1,5 @@
 /** Inference messages of the Open Inference Protocol: a request into tensors, tensors into the response. Pure. */
+import { listed } from '../inference/errors.js'
 import { elementBytes } from '../inference/tensors/datatype.js'
 import { checkInputs, describeSpec, rowLayout } from '../inference/tensors/signature.js'
 import { show } from '../inference/tensors/tensor.js'
@@ -60,7 +61,7 @@ function readOutputs({ outputs }: JsonObject, binaryByDefault: boolean, model: S
     const entry = objectAt(value, path)
     const spec = model.outputs.find(({ name }) => name === entry.name)
     if (spec === undefined) {
-      const known = model.outputs.map(describeSpec).join(', ')
+      const known = listed(model.outputs.map(describeSpec))
       throw invalid(`${path}.name`, `is ${show(entry.name)}; the model has ${known}`)
     }
     const { name } = spec

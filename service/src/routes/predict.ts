@@ -1,10 +1,11 @@
 /** Predictions: a body that fits the model's own signature in, one prediction a row out. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
+import { takenBy } from '../http/model-summary.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../http/problem.js'
 import { predictionsJson } from '../inference/tensors/predictions.js'
 import { encodeRows } from '../inference/tensors/rows.js'
-import type { Model, ModelInfo, Models } from '../inference/types.js'
+import type { Model, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
 import { timeoutAsked } from './caller.js'
@@ -94,10 +95,9 @@ function modelMeant(models: Models, { params, body }: PredictRequest): Model | u
 
 /** Says what would have been taken, since nobody should need a second page to put a request right. */
 function withHelp(fault: Fault, model: Model | undefined, bodyLimit: number): Fault {
-  const detail = fault.status === 413 ? `${fault.detail}; at most ${bodyLimit} bytes are taken` : fault.detail
+  const detail =
+    fault.code === 'BODY_TOO_LARGE' ? `${fault.detail}; at most ${bodyLimit} bytes are taken` : fault.detail
   const takes =
     model === undefined ? { body: '{ "model", "features" }; GET /v1/models says more' } : takenBy(model.info)
   return { ...fault, detail, members: { ...fault.members, takes } }
 }
-
-const takenBy = ({ name, version, inputs, sample }: ModelInfo) => ({ model: name, version, inputs, sample })

@@ -34,6 +34,7 @@ export async function runCharged(
     ...options,
     signal: callerOfReply(reply),
     priority: priorityOf(request),
+    partitionKey: request.caller?.key,
     deadline: deadlineOf(request, request.arrivedAt, timeoutMs),
   })
   const { queueMs, computeMs, computeShareMs } = result

@@ -27,7 +27,7 @@ async function modelThat(t: Test, behave: (model: Model) => Model['run']): Promi
 const oftenOverloaded = (t: Test) => {
   let runs = 0
   return modelThat(t, model => async (inputs, options) => {
-    if (runs++ % 3 === 0) throw new Overloaded('the queue is full', 800)
+    if (runs++ % 3 === 0) throw new Overloaded('queue-full', 'the queue is full', 800)
     return model.run(inputs, options)
   })
 }

@@ -37,7 +37,7 @@ t.test('what the engine refuses has its status, and says when to come back', asy
   const app = await v2App(
     t,
     fakeModels([
-      failing('overloaded', () => new Overloaded('200 rows wait', 2300)),
+      failing('overloaded', () => new Overloaded('limit', '200 rows wait', 2300)),
       failing('stopping', () => new Stopping()),
       failing('lost', () => new WorkerLost('exit code 134 at /srv/models')),
       failing('late', () => new DeadlineExceeded(false)),

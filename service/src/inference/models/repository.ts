@@ -1,6 +1,8 @@
 /** The models of a folder: loaded, checked, warmed, swapped while they serve. */
 import { availableParallelism } from 'node:os'
 import { ModelRequired, NoModels, UnknownModel } from '../errors.js'
+import type { AdmissionOptions } from '../queue/admission.js'
+import { limit } from '../queue/admission-constants.js'
 import { type BatchEvent, type Clock, Scheduler } from '../queue/scheduler.js'
 import type { BrokenModel, Log, Model, Models, ReloadReport } from '../types.js'
 import { Pool } from '../workers/pool.js'
@@ -27,8 +29,12 @@ export interface ModelsOptions {
   readonly batchMaxRows?: number | undefined
   /** How long a request may wait for company while a worker is free, in milliseconds; 0 by default. */
   readonly batchMaxDelayMs?: number | undefined
-  /** Rows that may wait for one model. */
+  /** `off`: requests are refused only where more than `queueMaxRows` would wait. `on` by default. */
+  readonly admission?: AdmissionOptions['mode'] | undefined
+  /** Rows that may wait for one model; any number by default. */
   readonly queueMaxRows?: number | undefined
+  /** Milliseconds that requests are meant to wait at most while a model is asked for more than it can run. */
+  readonly admissionWaitMs?: number | undefined
   readonly isolation?: Isolation | undefined
   /** A run of more than this is taken for one that will not end: 60 s by default. */
   readonly stuckAfterMs?: number | undefined
@@ -83,7 +89,11 @@ export class Repository implements Models {
     this.#options = options
     this.#scheduler = new Scheduler({
       clock,
-      queueMaxRows: options.queueMaxRows ?? Number.POSITIVE_INFINITY,
+      admission: {
+        mode: options.admission ?? 'on',
+        queueMaxRows: options.queueMaxRows ?? Number.POSITIVE_INFINITY,
+        limit: { mostWaitMs: options.admissionWaitMs ?? limit.mostWaitMs },
+      },
       onBatch: event => this.#onBatch(event),
     })
     this.#pool = new Pool(this.#scheduler, {

@@ -1,11 +1,11 @@
 /** One loaded version: checks a request, then queues it. */
 
-import { InvalidInput } from '../errors.js'
+import { InvalidInput, listed } from '../errors.js'
 import type { Batcher } from '../queue/batcher.js'
 import type { Scheduler } from '../queue/scheduler.js'
 import { checkInputs, type RowLayout } from '../tensors/signature.js'
 import { show } from '../tensors/tensor.js'
-import type { Model, ModelInfo, NamedTensors, RunOptions, RunResult } from '../types.js'
+import type { Asked, Model, ModelInfo, NamedTensors, RunOptions, RunResult } from '../types.js'
 
 export interface Serving {
   readonly key: string
@@ -38,13 +38,17 @@ export class ServedModel implements Model {
     return this.#serving.scheduler.estimateWaitMs(this.#serving.key, rows)
   }
 
+  get fairnessIndex(): number {
+    return this.#serving.batcher.fairnessIndex
+  }
+
   predictedMs(rows: number): number {
     return this.#serving.batcher.computeMs(rows)
   }
 
-  refusalAt(priority: number, deadline: number): Error | undefined {
-    if (this.#retired) return this.#serving.successor().refusalAt?.(priority, deadline)
-    return this.#serving.scheduler.refusalOf(this.#serving.key, { rows: 1, priority, deadline })
+  refusalOf(asked: Asked): Error | undefined {
+    if (this.#retired) return this.#serving.successor().refusalOf?.(asked)
+    return this.#serving.scheduler.refusalOf(this.#serving.key, asked)
   }
 
   register(): void {
@@ -78,7 +82,7 @@ export class ServedModel implements Model {
     const known = this.info.outputs.map(({ name }) => name)
     const unknown = outputs.findIndex(name => !known.includes(name))
     if (unknown !== -1) {
-      const message = `is ${show(outputs[unknown])}; the model gives ${known.join(', ')}`
+      const message = `is ${show(outputs[unknown])}; the model gives ${listed(known)}`
       throw new InvalidInput([{ path: `outputs[${unknown}]`, message }])
     }
     return { ...options, rows }

@@ -10,22 +10,7 @@
  * https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/adaptive_concurrency_filter
  * https://github.com/Netflix/concurrency-limits
  */
-
-/** A request may be under way for so many times its run: one runs while one waits, so that no worker does. */
-const tolerance = 2
-/** Besides, it may wait this part of the time that its caller gives, so that bursts are taken; and never more than that. */
-const slackPart = 1 / 8
-const mostSlackMs = 250
-const mostPart = 1 / 2
-const windowMs = 100
-/** What has waited so many times what it is meant to be under way, and this part of the time it was given, is stale. */
-const staleAfter = 2
-const stalePart = 0.85
-const mostGivenMs = 5000
-/** A queue gets shorter where, beside what leaves at once, this part of what was answered was not followed by more. */
-const drainingPart = 0.2
-/** Samples by which a window is judged, unless it takes a second to have them. */
-const enoughSamples = 8
+import { limit as rules, stale } from './admission-constants.js'
 
 export interface Sample {
   /** Milliseconds from the request's arrival in the queue to its answer. */
@@ -40,8 +25,15 @@ export interface Sample {
   readonly batchRows: number
 }
 
+export interface LimitOptions {
+  /** Rows that it never goes beyond. It starts there, and comes down once rows wait for long. */
+  readonly mostRows: number
+  /** Milliseconds that a request is meant to wait at most, however much time it was given. */
+  readonly mostWaitMs: number
+}
+
 export class AdaptiveLimit {
-  readonly #most: number
+  readonly #options: LimitOptions
   #limit: number
   #since: number | undefined
   #count = 0
@@ -54,13 +46,13 @@ export class AdaptiveLimit {
   /** Most rows that were under way in this window. */
   #peak = 0
   #given = 0
-  #targetMs = mostSlackMs
-  #givenMs = mostGivenMs
+  #targetMs: number
+  #givenMs: number = stale.mostGivenMs
 
-  /** `most`: rows that it never goes beyond. It starts there, and comes down once rows wait for long. */
-  constructor(most: number) {
-    this.#most = most
-    this.#limit = most
+  constructor(options: Partial<LimitOptions> = {}) {
+    this.#options = { mostRows: rules.mostRows, mostWaitMs: rules.mostWaitMs, ...options }
+    this.#limit = this.#options.mostRows
+    this.#targetMs = this.#options.mostWaitMs
   }
 
   /** Rows that may be under way. */
@@ -70,7 +62,7 @@ export class AdaptiveLimit {
 
   /** Milliseconds after which a request has waited too long: most of what it was given, by the last window. */
   get staleMs(): number {
-    return Math.max(staleAfter * this.#targetMs, stalePart * this.#givenMs)
+    return Math.max(stale.targets * this.#targetMs, stale.givenPart * this.#givenMs)
   }
 
   /** So many rows are under way. */
@@ -85,19 +77,19 @@ export class AdaptiveLimit {
     this.#answered += answeredRows
     if (batchRows > this.#batchRows) this.#batchRows = batchRows
     this.#sojourn += sojournMs
-    this.#target += targetOf(serviceMs, givenMs)
-    this.#given += Math.min(givenMs ?? mostGivenMs, mostGivenMs)
+    this.#target += this.#targetOf(serviceMs, givenMs)
+    this.#given += Math.min(givenMs ?? stale.mostGivenMs, stale.mostGivenMs)
     const elapsed = now - this.#since
-    if (elapsed >= windowMs && (this.#count >= enoughSamples || elapsed >= 1000))
+    if (elapsed >= rules.windowMs && (this.#count >= rules.enoughSamples || elapsed >= rules.slowWindowMs))
       this.#endWindow(elapsed, busyRows, now)
   }
 
   #endWindow(elapsed: number, busyRows: number, now: number): void {
-    const gradient = Math.max(0.5, this.#target / this.#sojourn)
+    const gradient = Math.max(rules.lowestGradient, this.#target / this.#sojourn)
     this.#targetMs = this.#target / this.#count
     this.#givenMs = this.#given / this.#count
     // A queue that gets shorter by itself, as after a burst, needs nobody to be refused.
-    const growing = this.#peak - busyRows <= this.#answered * drainingPart + 2 * this.#batchRows
+    const growing = this.#peak - busyRows <= this.#answered * rules.drainingPart + 2 * this.#batchRows
     if (gradient < 1) {
       if (growing && this.#grew) this.#lower(gradient)
     } else this.#raise(elapsed)
@@ -119,12 +111,12 @@ export class AdaptiveLimit {
 
   /** A service that was asked little has had as much time to show that it is well. */
   #raise(elapsed: number): void {
-    for (let i = Math.min(100, Math.floor(elapsed / windowMs)); i > 0; i--) this.#limit += Math.sqrt(this.#limit)
-    this.#limit = Math.min(this.#limit, this.#most)
+    for (let i = Math.min(100, Math.floor(elapsed / rules.windowMs)); i > 0; i--) this.#limit += Math.sqrt(this.#limit)
+    this.#limit = Math.min(this.#limit, this.#options.mostRows)
   }
-}
 
-function targetOf(serviceMs: number, givenMs: number | undefined): number {
-  const given = givenMs ?? Number.POSITIVE_INFINITY
-  return Math.min(tolerance * serviceMs + Math.min(given * slackPart, mostSlackMs), given * mostPart)
+  #targetOf(serviceMs: number, givenMs = Number.POSITIVE_INFINITY): number {
+    const waitMs = Math.min(givenMs * rules.waitPart, this.#options.mostWaitMs)
+    return Math.min(rules.tolerance * serviceMs + waitMs, givenMs * rules.mostPart)
+  }
 }

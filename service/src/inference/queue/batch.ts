@@ -1,5 +1,6 @@
 /** What waits and what runs: a request, the pieces it is cut into, the batch they go in. Pure. */
 import type { NamedTensors, RunOptions, RunResult, RunTrace, Tensor } from '../types.js'
+import type { Share } from './request-queue.js'
 
 /** A request in the queue or in a run. */
 export interface Request {
@@ -10,6 +11,9 @@ export interface Request {
   readonly arrivedAt: number
   readonly resolve: (result: RunResult) => void
   readonly reject: (error: Error) => void
+  /** Its caller's part in the queue, and its place there: both are set when it first waits. */
+  share: Share | undefined
+  order: number
   /** Rows handed to batches so far, and rows answered. */
   taken: number
   done: number

@@ -1,6 +1,6 @@
 /**
- * One model's queue: which rows run together, and whose they are. Pure: time is an argument, workers are the
- * scheduler's, and a batch is only described here.
+ * One model's queue: which rows run together, and whose they are. Whether a request is taken at all is for `Admission`
+ * to say. Pure: time is an argument, workers are the scheduler's, and a batch is only described here.
  *
  *   submit ─▶ [ request, request, … ] ─ take ─▶ batch of pieces ─ (a worker) ─▶ succeed / fail ─▶ each request's promise
  */
@@ -8,7 +8,7 @@
 import { Cancelled, DeadlineExceeded, InferenceError, InputRefused, NotRun, Overloaded, RunFailed } from '../errors.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from '../tensors/stack.js'
 import type { Answers, NamedTensors, RunOptions, RunResult } from '../types.js'
-import { AdaptiveLimit } from './adaptive-limit.js'
+import type { Sample } from './adaptive-limit.js'
 import {
   answerRows,
   type Batch,
@@ -24,7 +24,6 @@ import {
   tellMeter,
   wantedOutputs,
 } from './batch.js'
-import { ComeBack } from './come-back.js'
 import { RequestQueue } from './request-queue.js'
 import { ServiceTime } from './service-time.js'
 
@@ -45,9 +44,6 @@ export interface BatcherOptions {
 /** A piece that could not be sent is put back this often: more than once, since several backends may be down. */
 const unsentRetries = 3
 
-/** Where the limit of rows under way starts: beyond what a queue is for, whatever the rows. */
-const mostRows = 16_384
-
 /** How far into the queue a batch looks for rows of its shape, in requests. */
 const lookAhead = 256
 
@@ -60,13 +56,10 @@ const cheapRunMs = 0.25
 export class Batcher {
   readonly options: BatcherOptions
   readonly serviceTime: ServiceTime
-  /** Rows that may be under way; only while some wait. */
-  readonly limit: AdaptiveLimit
   /** When the last run ended well. */
   ranAt = Number.NEGATIVE_INFINITY
-  /** When a request was last taken for which, as it seems, there is no time. */
-  triedAt = Number.NEGATIVE_INFINITY
-  readonly comeBack = new ComeBack()
+  /** Called with each request that was answered. */
+  onAnswered: ((sample: Sample, now: number) => void) | undefined
   readonly #queue = new RequestQueue()
   #queueRows = 0
   #runningRows = 0
@@ -83,10 +76,9 @@ export class Batcher {
   readonly #computeTime = new ServiceTime()
   #runsAreDear = false
 
-  constructor(options: BatcherOptions, serviceTime = new ServiceTime(), limit = new AdaptiveLimit(mostRows)) {
+  constructor(options: BatcherOptions, serviceTime = new ServiceTime()) {
     this.options = options
     this.serviceTime = serviceTime
-    this.limit = limit
   }
 
   /** Rows that wait. */
@@ -120,37 +112,35 @@ export class Batcher {
     return this.#queue.oldestAt
   }
 
-  /**
-   * Whether the newest request goes first: once the oldest has waited so long that it will hardly be answered in time.
-   * Adaptive LIFO, as in B. Maurer, Fail at Scale (ACM Queue 13(8), 2015): the oldest are those whose callers are the
-   * most likely to have given up, and in turn all would be served too late.
-   */
-  newestFirst(now: number): boolean {
-    const oldest = this.#queue.oldestAt
-    return oldest !== undefined && oldest < this.#staleBefore(now)
+  /** Requests of one run are this many rows at most; what they usually are, where there is no such limit. */
+  get runRows(): number {
+    const { maxRows } = this.options
+    return Number.isFinite(maxRows) ? maxRows : Math.max(1, this.serviceTime.meanRows)
   }
 
-  /** Expected milliseconds of one worker's time that the waiting rows will take; of those that go before `priority`. */
-  backlogMs(priority = Number.NEGATIVE_INFINITY): number {
-    const rows = this.#queue.rowsBefore(priority, this.#queueRows)
-    if (rows === 0) return 0
-    const { overheadMs, perRowMs } = this.serviceTime.line()
-    const batches = this.options.mode === 'alone' ? this.#queue.length : Math.ceil(rows / this.options.maxRows)
-    return batches * overheadMs + rows * perRowMs
+  /** Jain's index of how the model was shared of late: 1 where every caller had its due. */
+  get fairnessIndex(): number {
+    return this.#queue.fairnessIndex()
+  }
+
+  /** Expected milliseconds of one worker's time that all waiting rows will take. */
+  backlogMs(): number {
+    return this.#workMs(this.#queueRows)
+  }
+
+  /** Expected milliseconds of one worker's time that those rows will take which run before such a request. */
+  aheadMs({ rows, priority = 0, partitionKey = '' }: RunOptions, staleBefore: number): number {
+    return this.#workMs(this.#queue.rowsBefore(rows, priority, partitionKey, staleBefore))
   }
 
   /** Expected milliseconds that a worker computes for a request of `rows` that runs alone; of the self-check before any. */
   computeMs(rows: number): number {
-    const { overheadMs, perRowMs } = (this.#computeTime.known ? this.#computeTime : this.serviceTime).line()
-    const batches = this.options.mode === 'alone' ? 1 : Math.ceil(rows / this.options.maxRows)
-    return batches * overheadMs + rows * perRowMs
+    return (this.#computeTime.known ? this.#computeTime : this.serviceTime).totalMs(rows, this.#runsOf(rows))
   }
 
   /** Expected milliseconds of one worker's time for a request of `rows`. */
   requestMs(rows: number): number {
-    const { overheadMs, perRowMs } = this.serviceTime.line()
-    const batches = this.options.mode === 'alone' ? 1 : Math.ceil(rows / this.options.maxRows)
-    return batches * overheadMs + rows * perRowMs
+    return this.serviceTime.totalMs(rows, this.#runsOf(rows))
   }
 
   submit(inputs: NamedTensors, options: RunOptions, now: number): Promise<RunResult> {
@@ -164,6 +154,8 @@ export class Batcher {
         arrivedAt: now,
         resolve,
         reject,
+        share: undefined,
+        order: 0,
         taken: 0,
         done: 0,
         settled: false,
@@ -176,24 +168,27 @@ export class Batcher {
         parts: undefined,
       })
       this.#queueRows += rows
-      this.limit.occupied(this.busyRows)
     })
   }
 
-  /** Whose places would make so many rows' room for a request of this priority; undefined where there is not enough. */
-  victims(rows: number, priority: number, now: number): readonly Request[] | undefined {
-    return rows <= 0 ? [] : this.#queue.victims(rows, priority, this.#staleBefore(now))
+  /** Notes that such a request was refused, for the fairness index. */
+  refused(options: RunOptions, now: number): void {
+    this.#queue.missed(options, now)
+  }
+
+  /** Whose places would make so many rows' room for such a request; undefined where there is not enough. */
+  victims(missing: number, asked: RunOptions, staleBefore: number, now: number): readonly Request[] | undefined {
+    return missing <= 0 ? [] : this.#queue.victims(missing, asked, staleBefore, now)
   }
 
   /** Has waiting requests give up their places. */
-  evict(victims: readonly Request[], retryAfterMs: () => number): void {
-    if (victims.length === 0) return
+  evict(victims: readonly Request[], retryAfterMs: () => number, now: number): void {
     for (const request of victims) {
-      settle(request, new Overloaded('another request took the place of this one in the queue', retryAfterMs()))
+      const text = 'another request took the place of this one in the queue'
+      this.#shed(request, new Overloaded('displaced', text, retryAfterMs()), now)
       this.#queueRows -= request.rows
-      request.taken = request.rows
     }
-    this.#queue.trim()
+    this.#queue.remove(victims)
   }
 
   /** When the next batch may start: now, or when the oldest request has waited long enough for company. */
@@ -205,8 +200,13 @@ export class Batcher {
     return oldest + maxDelayMs
   }
 
-  /** The next batch, for a worker that is free now; undefined when nothing waits. */
-  take(now: number): Batch | undefined {
+  /**
+   * The next batch, for a worker that is free now; undefined when nothing waits. A caller whose oldest request came
+   * before `staleBefore` has its newest run first: adaptive LIFO, as in B. Maurer, Fail at Scale (ACM Queue 13(8), 2015).
+   * The callers of the oldest are the most likely to have given up, and in order of arrival all would be served too late.
+   * `shedLate`: requests for which a run would end too late leave, so that another can use it.
+   */
+  take(now: number, staleBefore = Number.NEGATIVE_INFINITY, shedLate = true): Batch | undefined {
     for (let retry = this.#retries.shift(); retry !== undefined; retry = this.#retries.shift()) {
       this.#queueRows -= retry.rows
       if (!this.#alive(retry.request, now)) continue
@@ -218,18 +218,18 @@ export class Batcher {
     let shape: string | undefined
     const skipped: Request[] = []
     const unfinished: Request[] = []
-    const newestFirst = this.newestFirst(now)
+    const queue = this.#queue
     while (room > 0 && skipped.length < lookAhead) {
-      const request = this.#queue.peek(newestFirst)
+      const request = queue.next(staleBefore)
       if (request === undefined) break
-      if (!this.#alive(request, now) || this.#isHopeless(request, now)) {
+      if (!this.#alive(request, now) || (shedLate && this.#isHopeless(request, now))) {
         this.#queueRows -= request.rows - request.taken
-        this.#queue.drop(newestFirst)
+        queue.take(request, 0, now)
         continue
       }
       if (shape !== undefined && request.shapeKey !== shape) {
         skipped.push(request)
-        this.#queue.drop(newestFirst)
+        queue.take(request, 0, now)
         continue
       }
       const left = request.rows - request.taken
@@ -237,15 +237,15 @@ export class Batcher {
       if (left > room && request.rows <= this.options.maxRows) break
       const rows = Math.min(left, room)
       shape = request.shapeKey
+      queue.take(request, rows, now)
       pieces.push(this.#piece(request, rows, now))
       room -= rows
-      this.#queue.drop(newestFirst)
       // A large request goes behind the others after each of its batches, so that small ones pass between.
       if (rows < left) unfinished.push(request)
       if (this.options.mode !== 'shared') break
     }
-    this.#queue.putBack(skipped, newestFirst)
-    for (const request of unfinished) this.#queue.push(request)
+    queue.putBack(skipped)
+    for (const request of unfinished) queue.push(request)
     return pieces.length === 0 ? undefined : this.#start(pieces, countRows(pieces), now)
   }
 
@@ -266,6 +266,7 @@ export class Batcher {
     }
     this.#ended(batch)
     const bytes = answers === undefined ? undefined : viewOf(answers.bytes)
+    const oldestAt = this.#queue.oldestAt ?? now
     let at = 0
     for (const [index, piece] of batch.pieces.entries()) {
       const { request } = piece
@@ -284,7 +285,7 @@ export class Batcher {
       request.computeMs += computeMs
       pieceEnded(piece, computeMs, batch.rows)
       request.batchRows = Math.max(request.batchRows, batch.rows)
-      this.#answer(piece, part, now, json)
+      this.#answer(piece, part, now, oldestAt, json)
     }
   }
 
@@ -316,7 +317,7 @@ export class Batcher {
     let nextDeadline = Number.POSITIVE_INFINITY
     let watching = false
     const look = (request: Request, running: boolean) => {
-      if (request.settled || !this.#alive(request, now, running)) return
+      if (!this.#alive(request, now, running)) return
       const { deadline, signal } = request.options
       if (deadline !== undefined && deadline < nextDeadline) nextDeadline = deadline
       if (signal !== undefined) watching = true
@@ -342,9 +343,7 @@ export class Batcher {
   rejectWaiting(error: Error): void {
     for (const piece of this.#retries) settle(piece.request, error)
     for (const request of this.#queue) settle(request, error)
-    this.#retries = []
-    this.#queue.clear()
-    this.#queueRows = 0
+    this.#purge()
   }
 
   #start(pieces: readonly Piece[], rows: number, now: number): Batch {
@@ -371,8 +370,16 @@ export class Batcher {
     this.#runningRows -= batch.rows
   }
 
-  #staleBefore(now: number): number {
-    return now - this.limit.staleMs
+  #workMs(rows: number): number {
+    if (rows === 0) return 0
+    const { mode, maxRows } = this.options
+    const runs = mode === 'alone' ? (this.#queue.length * rows) / this.#queueRows : rows / maxRows
+    return this.serviceTime.totalMs(rows, Math.ceil(runs))
+  }
+
+  /** Runs of a request that has none for company. */
+  #runsOf(rows: number): number {
+    return this.options.mode === 'alone' ? 1 : Math.ceil(rows / this.options.maxRows)
   }
 
   /** A run that would end too late for one request is left to another that can use it. */
@@ -381,8 +388,14 @@ export class Batcher {
     if (deadline === undefined || request.taken > 0 || this.#queue.length === 1) return false
     const runMs = this.requestMs(request.rows)
     if (now + runMs <= deadline) return false
-    settle(request, new Overloaded('the answer would come after the deadline', runMs))
+    this.#shed(request, new Overloaded('too-late', 'the answer would come after the deadline', runMs), now)
     return true
+  }
+
+  /** A request leaves without the run that it needed. */
+  #shed(request: Request, error: Error, now: number): void {
+    settle(request, error)
+    this.#queue.missed(request.options, now)
   }
 
   #tensors(pieces: readonly Piece[], rows: number): NamedTensors {
@@ -406,7 +419,7 @@ export class Batcher {
     return piece
   }
 
-  #answer(piece: Piece, part: NamedTensors, now: number, json: Buffer | undefined): void {
+  #answer(piece: Piece, part: NamedTensors, now: number, oldestAt: number, json: Buffer | undefined): void {
     const { request } = piece
     if (request.settled) return
     request.done += piece.rows
@@ -421,16 +434,15 @@ export class Batcher {
     tellMeter(request)
     const { arrivedAt, startedAt } = request
     const { deadline } = request.options
-    this.limit.observe(
+    this.onAnswered?.(
       {
-        // Newest first, those that are answered say nothing of those that wait.
-        sojournMs: now - Math.min(arrivedAt, this.#queue.oldestAt ?? now),
+        // Where the order is not that of arrival, those that are answered say nothing of those that wait.
+        sojournMs: now - Math.min(arrivedAt, oldestAt),
         serviceMs: now - startedAt,
         givenMs: deadline === undefined ? undefined : deadline - arrivedAt,
         answeredRows: request.rows,
         batchRows: request.batchRows,
       },
-      this.busyRows,
       now,
     )
     request.resolve({
@@ -447,15 +459,17 @@ export class Batcher {
     if (request.settled) return false
     const { deadline, signal } = request.options
     if (signal?.aborted) settle(request, new Cancelled())
-    else if (deadline !== undefined && deadline <= now) settle(request, new DeadlineExceeded(running))
+    else if (deadline !== undefined && deadline <= now) {
+      if (running) settle(request, new DeadlineExceeded(true))
+      else this.#shed(request, new DeadlineExceeded(false), now)
+    }
     return !request.settled
   }
 
   #purge(): void {
-    this.#queue.keep(request => !request.settled)
+    this.#queue.purge()
     this.#retries = this.#retries.filter(({ request }) => !request.settled)
-    this.#queueRows = countRows(this.#retries)
-    for (const request of this.#queue) this.#queueRows += request.rows - request.taken
+    this.#queueRows = countRows(this.#retries) + this.#queue.rows
   }
 }
 

@@ -26,10 +26,20 @@ export class ServiceTime {
     this.#rowsMs = this.#rowsMs * fade + rows * ms
   }
 
+  /** Rows of a batch of late; 0 before the first was observed. */
+  get meanRows(): number {
+    return this.#weight === 0 ? 0 : this.#rows / this.#weight
+  }
+
   /** Expected milliseconds of a batch; 0 before the first was observed. */
   estimateMs(rows: number): number {
+    return this.totalMs(rows, 1)
+  }
+
+  /** Expected milliseconds of `rows` in so many batches. */
+  totalMs(rows: number, batches: number): number {
     const { overheadMs, perRowMs } = this.line()
-    return overheadMs + perRowMs * rows
+    return batches * overheadMs + rows * perRowMs
   }
 
   line(): { overheadMs: number; perRowMs: number } {

@@ -1,5 +1,6 @@
 /** Outputs of a run into one prediction a row, as the JSON of an answer. */
 
+import { InvalidInput } from '../errors.js'
 import type { Answers, ModelInfo, NamedTensors, Tensor } from '../types.js'
 import { elementCount, isFloat, isInteger } from './datatype.js'
 import { fromFloat16Bits } from './float16.js'
@@ -92,8 +93,14 @@ const out = new JsonBytes()
  * `{ label?, score?, outputs }`. `outputs` of a row is the value without its batch dimension; an output that has no batch
  * dimension is given whole to every row. Where labels are known, `label` is what the model's own label output says, or
  * else the class with the highest value, and `score` that class's value: a probability where the model ends in one.
+ * Throws InvalidInput where values that belong to all rows would have to be repeated for too many.
  */
 export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): Buffer {
+  const repeated = repeatedValues(info, outputs, rows)
+  if (repeated > mostRepeated) {
+    const message = `has ${rows} rows, and the model gives ${repeated / rows} values for all of them together, not for each: send fewer rows, or send them to /v2, which gives the values once`
+    throw new InvalidInput([{ path: '', message: `the request ${message}` }])
+  }
   out.clear()
   writeAnswer(info, outputs, 0, rows, rows)
   return out.take()
@@ -101,12 +108,12 @@ export function predictionsJson(info: Answered, outputs: NamedTensors, rows: num
 
 /**
  * The answers to requests that shared a run, one behind the other: `rows` are those of each, in order, and all rows of
- * the run. Undefined where the outputs do not have one entry a row.
+ * the run. Undefined where the outputs do not have one entry a row, or an answer would repeat too much.
  */
 export function answersJson(info: Answered, outputs: NamedTensors, rows: readonly number[]): Answers | undefined {
   let all = 0
   for (const count of rows) all += count
-  if (rows.length > 1 && !hasRows(outputs, all)) return undefined
+  if (rows.length > 1 ? !hasRows(outputs, all) : repeatedValues(info, outputs, all) > mostRepeated) return undefined
   const ends = new Uint32Array(rows.length)
   let from = 0
   out.clear()
@@ -116,6 +123,22 @@ export function answersJson(info: Answered, outputs: NamedTensors, rows: readonl
     from += count
   }
   return { bytes: out.takeAlone(), ends }
+}
+
+/**
+ * Values of an answer that are there because outputs without a batch dimension are given to every row. Such an output may
+ * be as large as the input: the answer to n rows would have n² values.
+ */
+const mostRepeated = 1 << 20
+
+function repeatedValues(info: Answered, outputs: NamedTensors, rows: number): number {
+  if (rows <= 1 || rowLayout(info) === 'whole') return 0
+  let values = 0
+  for (const name in outputs) {
+    const { shape, data } = outputs[name] as Tensor
+    if (shape.length === 0 || shape[0] !== rows) values += data.length
+  }
+  return values * rows
 }
 
 /** The answer to rows `from` to `to` (exclusive) of a run of `rows`. */

@@ -1,6 +1,6 @@
 /** Rows of a request body into tensors, and outputs of a run into one prediction a row. Pure. */
 
-import { InvalidInput } from '../errors.js'
+import { clip, InvalidInput, listed } from '../errors.js'
 import type { Dimension, NamedTensors, Signature, Tensor, TensorSpec } from '../types.js'
 import { allocateShared, elementCount } from './datatype.js'
 import { findRagged, type Misfit, shapeAlongFirst, writeNestedLists } from './nested.js'
@@ -88,7 +88,7 @@ function encodeNamed(known: readonly InputPlan[], inputs: unknown): EncodedRows 
   }
   const given = inputs as Readonly<Record<string, unknown>>
   const extra = Object.keys(given).find(name => !known.some(plan => plan.spec.name === name))
-  if (extra !== undefined) throw invalid(`inputs.${extra}`, `is not an input; the model takes ${names(known)}`)
+  if (extra !== undefined) throw invalid(`inputs.${clip(extra)}`, `is not an input; the model takes ${names(known)}`)
   const tensors: Record<string, Tensor> = {}
   let rows = 1
   let first: InputPlan | undefined
@@ -110,7 +110,7 @@ function encodeNamed(known: readonly InputPlan[], inputs: unknown): EncodedRows 
   return { inputs: tensors, rows }
 }
 
-const names = (known: readonly InputPlan[]): string => known.map(({ spec }) => `'${spec.name}'`).join(', ')
+const names = (known: readonly InputPlan[]): string => listed(known.map(({ spec }) => `'${spec.name}'`))
 
 const invalid = (path: string, message: string): InvalidInput => new InvalidInput([{ path, message }])
 

@@ -1,6 +1,6 @@
 /** What a model takes and gives, from the runtime's own metadata, and what of it is a row. Pure. */
 
-import { InvalidInput } from '../errors.js'
+import { clip, InvalidInput, listed } from '../errors.js'
 import type { Dimension, NamedTensors, Signature, TensorSpec } from '../types.js'
 import { elementCount, fromOrtType } from './datatype.js'
 
@@ -109,8 +109,8 @@ export function checkInputs(signature: Signature, inputs: NamedTensors, layout =
   }
   for (const name in inputs) {
     if (signature.inputs.some(spec => spec.name === name)) continue
-    const takes = signature.inputs.map(spec => spec.name).join(', ')
-    throw new InvalidInput([{ path: `inputs.${name}`, message: `is not an input; the model takes ${takes}` }])
+    const takes = listed(signature.inputs.map(spec => spec.name))
+    throw new InvalidInput([{ path: `inputs.${clip(name)}`, message: `is not an input; the model takes ${takes}` }])
   }
   return layout === 'whole' ? 1 : rows
 }
@@ -144,7 +144,7 @@ function fitShape(
 }
 
 function invalid(spec: TensorSpec, message: string, signature: Signature): InvalidInput {
-  const takes = signature.inputs.map(each => describeSpec(each)).join(', ')
+  const takes = listed(signature.inputs.map(each => describeSpec(each)))
   return new InvalidInput([{ path: `inputs.${spec.name}`, message: `${message}; the model takes ${takes}` }])
 }
 

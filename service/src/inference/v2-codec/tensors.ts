@@ -2,7 +2,7 @@
  * Tensors of an inference message. The inputs of a request and the outputs of a response are written alike:
  * `{ name, shape, datatype, data }`, or `parameters.binary_data_size` in place of `data` and the bytes after the JSON.
  */
-import { InvalidInput } from '../errors.js'
+import { InvalidInput, listed } from '../errors.js'
 import { describeSpec, showShape } from '../tensors/signature.js'
 import { show } from '../tensors/tensor.js'
 import type { NamedTensors, Tensor, TensorData, TensorSpec } from '../types.js'
@@ -64,7 +64,7 @@ export function readTensors(
 function specOf(entry: JsonObject, path: string, known: readonly TensorSpec[]): TensorSpec {
   const spec = known.find(({ name }) => name === entry.name)
   if (spec === undefined) {
-    throw invalid(`${path}.name`, `is ${show(entry.name)}; the model has ${known.map(describeSpec).join(', ')}`)
+    throw invalid(`${path}.name`, `is ${show(entry.name)}; the model has ${listed(known.map(describeSpec))}`)
   }
   if (entry.datatype === spec.datatype) return spec
   throw invalid(`${path}.datatype`, `is ${show(entry.datatype)}; the model has ${describeSpec(spec)}`)

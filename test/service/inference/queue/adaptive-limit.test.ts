@@ -35,7 +35,7 @@ t.test('the limit finds what a server can hold without rows waiting for long, wh
     [0.01, 200, 5000],
     [50, 1, 100],
   ] as const) {
-    const limit = new AdaptiveLimit(16_384)
+    const limit = new AdaptiveLimit()
     const { sojournMs } = overload(limit, { perMs, serviceMs, givenMs, forMs: 20_000 })
     t.ok(sojournMs <= givenMs / 2 + serviceMs, `${sojournMs} ms under way, of ${givenMs}`)
     t.ok(limit.rows >= perMs * serviceMs, 'and its workers never wait for work')
@@ -43,7 +43,7 @@ t.test('the limit finds what a server can hold without rows waiting for long, wh
 })
 
 t.test('a server that becomes slower has its limit lowered, and raised again once it is well', async t => {
-  const limit = new AdaptiveLimit(16_384)
+  const limit = new AdaptiveLimit()
   const { now } = overload(limit, { perMs: 4, serviceMs: 8, givenMs: 400, forMs: 5000 })
   const well = limit.rows
   const slow = overload(limit, { perMs: 1, serviceMs: 8, givenMs: 400, forMs: 5000, from: now })
@@ -53,7 +53,7 @@ t.test('a server that becomes slower has its limit lowered, and raised again onc
 })
 
 t.test('while nothing waits the limit rises, so that a burst is taken', async t => {
-  const limit = new AdaptiveLimit(1000)
+  const limit = new AdaptiveLimit({ mostRows: 1000 })
   const { now } = overload(limit, { perMs: 1, serviceMs: 10, givenMs: 200, forMs: 5000 })
   t.ok(limit.rows < 200)
   for (let i = 0; i < 200; i++) {
@@ -64,7 +64,7 @@ t.test('while nothing waits the limit rises, so that a burst is taken', async t 
 })
 
 t.test('a burst, after which the queue gets shorter by itself, lowers nothing', async t => {
-  const limit = new AdaptiveLimit(1000)
+  const limit = new AdaptiveLimit({ mostRows: 1000 })
   limit.occupied(400)
   for (let busy = 400; busy > 0; busy--) {
     const now = (400 - busy) * 10

@@ -8,10 +8,13 @@ const quantile = (values: readonly number[], share: number): number =>
 const latencies = (asked: readonly Asked[], outcome: Asked['outcome']) =>
   asked.filter(each => each.outcome === outcome).map(({ latencyMs }) => latencyMs)
 
+const alone = { mode: 'alone', maxRows: Number.POSITIVE_INFINITY } as const
+
 const MODELS = [
   { title: '10 ms a row', workers: 2, maxRows: 1, overheadMs: 0, perRowMs: 10 },
   { title: '50 ms a row', workers: 1, maxRows: 1, overheadMs: 0, perRowMs: 50 },
   { title: '24 ms a batch of 8', workers: 2, maxRows: 8, overheadMs: 16, perRowMs: 1 },
+  { title: '10 ms a request that runs alone', workers: 1, ...alone, overheadMs: 8, perRowMs: 2 },
 ]
 
 for (const { title, ...model } of MODELS) {
@@ -36,6 +39,24 @@ for (const { title, ...model } of MODELS) {
     })
   }
 }
+
+t.test('requests that run alone wait no longer than those of a model whose runs have one row', async t => {
+  const model = {
+    workers: 1,
+    overheadMs: 0,
+    perRowMs: 10,
+    deadlineMs: 5000,
+    seconds: Array.from({ length: 15 }, () => 2),
+  }
+  const split = await simulate({ ...model, mode: 'split', maxRows: 1 })
+  const whole = await simulate({ ...model, ...alone })
+  const mean = (asked: readonly Asked[]) => {
+    const all = latencies(asked, 'answered')
+    return all.reduce((sum, ms) => sum + ms, 0) / all.length
+  }
+  t.ok(mean(whole.asked) <= 1.2 * mean(split.asked), `${mean(whole.asked)} ms, and ${mean(split.asked)}`)
+  t.ok(mean(whole.asked) < 600)
+})
 
 t.test('a burst that can be answered in time is taken whole', async t => {
   const model = { workers: 2, maxRows: 1, overheadMs: 0, perRowMs: 10 }

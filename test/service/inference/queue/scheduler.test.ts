@@ -6,14 +6,13 @@ import {
   Stopping,
   WorkerLost,
 } from '../../../../service/src/inference/errors.js'
-import { AdaptiveLimit } from '../../../../service/src/inference/queue/adaptive-limit.js'
+import type { AdmissionOptions } from '../../../../service/src/inference/queue/admission.js'
 import { Batcher, type BatcherOptions } from '../../../../service/src/inference/queue/batcher.js'
 import {
   type BatchEvent,
   type BatchResult,
   type Runner,
   Scheduler,
-  type SchedulerOptions,
 } from '../../../../service/src/inference/queue/scheduler.js'
 import { ServiceTime } from '../../../../service/src/inference/queue/service-time.js'
 import { tensorOf } from '../../../../service/src/inference/tensors/tensor.js'
@@ -92,14 +91,13 @@ const settle = () => new Promise(resolve => setImmediate(resolve))
 const batcher = (options: Partial<BatcherOptions> = {}) =>
   new Batcher({ mode: 'shared', maxRows: 4, maxDelayMs: 0, shapesVary: false, ...options })
 
-function schedule(options: Partial<SchedulerOptions> = {}) {
+function schedule(admission: Partial<AdmissionOptions> = {}) {
   const clock = new ManualClock()
   const events: BatchEvent[] = []
   const scheduler = new Scheduler({
     clock,
-    queueMaxRows: Number.POSITIVE_INFINITY,
+    admission: { mode: 'on', queueMaxRows: Number.POSITIVE_INFINITY, ...admission },
     onBatch: e => void events.push(e),
-    ...options,
   })
   const submit = (key: string, values: number[], extra: Partial<RunOptions> = {}): Promise<RunResult> => {
     const inputs = { x: tensorOf('FP32', [values.length, 1], values) }
@@ -448,14 +446,13 @@ t.test('service time is learnt as a line, and from one size as a ratio', async t
 
 /** A model of one row a run, 25 ms each, and one worker that is busy. */
 function loaded(limitRows: number) {
-  const parts = schedule()
+  const parts = schedule({ limit: { mostRows: limitRows } })
   const serviceTime = new ServiceTime()
   for (let i = 0; i < 10; i++) serviceTime.observe(1, 25)
-  const limit = new AdaptiveLimit(limitRows)
   const runner = new ManualRunner('m')
   parts.scheduler.addModel(
     'm',
-    new Batcher({ mode: 'shared', maxRows: 1, maxDelayMs: 0, shapesVary: false }, serviceTime, limit),
+    new Batcher({ mode: 'shared', maxRows: 1, maxDelayMs: 0, shapesVary: false }, serviceTime),
   )
   parts.scheduler.addRunner(runner)
   void parts.submit('m', [0])
@@ -469,7 +466,7 @@ function loaded(limitRows: number) {
     }
     return runner.runs.flatMap(({ values }) => values)
   }
-  return { ...parts, limit, runner, runAll }
+  return { ...parts, runner, runAll }
 }
 
 t.test('higher plans are run before lower ones, and within a plan who came first', async t => {

@@ -74,6 +74,17 @@ t.test('outputs are cut by row; what has no batch dimension is given whole', asy
   t.strictSame(predictionsOf(whole, { y: tensorOf('FP32', [1], [1]) }, 1), [{ outputs: { y: [1] } }])
 })
 
+t.test('what belongs to all rows together is not repeated without bound', async t => {
+  const info = { name: 'm', version: '1', inputs: x, outputs: [spec('all', 'FP32', ['length'])] }
+  const all = (rows: number) => tensorOf('FP32', [4 * rows], Array(4 * rows).fill(1))
+  t.equal(JSON.parse(predictionsJson(info, { all: all(500) }, 500).toString()).predictions.length, 500)
+  t.throws(() => predictionsJson(info, { all: all(4096) }, 4096), {
+    name: 'InvalidInput',
+    message: /^the request has 4096 rows, and the model gives 16384 values for all of them together/,
+  })
+  t.equal(answersJson(info, { all: all(4096) }, [4096]), undefined, 'a worker leaves it to those who can refuse')
+})
+
 t.test('answers to requests that shared a run are what each would be told of its own rows', async t => {
   const outputs = [
     spec('p', 'FP32', ['batch', 3]),

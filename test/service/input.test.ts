@@ -43,7 +43,7 @@ const BAD: readonly Bad[] = [
   { what: 'a word for features', body: digits('many'), ...invalid, path: 'features' },
   { what: '63 features', body: digits(row(63)), ...invalid, path: 'features', detail: /63.*64 numbers/ },
   { what: '65 features', body: digits(row(65)), ...invalid, path: 'features', detail: /65.*64 numbers/ },
-  { what: 'a word among the numbers', body: digits([...row(63), 'NaN']), ...invalid, path: 'features[63]' },
+  { what: 'a word among the numbers', body: digits([...row(63), 'nan']), ...invalid, path: 'features[63]' },
   { what: 'a number written as a word', body: digits(row(64, '0.5')), ...invalid, path: 'features[0]' },
   { what: 'null among the numbers', body: digits([...row(63), null]), ...invalid, path: 'features[63]' },
   { what: 'true among the numbers', body: digits([...row(63), true]), ...invalid, path: 'features[63]' },

@@ -211,6 +211,7 @@ export interface ModelOptions {
   /** Version of each operator set; the default set is there unless it is given as 0. */
   opsets?: Readonly<Record<string, number>>
   producer?: string
+  irVersion?: number
   metadata?: Readonly<Record<string, string>>
   external?: ExternalData
 }
@@ -219,7 +220,7 @@ export interface ModelOptions {
 export function model(graph: Graph, options: ModelOptions = {}): Bytes {
   const opsets = { '': 17, ...options.opsets }
   return concat([
-    integer(1, 8),
+    integer(1, options.irVersion ?? 8),
     text(2, options.producer ?? 'onnx-builder'),
     bytes(7, graphProto(graph, options.external)),
     ...Object.entries(opsets)

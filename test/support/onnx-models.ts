@@ -176,6 +176,26 @@ export const sequenceOutput = () =>
     outputs: [{ name: 'y', sequenceOf: FLOAT }],
   })
 
+/** y = x, and besides its columns as a sequence of tensors. */
+export const tensorBesideSequence = () =>
+  model({
+    nodes: [node('Identity', ['x'], ['y']), node('SplitToSequence', ['x'], ['parts'], { axis: { int: 1 } })],
+    inputs: [tensor('x', FLOAT, ['batch', 2])],
+    outputs: [{ name: 'parts', sequenceOf: FLOAT }, tensor('y', FLOAT, ['batch', 2])],
+  })
+
+/** y = kx; k is an input that has an initializer, which is its default. */
+export const withDefault = (options: ModelOptions = {}) =>
+  model(
+    {
+      nodes: [node('Mul', ['x', 'k'], ['y'])],
+      inputs: [tensor('x', FLOAT, ['batch', 2]), tensor('k', FLOAT, [1])],
+      outputs: [tensor('y', FLOAT, ['batch', 2])],
+      initializers: [floats('k', [2])],
+    },
+    options,
+  )
+
 /** y = not x. */
 export const negation = () =>
   model({

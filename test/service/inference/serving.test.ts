@@ -14,7 +14,9 @@ import {
   ratio,
   scalarRows,
   sequences,
+  tensorBesideSequence,
   twoInputs,
+  withDefault,
   zipMap,
 } from '../../support/onnx-models.js'
 
@@ -44,7 +46,7 @@ const identities = Object.entries(rowsByType).map(([name, [type]]) => [
 ])
 
 // One engine for all of these tests: two workers, and every model at the same time.
-const { models } = await openFolder(
+const { models, logged } = await openFolder(
   t,
   {
     ...Object.fromEntries(identities),
@@ -64,6 +66,10 @@ const { models } = await openFolder(
     'seq/1/model.onnx': sequences(),
     'scalar/1/model.onnx': scalarRows(),
     'ratio/1/model.onnx': ratio(),
+    'beside/1/model.onnx': tensorBesideSequence(),
+    'default/1/model.onnx': withDefault(),
+    'old-default/1/model.onnx': withDefault({ irVersion: 3 }),
+    'none/1/model.onnx': identity(ElementType.FLOAT, [0, 3]),
   },
   { workers: 2 },
 )
@@ -93,6 +99,42 @@ t.test('an answer says the same as the outputs, whoever shares the run', async t
     const [alone] = await Promise.all([model.run(inputs, { rows, json: true })])
     t.equal(String(alone?.json), texts[0])
   }
+})
+
+t.test('a tensor beside a sequence is served, and the sequence is left out', async t => {
+  const model = models.get('beside')
+  t.strictSame(
+    model.info.outputs.map(({ name }) => name),
+    ['y'],
+  )
+  t.match(model.info.batching, { enabled: true })
+  t.strictSame(
+    await predict(model, [
+      [1, 2],
+      [3, 4],
+    ]),
+    [{ outputs: { y: [1, 2] } }, { outputs: { y: [3, 4] } }],
+  )
+  const warning = logged.find(({ message }) => /left out/.test(message))
+  t.match(warning, { level: 'warn', details: { model: 'beside', outputs: ['parts (sequence)'] } })
+})
+
+t.test('an input that has an initializer is left out', async t => {
+  for (const name of ['default', 'old-default']) {
+    t.strictSame(await predict(models.get(name), [1, 2]), [{ outputs: { y: [2, 4] } }], name)
+  }
+})
+
+t.test('a dimension fixed at 0 is served', async t => {
+  t.strictSame(await predict(models.get('none'), []), [{ outputs: { y: [] } }])
+})
+
+t.test('rows without numbers JSON knows come back as they went in', async t => {
+  const row = ['NaN', 'Infinity', '-Infinity']
+  t.strictSame(await predict(models.get('copy'), [row, [1, 2, 3]]), [
+    { outputs: { y: row } },
+    { outputs: { y: [1, 2, 3] } },
+  ])
 })
 
 t.test('a scikit-learn export gives labels and probabilities', async t => {

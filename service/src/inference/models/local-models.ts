@@ -135,7 +135,7 @@ export class LocalModels implements ModelSource {
 
   async #load(files: ModelFiles, host: Host): Promise<Entry> {
     const { name, version, unknownKeys } = files
-    const { scheduler, batchMaxRows, batchMaxDelayMs, nextKey, successor } = this.#options
+    const { scheduler, log, batchMaxRows, batchMaxDelayMs, nextKey, successor } = this.#options
     const key = nextKey(`${name}/${version}`)
     const { info, layout, batcher, pooled } = await loadModel(files, host, {
       key,
@@ -143,6 +143,11 @@ export class LocalModels implements ModelSource {
       batchMaxDelayMs,
       poolSize: this.#pool.size,
     })
+    const leftOut = files.onnx.outputs.filter(output => !info.outputs.some(each => each.name === output.name))
+    if (leftOut.length > 0) {
+      const outputs = leftOut.map(each => `${each.name} (${each.kind})`)
+      log.warn({ model: name, version, outputs }, 'outputs of a model that are no tensors are left out')
+    }
     const serving = { key, layout, batcher, scheduler, successor: () => successor(name, version) }
     return { files, pooled, unknownKeys, model: new ServedModel(info, serving) }
   }

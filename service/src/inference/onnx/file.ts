@@ -171,16 +171,19 @@ const unserved: Readonly<Record<number, string>> = {
   26: 'int2',
 }
 
-/** Why these inputs and outputs cannot be served; undefined when they can. */
+/**
+ * Why these inputs and outputs cannot be served; undefined when they can. Every input must be a tensor that a request can
+ * carry, but of the outputs one is enough: the others are left out.
+ */
 export function unservable({ inputs, outputs }: Pick<OnnxFile, 'inputs' | 'outputs'>): string | undefined {
-  const values = [
-    ...inputs.map(value => ({ value, what: 'input' })),
-    ...outputs.map(value => ({ value, what: 'output' })),
-  ]
-  for (const { value, what } of values) {
-    if (value.kind !== 'tensor') return `${what} '${value.name}' is a ${value.kind}; only tensors can be served`
-    const type = unserved[value.elementType]
-    if (type !== undefined) return `${what} '${value.name}' is ${type}, which the runtime for Node cannot carry`
-  }
-  return undefined
+  const refused = inputs.map(value => refusalOf(value, 'input')).find(refusal => refusal !== undefined)
+  if (refused !== undefined) return refused
+  const refusals = outputs.map(value => refusalOf(value, 'output'))
+  return refusals.every(refusal => refusal !== undefined) ? refusals[0] : undefined
+}
+
+function refusalOf({ kind, name, elementType }: GraphValue, what: string): string | undefined {
+  if (kind !== 'tensor') return `${what} '${name}' is a ${kind}; only tensors can be served`
+  const type = unserved[elementType]
+  return type === undefined ? undefined : `${what} '${name}' is ${type}, which the runtime for Node cannot carry`
 }

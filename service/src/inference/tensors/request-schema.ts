@@ -12,6 +12,13 @@ const digits = (pattern: string): JsonSchema => ({
   anyOf: [{ type: 'integer' }, { type: 'string', pattern, description: 'Exact beyond ±9007199254740991.' }],
 })
 
+const float = (bounds: JsonSchema = {}): JsonSchema => ({
+  anyOf: [
+    { type: 'number', ...bounds },
+    { type: 'string', enum: ['NaN', 'Infinity', '-Infinity'] },
+  ],
+})
+
 const elements: Readonly<Record<Datatype, JsonSchema>> = {
   BOOL: { anyOf: [{ type: 'boolean' }, { type: 'integer', enum: [0, 1] }] },
   UINT8: integer(0, 255),
@@ -22,9 +29,9 @@ const elements: Readonly<Record<Datatype, JsonSchema>> = {
   INT16: integer(-32768, 32767),
   INT32: integer(-2147483648, 2147483647),
   INT64: digits('^-?[0-9]{1,19}$'),
-  FP16: { type: 'number', minimum: -65504, maximum: 65504 },
-  FP32: { type: 'number' },
-  FP64: { type: 'number' },
+  FP16: float({ minimum: -65504, maximum: 65504 }),
+  FP32: float(),
+  FP64: float(),
   BYTES: { type: 'string' },
 }
 

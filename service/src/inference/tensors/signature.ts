@@ -16,19 +16,26 @@ export interface OrtValueMetadata {
 export type UnknownRanks = ReadonlySet<string>
 
 /**
- * The signature of a session. Throws a plain Error saying which input or output cannot be served, and why.
+ * The signature of a session, with the outputs that can be served. Throws a plain Error saying which input cannot be
+ * served, or that no output can, and why.
  */
 export function signatureOf(
   inputs: readonly OrtValueMetadata[],
   outputs: readonly OrtValueMetadata[],
   unknownRanks: UnknownRanks = new Set(),
 ): Signature {
-  if (outputs.length === 0) throw new Error('the model has no outputs')
+  const [first] = outputs
+  if (first === undefined) throw new Error('the model has no outputs')
+  const served = outputs.filter(isServed)
   return {
     inputs: inputs.map(each => specOf('input', each, unknownRanks)),
-    outputs: outputs.map(each => specOf('output', each, unknownRanks)),
+    outputs: (served.length === 0 ? [first] : served).map(each => specOf('output', each, unknownRanks)),
   }
 }
+
+/** Whether a value of the runtime is a tensor of a datatype that is served. A model may have other outputs besides. */
+export const isServed = ({ isTensor, type }: OrtValueMetadata): boolean =>
+  isTensor && fromOrtType(type ?? '') !== undefined
 
 function specOf(kind: 'input' | 'output', value: OrtValueMetadata, unknownRanks: UnknownRanks): TensorSpec {
   if (!value.isTensor) throw new Error(`${kind} '${value.name}' is not a tensor (a sequence, map or optional)`)

@@ -17,12 +17,19 @@ type Writer = (source: readonly unknown[], target: never, offset: number) => num
 /** From here on, rounding to float32 gives Infinity: the largest float32 plus half a unit in its last place. */
 const float32Limit = 3.4028235677973366e38
 
+/** Numbers that JSON lacks, as they are given out. `1e999` is none of them: a number that cannot be held is refused. */
+const words: ReadonlyMap<unknown, number> = new Map([
+  ['NaN', Number.NaN],
+  ['Infinity', Number.POSITIVE_INFINITY],
+  ['-Infinity', Number.NEGATIVE_INFINITY],
+])
+
 const writeFloat32 = (source: readonly unknown[], target: Float32Array, offset: number): number => {
   for (let i = 0; i < source.length; i++) {
     const value = source[i]
-    // The comparison is false for NaN as well.
-    if (typeof value !== 'number' || !(value < float32Limit && value > -float32Limit)) return i
-    target[offset + i] = value
+    if (typeof value === 'number' && value < float32Limit && value > -float32Limit) target[offset + i] = value
+    else if (words.has(value)) target[offset + i] = words.get(value) as number
+    else return i
   }
   return -1
 }
@@ -30,8 +37,9 @@ const writeFloat32 = (source: readonly unknown[], target: Float32Array, offset: 
 const writeFloat64 = (source: readonly unknown[], target: Float64Array, offset: number): number => {
   for (let i = 0; i < source.length; i++) {
     const value = source[i]
-    if (typeof value !== 'number' || !Number.isFinite(value)) return i
-    target[offset + i] = value
+    if (typeof value === 'number' && Number.isFinite(value)) target[offset + i] = value
+    else if (words.has(value)) target[offset + i] = words.get(value) as number
+    else return i
   }
   return -1
 }
@@ -39,8 +47,10 @@ const writeFloat64 = (source: readonly unknown[], target: Float64Array, offset: 
 const writeFloat16 = (source: readonly unknown[], target: Uint16Array, offset: number): number => {
   for (let i = 0; i < source.length; i++) {
     const value = source[i]
-    if (typeof value !== 'number' || !(value < float16Limit && value > -float16Limit)) return i
-    target[offset + i] = toFloat16Bits(value)
+    const isHalf = typeof value === 'number' && value < float16Limit && value > -float16Limit
+    const number = isHalf ? value : words.get(value)
+    if (number === undefined) return i
+    target[offset + i] = toFloat16Bits(number)
   }
   return -1
 }
@@ -120,9 +130,9 @@ const accepted: Readonly<Record<Datatype, string>> = {
   INT16: 'an integer from -32768 to 32767',
   INT32: 'an integer from -2147483648 to 2147483647',
   INT64: 'an integer of 64 bits, as a string of digits where it is beyond ±9007199254740991',
-  FP16: 'a number within ±65504 (float16)',
-  FP32: 'a number within ±3.4028235e38 (float32)',
-  FP64: 'a finite number',
+  FP16: 'a number within ±65504 (float16), "NaN", "Infinity" or "-Infinity"',
+  FP32: 'a number within ±3.4028235e38 (float32), "NaN", "Infinity" or "-Infinity"',
+  FP64: 'a finite number, "NaN", "Infinity" or "-Infinity"',
   BYTES: 'a string without U+0000 and without half surrogate pairs',
 }
 

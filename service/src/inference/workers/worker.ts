@@ -10,7 +10,7 @@ import { parentPort } from 'node:worker_threads'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { fromOrtType, toOrtType } from '../tensors/datatype.js'
 import { type Answered, answersJson } from '../tensors/predictions.js'
-import type { OrtValueMetadata } from '../tensors/signature.js'
+import { isServed, type OrtValueMetadata } from '../tensors/signature.js'
 import type { Datatype, TensorData } from '../types.js'
 import { type FromWorker, type SessionOptions, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
 
@@ -29,6 +29,8 @@ function stepBack(): void {
 stepBack()
 
 const sessions = new Map<string, InferenceSession>()
+/** Outputs of each model that can be served; none where all can. The runtime fails where others are asked for. */
+const servedOutputs = new Map<string, readonly string[]>()
 const described = new Map<string, Answered>()
 
 const thread = parentPort
@@ -70,7 +72,13 @@ async function load(id: number, key: string, bytes: Uint8Array, options: Session
     extra: { session: { intra_op: { allow_spinning: '0' } } },
   })
   sessions.set(key, session)
-  post(['loaded', id, session.inputMetadata.map(plain), session.outputMetadata.map(plain)], [])
+  const outputs = session.outputMetadata.map(plain)
+  if (!outputs.every(isServed))
+    servedOutputs.set(
+      key,
+      outputs.filter(isServed).map(({ name }) => name),
+    )
+  post(['loaded', id, session.inputMetadata.map(plain), outputs], [])
 }
 
 function plain(value: InferenceSession.ValueMetadata): OrtValueMetadata {
@@ -91,7 +99,8 @@ async function run(
   const feeds: Record<string, Tensor> = {}
   for (const [name, datatype, shape, data] of inputs) feeds[name] = toOrt(datatype, shape, data)
   const start = performance.now()
-  const results = outputs === undefined ? await session.run(feeds) : await session.run(feeds, outputs)
+  const wanted = outputs ?? servedOutputs.get(key)
+  const results = wanted === undefined ? await session.run(feeds) : await session.run(feeds, wanted)
   const computeMs = performance.now() - start
   const wires: WireTensor[] = []
   for (const name of session.outputNames) {

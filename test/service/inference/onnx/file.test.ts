@@ -3,7 +3,7 @@ import { prepareModel } from '../../../../service/src/inference/onnx/edit.js'
 import { readOnnx, unservable } from '../../../../service/src/inference/onnx/file.js'
 import { labelsFromMetadata } from '../../../../service/src/inference/onnx/labels.js'
 import { ElementType, ExternalData, floats, model, node } from '../../../support/onnx-builder.js'
-import { identity, sequenceOutput, zipMap } from '../../../support/onnx-models.js'
+import { identity, sequenceOutput, tensorBesideSequence, zipMap } from '../../../support/onnx-models.js'
 
 t.test('a file tells its producer, operator sets, metadata and values', async t => {
   const file = readOnnx(identity(ElementType.INT8, ['batch', 3], { producer: 'me', metadata: { labels: 'a,b' } }))
@@ -52,6 +52,7 @@ t.test('what is no model is said to be none, however it ends', async t => {
 t.test('values that no request can carry are named', async t => {
   t.equal(unservable(readOnnx(identity())), undefined)
   t.match(unservable(readOnnx(sequenceOutput())), /output 'y' is a sequence; only tensors/)
+  t.equal(unservable(readOnnx(tensorBesideSequence())), undefined, 'one output is enough')
   t.match(unservable(readOnnx(identity(ElementType.BFLOAT16))), /input 'x' is bfloat16/)
 })
 

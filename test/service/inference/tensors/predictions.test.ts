@@ -137,8 +137,9 @@ t.test('the sample body of a signature is one that it takes', async t => {
 })
 
 t.test('the schema of a request speaks of the model’s own shapes', async t => {
-  const flat = { type: 'array', items: { type: 'number' }, minItems: 4, maxItems: 4 }
-  const pair = { type: 'array', items: { type: 'number' }, minItems: 2, maxItems: 2 }
+  const items = { anyOf: [{ type: 'number' }, { type: 'string', enum: ['NaN', 'Infinity', '-Infinity'] }] }
+  const flat = { type: 'array', items, minItems: 4, maxItems: 4 }
+  const pair = { type: 'array', items, minItems: 2, maxItems: 2 }
   const nested = { type: 'array', items: pair, minItems: 2, maxItems: 2 }
   const info = { name: 'm', inputs: [spec('x', 'FP32', ['batch', 2, 2])], outputs: [] }
   t.match(requestSchema(info), {

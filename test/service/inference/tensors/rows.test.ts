@@ -124,9 +124,18 @@ t.test('what does not fit is named by its path, with what the model takes', asyn
     [[four, [1, 2, 3]], 'features[1] has 3 values; a row is 4 numbers'],
     [[four, 5], 'features[1] is 5; a row is 4 numbers'],
     [[[four]], 'features[0] has 1 values; a row is 4 numbers'],
-    [[1, 2, '3', 4], 'features[2] is "3"; the model takes a number within ±3.4028235e38 (float32)'],
-    [[1, 2, null, 4], 'features[2] is null; the model takes a number within ±3.4028235e38 (float32)'],
-    [[four, [1, 2, 3, 1e39]], 'features[1][3] is 1e+39; the model takes a number within ±3.4028235e38 (float32)'],
+    [
+      [1, 2, '3', 4],
+      'features[2] is "3"; the model takes a number within ±3.4028235e38 (float32), "NaN", "Infinity" or "-Infinity"',
+    ],
+    [
+      [1, 2, null, 4],
+      'features[2] is null; the model takes a number within ±3.4028235e38 (float32), "NaN", "Infinity" or "-Infinity"',
+    ],
+    [
+      [four, [1, 2, 3, 1e39]],
+      'features[1][3] is 1e+39; the model takes a number within ±3.4028235e38 (float32), "NaN", "Infinity" or "-Infinity"',
+    ],
     [[1, [2], 3, 4], 'features[1] is a list of 1; a row is 4 numbers'],
   ]
   for (const [features, message] of says) t.equal(complaint(x, { features }), message)

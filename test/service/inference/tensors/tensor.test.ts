@@ -48,9 +48,28 @@ for (const [datatype, { takes, refuses }] of Object.entries(cases) as [Datatype,
 
 t.test('a refusal says the value and what the model takes', async t => {
   t.equal(refusal('UINT8', 300), 'is 300; the model takes an integer from 0 to 255')
-  t.equal(refusal('FP32', '7'), 'is "7"; the model takes a number within ±3.4028235e38 (float32)')
-  t.equal(refusal('FP32', null), 'is null; the model takes a number within ±3.4028235e38 (float32)')
+  t.equal(
+    refusal('FP32', '7'),
+    'is "7"; the model takes a number within ±3.4028235e38 (float32), "NaN", "Infinity" or "-Infinity"',
+  )
+  t.equal(
+    refusal('FP32', null),
+    'is null; the model takes a number within ±3.4028235e38 (float32), "NaN", "Infinity" or "-Infinity"',
+  )
   t.match(refusal('BYTES', 'x'.repeat(100)), /^is "x{39}…; /, 'long values are cut')
+})
+
+t.test('numbers that JSON lacks are taken as they are given out', async t => {
+  const words = ['NaN', 'Infinity', '-Infinity', 1]
+  for (const datatype of ['FP16', 'FP32', 'FP64'] as const) {
+    t.strictSame(valuesOf(tensorOf(datatype, [4], words)), words, datatype)
+    for (const word of ['nan', 'inf', '+Infinity', ' NaN', 'infinity']) {
+      t.equal(writeValues(datatype, [word], tensorOf(datatype, [1], [1]).data, 0), 0, `${datatype}: ${word}`)
+    }
+  }
+  for (const datatype of ['INT32', 'INT64', 'BOOL'] as const) {
+    t.equal(writeValues(datatype, ['NaN'], tensorOf(datatype, [1], [1]).data, 0), 0, datatype)
+  }
 })
 
 t.test('0 and 1 stand for false and true', async t => {

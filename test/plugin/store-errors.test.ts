@@ -64,7 +64,7 @@ t.test('with no store from the start, each mode answers as it says', async t => 
   t.match((await local.rateLimiter.status('lone'))?.policies[0], { remaining: 0 })
 })
 
-t.test('a lost store is left alone after some failures, tried once a second, and counted with again', async t => {
+t.test('a lost store is left alone after some failures, tried behind the scenes, and counted with again', async t => {
   const server = await startRedis(t)
   const redis = clientOf(t, server)
   await until('the client is ready', async () => redis.status === 'ready')

@@ -125,27 +125,35 @@ export interface RedisCluster {
   readonly nodes: readonly RedisProcess[]
 }
 
-/** Three masters with a replica each, all slots served. */
-export async function startCluster(t: Test): Promise<RedisCluster> {
-  const args = ['--cluster-enabled', 'yes', '--cluster-node-timeout', '1000', '--cluster-replica-validity-factor', '0']
-  const nodes = await Promise.all(Array.from({ length: 6 }, () => startRedis(t, { args })))
+export interface ClusterSettings {
+  readonly masters?: number
+  /** Whether each master has a replica. */
+  readonly replicas?: boolean
+  /** How long the nodes wait for one of them before they call it dead, in milliseconds. */
+  readonly nodeTimeoutMs?: number
+}
+
+/** Three masters with a replica each, unless told otherwise; all slots served. */
+export async function startCluster(
+  t: Test,
+  { masters = 3, replicas = true, nodeTimeoutMs = 1000 }: ClusterSettings = {},
+): Promise<RedisCluster> {
+  const timeout = ['--cluster-node-timeout', `${nodeTimeoutMs}`]
+  const args = ['--cluster-enabled', 'yes', ...timeout, '--cluster-replica-validity-factor', '0']
+  const followers = replicas ? masters : 0
+  const nodes = await Promise.all(Array.from({ length: masters + followers }, () => startRedis(t, { args })))
   const clients = nodes.map(node => node.client())
   for (const [index, client] of clients.entries()) await client.call('CLUSTER', 'SET-CONFIG-EPOCH', index + 1)
   for (const client of clients.slice(1)) {
     await client.call('CLUSTER', 'MEET', '127.0.0.1', (nodes[0] as RedisProcess).port)
   }
-  const edges = [0, 5461, 10_923, 16_384]
-  for (let index = 0; index < 3; index++) {
-    await (clients[index] as Redis).call(
-      'CLUSTER',
-      'ADDSLOTSRANGE',
-      edges[index] as number,
-      (edges[index + 1] as number) - 1,
-    )
+  const firstSlot = (index: number) => Math.round((index * 16_384) / masters)
+  for (let index = 0; index < masters; index++) {
+    await (clients[index] as Redis).call('CLUSTER', 'ADDSLOTSRANGE', firstSlot(index), firstSlot(index + 1) - 1)
   }
-  for (let index = 0; index < 3; index++) {
+  for (let index = 0; index < followers; index++) {
     const id = await (clients[index] as Redis).call('CLUSTER', 'MYID')
-    const replica = clients[index + 3] as Redis
+    const replica = clients[index + masters] as Redis
     await until('the nodes have met', async () => `${await replica.call('CLUSTER', 'NODES')}`.includes(`${id}`))
     await until('the replica follows', async () => (await replica.call('CLUSTER', 'REPLICATE', id as string)) === 'OK')
   }
@@ -160,8 +168,8 @@ export async function startCluster(t: Test): Promise<RedisCluster> {
     return views.every(
       ([info = '', list = '', replication = '']) =>
         info.includes('cluster_state:ok') &&
-        list.match(/ connected/g)?.length === 6 &&
-        list.match(/slave/g)?.length === 3 &&
+        list.match(/ connected/g)?.length === nodes.length &&
+        (list.match(/slave/g)?.length ?? 0) === followers &&
         (replication.includes('role:master') || replication.includes('master_link_status:up')),
     )
   })

@@ -57,30 +57,33 @@ export class Batcher {
     this.#schedule()
   }
 
-  /** Whether a call may hold keys of one slot only. */
-  get needsSlots(): boolean {
-    return this.#bySlot
-  }
-
   /**
-   * Sends again what Redis refused because its keys are of several slots: by slot from now on. False where that was
-   * done already, and nothing is sent.
+   * Sends again what Redis refused because its keys are of several slots: by slot from now on. Several calls may be on
+   * their way when the first is refused. False where all keys are of one slot, and nothing is sent.
    */
   split(pending: readonly Pending[], releases: readonly Release[]): boolean {
-    if (this.#bySlot) return false
+    const slots = new Set([...pending.map(slotOfPending), ...releases.map(({ key }) => slotOf(key))])
+    if (slots.size < 2) return false
     this.#bySlot = true
     this.#sendAll(pending, releases)
     return true
   }
 
-  close(): void {
-    this.#endReady()
+  /** Gives up everything that waits for a connection. */
+  giveUp(error: Error): void {
     clearTimeout(this.#patience)
     this.#patience = undefined
+    const waiting = this.#waiting
+    this.#waiting = []
+    if (waiting.length > 0) this.#parts.giveUp(waiting, error)
+  }
+
+  close(): void {
+    this.#endReady()
     const { connection, release } = this.#parts
     if (this.#releases.length > 0 && connection.status === 'ready') release(this.#releases)
     this.#releases = []
-    this.#dismiss()
+    this.giveUp(new StoreClosed())
   }
 
   /** The end of this turn of the event loop: right after all that has arrived was read. */
@@ -99,7 +102,7 @@ export class Batcher {
     const { status } = connection
     if (status !== 'ready') {
       this.#releases = []
-      if (status === 'closed') this.#dismiss()
+      if (status === 'closed') this.giveUp(new StoreClosed())
       else this.#wait()
       if (status === 'idle') connection.connect()
       return
@@ -119,8 +122,7 @@ export class Batcher {
       return
     }
     const slots = new Map<number, { pending: Pending[]; releases: Release[] }>()
-    const at = (key: string) => {
-      const slot = slotOf(key)
+    const at = (slot: number) => {
       let group = slots.get(slot)
       if (group === undefined) {
         group = { pending: [], releases: [] }
@@ -128,8 +130,8 @@ export class Batcher {
       }
       return group
     }
-    for (const one of pending) at(`{${one.key}}`).pending.push(one)
-    for (const release of releases) at(release.key).releases.push(release)
+    for (const one of pending) at(slotOfPending(one)).pending.push(one)
+    for (const release of releases) at(slotOf(release.key)).releases.push(release)
     for (const group of slots.values()) this.#sendSome(group.pending, group.releases)
   }
 
@@ -162,10 +164,8 @@ export class Batcher {
       Math.max(1, Math.ceil(earliest - monotonic())),
     )
   }
+}
 
-  #dismiss(): void {
-    const waiting = this.#waiting
-    this.#waiting = []
-    if (waiting.length > 0) this.#parts.giveUp(waiting, new StoreClosed())
-  }
+function slotOfPending({ key }: Pending): number {
+  return slotOf(`{${key}}`)
 }

@@ -26,6 +26,7 @@ export class Circuit {
   /** Counts openings and closings: what was sent before the last one says nothing about the node as it is now. */
   #epoch = 0
   #timer: NodeJS.Timeout | undefined
+  #disposed = false
 
   constructor(parts: CircuitParts) {
     this.#parts = parts
@@ -47,7 +48,7 @@ export class Circuit {
 
   /** `now`: milliseconds of a monotonic clock. */
   failed(epoch: number, error: Error, now: number): void {
-    if (epoch !== this.#epoch || this.#error !== undefined) return
+    if (epoch !== this.#epoch || this.#error !== undefined || this.#disposed) return
     if (this.#failures === 0) this.#failingSince = now
     this.#failures++
     if (this.#failures < FAILURES || now - this.#failingSince < SPAN_MS) return
@@ -66,9 +67,10 @@ export class Circuit {
     this.#tell(undefined)
   }
 
-  /** Ends probes, and tells nobody. */
+  /** Ends probes, and tells nobody. The circuit stays closed from then on. */
   dispose(): void {
     this.#stop()
+    this.#disposed = true
     this.#error = undefined
     this.#epoch++
   }

@@ -27,6 +27,7 @@ export class Nodes {
   readonly #parts: NodesParts
   readonly #nodes = new Map<string | undefined, Node>()
   readonly #endReady: () => void
+  #disposed = false
 
   constructor(parts: NodesParts) {
     this.#parts = parts
@@ -46,8 +47,8 @@ export class Nodes {
 
   dispose(): void {
     this.#endReady()
+    this.#disposed = true
     for (const { circuit } of this.#nodes.values()) circuit.dispose()
-    this.#nodes.clear()
   }
 
   /** `key`: one that the node holds. */
@@ -56,6 +57,7 @@ export class Nodes {
     if (node === undefined) {
       const { probe, onChange } = this.#parts
       const circuit = new Circuit({ probe: () => probe(key), onChange: error => onChange(error, name) })
+      if (this.#disposed) circuit.dispose()
       node = { name, circuit, clock: new RedisClock() }
       this.#nodes.set(name, node)
     }

@@ -86,6 +86,7 @@ export class RedisStore implements Store {
         // A lazy client connects with the first request, which then waits as any other.
         if (connection.status === 'idle') return
         this.#missing = new StoreTimeout(startTimeoutMs)
+        this.#batcher.giveUp(this.#missing)
         this.#changed(this.#missing, undefined)
       }, startTimeoutMs).unref()
     }
@@ -189,7 +190,9 @@ export class RedisStore implements Store {
     const { epoch } = circuit
     const timeout = () => new StoreTimeout(this.#options.timeoutMs)
     const patience = new Patience(pending, late => {
-      circuit.failed(epoch, timeout(), monotonic())
+      // One call is one failure, however many of its checks are given up one after the other.
+      if (!patience.isOver) circuit.failed(epoch, timeout(), monotonic())
+      patience.isOver = true
       this.#failAll(late, timeout())
     })
     try {
@@ -254,18 +257,13 @@ export class RedisStore implements Store {
     }
   }
 
-  /** Failures leave the permits to end by themselves. */
+  /** Other failures leave the permits to end by themselves. */
   #sendReleases(releases: readonly Release[]): void {
-    for (const { key, number } of this.#batcher.needsSlots ? releases : [])
-      run(this.#connection, RELEASE, [key], [number]).catch(() => {})
-    if (this.#batcher.needsSlots) return
     const keys = releases.map(({ key }) => key)
-    run(
-      this.#connection,
-      RELEASE,
-      keys,
-      releases.map(({ number }) => number),
-    ).catch(() => {})
+    const numbers = releases.map(({ number }) => number)
+    run(this.#connection, RELEASE, keys, numbers).catch(reason => {
+      if (isCrossSlot(errorOf(reason))) this.#batcher.split([], releases)
+    })
   }
 
   #answer(pending: Pending, { answer, permit }: { answer: Answer; permit: number }): void {
@@ -376,10 +374,7 @@ class Patience {
           const now = monotonic()
           const waiting = this.#pending.filter(({ settled }) => !settled)
           const late = waiting.filter(one => one.deadline <= now)
-          if (late.length > 0) {
-            this.isOver = true
-            this.#giveUp(late)
-          }
+          if (late.length > 0) this.#giveUp(late)
           const left = waiting.filter(one => one.deadline > now)
           if (left.length > 0) this.#arm(earliestDeadline(left))
         })

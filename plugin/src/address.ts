@@ -25,11 +25,30 @@ export function normalizeIP(ip: string, ipv6Subnet: number = DEFAULT_IPV6_SUBNET
     const host = ip.slice(0, colon)
     return isIPv4(host) && isPort(ip.slice(colon + 1)) ? host : ip.toLowerCase()
   }
+  const known = recent.get(ip)
+  if (known?.ipv6Subnet === ipv6Subnet) return known.spelt
+  const spelt = spell(ip, ipv6Subnet)
+  if (ip.length <= LONGEST) {
+    if (recent.size === MOST_RECENT) recent.clear()
+    // As a string of its own: a part of a header would keep the whole header in memory.
+    recent.set(` ${ip}`.slice(1), { ipv6Subnet, spelt })
+  }
+  return spelt
+}
+
+/** IPv6 addresses seen lately: clients come back, and a look costs a fraction of reading one. Forgotten when it is full. */
+const recent = new Map<string, { readonly ipv6Subnet: number; readonly spelt: string }>()
+const MOST_RECENT = 1000
+/** Characters of an IPv6 address with brackets, port and a usual zone. */
+const LONGEST = 64
+
+function spell(ip: string, ipv6Subnet: number): string {
   const groups = parseIPv6(bareIPv6(ip))
   if (groups === undefined) return ip.toLowerCase()
   const ipv4 = mappedIPv4(groups)
   if (ipv4 !== undefined) return ipv4
-  return formatIPv6(groups, Math.trunc(ipv6Subnet))
+  cut(groups, Math.trunc(ipv6Subnet))
+  return formatIPv6(groups)
 }
 
 /** Without brackets, port and zone, where they are well-formed; else as it was given. */
@@ -50,11 +69,12 @@ function isPort(text: string): boolean {
 
 /** The eight groups of an IPv6 address; undefined for anything else. */
 export function parseIPv6(text: string): number[] | undefined {
-  const groups: number[] = []
-  /** Groups before the `::`. */
+  const groups = [0, 0, 0, 0, 0, 0, 0, 0]
+  const { length } = text
+  let count = 0
+  /** Groups before the `::`; -1 before it was seen. */
   let gap = -1
   let at = 0
-  const { length } = text
   if (text.startsWith('::')) {
     gap = 0
     at = 2
@@ -65,31 +85,30 @@ export function parseIPv6(text: string): number[] | undefined {
     let digit = hexDigit(text.charCodeAt(at))
     while (digit !== -1) {
       group = group * 16 + digit
-      digit = hexDigit(text.charCodeAt(++at))
+      digit = ++at < length ? hexDigit(text.charCodeAt(at)) : -1
     }
-    if (at === length || text.charCodeAt(at) === 0x3a) {
-      if (at === start || at - start > 4 || groups.length === 8) return undefined
-      groups.push(group)
-      if (at === length) break
-      at++
-      if (text.charCodeAt(at) === 0x3a) {
-        if (gap !== -1) return undefined
-        gap = groups.length
-        at++
-      } else if (at === length) return undefined
-    } else {
+    if (at < length && text.charCodeAt(at) !== 0x3a) {
       // The last 32 bits may be written as IPv4.
       const ipv4 = text.slice(start)
-      if (groups.length > 6 || !isIPv4(ipv4)) return undefined
+      if (count > 6 || !isIPv4(ipv4)) return undefined
       const [a, b, c, d] = ipv4.split('.').map(Number) as [number, number, number, number]
-      groups.push(a * 256 + b, c * 256 + d)
+      groups[count++] = a * 256 + b
+      groups[count++] = c * 256 + d
       break
     }
+    if (at === start || at - start > 4 || count === 8) return undefined
+    groups[count++] = group
+    if (at === length) break
+    if (++at === length) return undefined
+    if (text.charCodeAt(at) === 0x3a) {
+      if (gap !== -1) return undefined
+      gap = count
+      at++
+    }
   }
-  if (gap === -1) return groups.length === 8 ? groups : undefined
-  if (groups.length > 7) return undefined
-  const zeros: number[] = new Array(8 - groups.length).fill(0)
-  groups.splice(gap, 0, ...zeros)
+  if (gap === -1) return count === 8 ? groups : undefined
+  if (count === 8) return undefined
+  for (let to = 7, from = count - 1; to >= gap; to--, from--) groups[to] = from >= gap ? (groups[from] as number) : 0
   return groups
 }
 
@@ -115,36 +134,35 @@ export function mappedIPv4(groups: readonly number[]): string | undefined {
   return `${high >> 8}.${high & 0xff}.${low >> 8}.${low & 0xff}`
 }
 
-/** The first address of a subnet, as RFC 5952, section 4 spells it: the longest run of zeros, from two groups on, is `::`. */
-function formatIPv6(groups: readonly number[], subnet: number): string {
-  let zeros = 0
+/** Makes zeros of all bits behind the prefix. */
+function cut(groups: number[], subnet: number): void {
+  const last = subnet >> 4
+  if (last === 8) return
+  groups[last] = (groups[last] as number) & (0xffff << (16 - (subnet & 15)))
+  groups.fill(0, last + 1)
+}
+
+/** As RFC 5952, section 4 spells it: the longest run of zeros, from two groups on, is `::`. */
+function formatIPv6(groups: readonly number[]): string {
+  let zeros = 8
   let length = 1
   let run = 0
   for (let index = 0; index < 8; index++) {
-    run = masked(groups, index, subnet) === 0 ? run + 1 : 0
+    run = groups[index] === 0 ? run + 1 : 0
     if (run > length) {
       length = run
       zeros = index + 1 - run
     }
   }
-  if (length === 1) zeros = 8
   let text = ''
   for (let index = 0; index < 8; index++) {
     if (index === zeros) {
       text += '::'
       index += length - 1
     } else {
-      if (text !== '' && index !== zeros + length) text += ':'
-      text += masked(groups, index, subnet).toString(16)
+      if (index !== 0 && index !== zeros + length) text += ':'
+      text += (groups[index] as number).toString(16)
     }
   }
   return text
-}
-
-/** A group, with the bits behind the prefix as zeros. */
-function masked(groups: readonly number[], index: number, subnet: number): number {
-  const bits = subnet - index * 16
-  const group = groups[index] as number
-  if (bits >= 16) return group
-  return bits <= 0 ? 0 : group & (0xffff << (16 - bits)) & 0xffff
 }

@@ -74,6 +74,16 @@ t.test('every spelling of an IPv6 address becomes the one that RFC 5952 recommen
   t.equal(normalizeIP('1:0:2:3:4:5:6:7', 128), '1:0:2:3:4:5:6:7', 'one group of zeros stands as it is')
 })
 
+t.test('an address that was seen before is spelt as at first, whatever came between and however it is cut', async t => {
+  const addresses = Array.from({ length: 2500 }, (_, index) => `2001:DB8:${index.toString(16)}::1`)
+  const first = addresses.map(address => normalizeIP(address))
+  t.strictSame(
+    addresses.map(address => normalizeIP(address)),
+    first,
+  )
+  for (const subnet of [48, 128, 48]) t.equal(normalizeIP('2001:db8:1:2::3', subnet), oracle('2001:db8:1:2::3', subnet))
+})
+
 t.test('IPv4 that is mapped into IPv6 is IPv4, however it is written', async () => {
   fc.assert(
     fc.property(

@@ -9,7 +9,6 @@ export interface StoredLog {
 }
 
 export interface StoredSummary {
-  readonly text: string
   readonly generation: number
   /** Microseconds. */
   readonly window: number
@@ -20,41 +19,46 @@ export interface StoredSummary {
 }
 
 export async function readLog(redis: Redis, key: string): Promise<StoredLog> {
-  const flat = await redis.zrange(key, '0', '-1', 'WITHSCORES')
-  const pairs = flat.flatMap((member, at) => (at % 2 === 0 ? [{ member, score: flat[at + 1] as string }] : []))
-  const text = pairs.find(({ score }) => score === 'inf')?.member
+  const flat = await redis.zrangeBuffer(key, '0', '-1', 'WITHSCORES')
+  const pairs = flat.flatMap((member, at) => (at % 2 === 0 ? [{ member, score: String(flat[at + 1]) }] : []))
+  const bytes = pairs.find(({ score }) => score === 'inf')?.member
   return {
     entries: pairs
       .filter(({ score }) => score !== 'inf')
       .map(({ member, score }) => ({ time: Number(score), total: Number(member) })),
-    summary: text === undefined ? undefined : parseSummary(text),
+    summary: bytes?.length === 40 ? parseSummary(bytes) : undefined,
   }
 }
 
-function parseSummary(text: string): StoredSummary {
-  const [generation, window, oldest, base, shift = 0] = text.split(':').map(part => Number.parseInt(part, 16))
-  return { text, generation, window, oldest, base, shift } as StoredSummary
+function parseSummary(bytes: Buffer): StoredSummary {
+  const [generation, window, oldest, base, shift] = [0, 8, 16, 24, 32].map(at => bytes.readDoubleBE(at))
+  return { generation, window, oldest, base, shift } as StoredSummary
+}
+
+async function writeSummary(redis: Redis, key: string, summary: StoredSummary): Promise<void> {
+  const { generation, window, oldest, base, shift } = summary
+  const bytes = Buffer.alloc(40)
+  for (const [index, value] of [generation, window, oldest, base, shift].entries())
+    bytes.writeDoubleBE(value, index * 8)
+  await redis.zremrangebyrank(key, -1, -1)
+  await redis.zadd(key, '+inf', bytes)
 }
 
 /**
  * Makes a log `ms` milliseconds younger (older where it is negative), as if the clock had gone back (on) by so much.
  */
 export async function shiftLog(redis: Redis, key: string, ms: number): Promise<void> {
-  const { summary } = await readLog(redis, key)
+  const { summary, entries } = await readLog(redis, key)
   if (summary === undefined) return
-  const { text, generation, window, oldest, base, shift } = summary
-  const moved = shift - ms * 1000
-  if (moved >= 0) {
-    await redis.zrem(key, text)
-    await redis.zadd(key, '+inf', [generation, window, oldest, base, moved].map(part => part.toString(16)).join(':'))
+  const shift = summary.shift - ms * 1000
+  if (shift >= 0) {
+    await writeSummary(redis, key, { ...summary, shift })
     return
   }
   // The log's clock is never behind that of Redis, so its entries are made younger instead.
-  const { entries } = await readLog(redis, key)
-  for (const { time, total } of [...entries].reverse()) await redis.zadd(key, `${time - moved}`, `${total}`)
-  await redis.zrem(key, text)
-  const parts = [generation - moved, window, oldest - moved, base]
-  await redis.zadd(key, '+inf', parts.map(part => part.toString(16)).join(':'))
+  for (const { time, total } of [...entries].reverse()) await redis.zadd(key, `${time - shift}`, `${total}`)
+  const { generation, oldest } = summary
+  await writeSummary(redis, key, { ...summary, generation: generation - shift, oldest: oldest - shift, shift: 0 })
 }
 
 /** The same for permits, which are entries with the time of their end. */

@@ -79,7 +79,7 @@ function checkAt(given: History, step: Extract<Step, { readonly asked: readonly 
   })
   return checkOf(policies, {
     key: step.key,
-    penalty: given.penalty,
+    penalty: step.do === 'charge' ? 'none' : given.penalty,
     ...(given.places !== undefined &&
       step.do !== 'charge' && { concurrency: { max: given.places, ttlMs: LONG * 100 } }),
   })

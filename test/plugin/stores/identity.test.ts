@@ -220,7 +220,7 @@ t.test(
     await client.eval(
       `local from = (redis.call('TIME')[1] + 3600) * 1000000
     for i = 1, 200000 do redis.call('ZADD', KEYS[1], from + i, string.format('%d', i)) end
-    redis.call('ZADD', KEYS[1], '+inf', string.format('%x:%x:%x:0', from, ${WINDOW_MS * 1000}, from + 1))
+    redis.call('ZADD', KEYS[1], '+inf', struct.pack('>ddddd', from, ${WINDOW_MS * 1000}, from + 1, 0, 0))
     redis.call('PEXPIRE', KEYS[1], 7200000)`,
       1,
       key,

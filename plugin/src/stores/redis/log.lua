@@ -2,7 +2,7 @@
 -- increasing), member = running total of cost. The last rank, at +inf, is the summary, so that the two last ranks
 -- mostly say everything. used = total of the newest entry − total before the oldest entry in the window.
 --
--- Summary: 'generation:window:oldest:base[:shift]', hexadecimal.
+-- Summary: five numbers, each as a double, big-endian. Reading them is several times cheaper than parsing text.
 --   generation  time at which the log was made, or set back; identifies its admissions, see give_back
 --   window      µs for which entries count
 --   oldest      time of the oldest entry that is kept
@@ -12,7 +12,7 @@
 -- The program puts this file in front of every script that touches logs.
 
 local call, pcall, floor, max, min = redis.call, redis.pcall, math.floor, math.max, math.min
-local tonumber, format, match = tonumber, string.format, string.match
+local tonumber, format = tonumber, string.format
 
 -- Redis formats a number several times slower than this does.
 local function text(number) return format('%d', number) end
@@ -37,10 +37,11 @@ local MOST = 250
 -- The most that a window can hold; see LARGEST_TOTAL in policy.ts.
 local LARGEST = 9007199254740928
 
+local pack, read = struct.pack, struct.unpack
+local SUMMARY, SUMMARY_BYTES = '>ddddd', 40
+
 local function summary(log, window, oldest, base)
-  local shift = log.shift
-  if shift > 0 then return format('%x:%x:%x:%x:%x', log.generation, window, oldest, base, shift) end
-  return format('%x:%x:%x:%x', log.generation, window, oldest, base)
+  return pack(SUMMARY, log.generation, window, oldest, base, log.shift)
 end
 
 -- How far (µs) the newest entry may be ahead of the clock: a slice, one second at most, where entries share slices.
@@ -84,12 +85,11 @@ local function look(log, key, clock, window, ahead, writes)
     log.now, log.last, log.shift = clock, false, 0
     return nil
   end
-  local generation, kept, first, before, shift = match(known, '^(%x+):(%x+):(%x+):(%x+):?(%x*)$')
   local total, last = tonumber(tail[1]), tonumber(tail[2])
-  if not generation or not total then return FOREIGN end
-  first, before = tonumber(first, 16), tonumber(before, 16)
-  log.generation, log.shift = tonumber(generation, 16), shift == '' and 0 or tonumber(shift, 16)
-  log.summary, log.total, log.last, log.kept, log.first, log.before = known, total, last, kept, first, before
+  if #known ~= SUMMARY_BYTES or not total then return FOREIGN end
+  local first, before
+  log.generation, log.kept, first, before, log.shift = read(SUMMARY, known)
+  log.summary, log.total, log.last, log.first, log.before = known, total, last, first, before
   local now = clock + log.shift
   if last > now + ahead + STEP then
     log.shift = last - ahead - clock
@@ -190,7 +190,7 @@ local function rebase(key, log, window)
   for i = 1, #all, 2 do call('ZADD', key, all[i + 1], text(tonumber(all[i]) - base)) end
   log.total, log.base = log.total - base, 0
   if first then
-    log.first, log.before, log.kept = first, 0, format('%x', window)
+    log.first, log.before, log.kept = first, 0, window
     log.summary = summary(log, window, first, 0)
     call('ZADD', key, '+inf', log.summary)
     expire(key, log, log.last, window)
@@ -210,7 +210,7 @@ local function append(key, log, cost, window, slice, shared)
   local total = before_it + cost
   log.total, log.score, log.last = total, score, score
   if not known then
-    log.generation, log.kept = score, format('%x', window)
+    log.generation, log.kept = score, window
     call('ZADD', key, text(score), text(total), '+inf', summary(log, window, score, before_it))
     expire(key, log, score, window)
     log.oldest = score
@@ -239,7 +239,7 @@ local function append(key, log, cost, window, slice, shared)
     end
   end
 
-  local same_window, news = tonumber(log.kept, 16) == window, known
+  local same_window, news = log.kept == window, known
   if not same_window or stale or first ~= log.first then news = summary(log, window, first, before) end
   if news == known then
     call('ZADD', key, text(score), text(total))
@@ -278,7 +278,7 @@ local function give_back(key, log, cost, window, generation, time)
     return given
   end
   local first, rank = reach(key, log, base + 1)
-  local news = summary(log, tonumber(log.kept, 16), first, base)
+  local news = summary(log, log.kept, first, base)
   if news ~= log.summary then
     call('ZADD', key, '+inf', news)
     call('ZREM', key, log.summary)

@@ -113,7 +113,7 @@ t.test('in Redis: a place lost with the store is taken again by its holder', asy
   const running = ask(app)
   await until('it runs', async () => held.running === 1)
   const redis = redisClient(t)
-  await redis.del(...(await redis.keys(`${shared.nameSpace}*permits`)))
+  await until('it is lost', async () => (await redis.del(...(await redis.keys(`${shared.nameSpace}*permits`)))) === 1)
   await until('the place is taken again', async () => (await inFlight(app)) === 1)
   held.open()
   t.equal((await running).statusCode, 200)

@@ -1,6 +1,6 @@
 /** What a request gives back by itself: `request.rateLimit.refund`. */
 import type { RequestRateLimit } from 'ml-api-rate-limiter'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { type App, ask, limited, STORES, statuses } from '../support/plugin.js'
 
 const used = async (app: App) =>
@@ -13,7 +13,7 @@ const used = async (app: App) =>
 
 for (const { name, options } of STORES) {
   /** Two policies, charged 5 each by a request, which then does what the test says. */
-  const withPolicies = async (test: typeof t, act: (rateLimit: RequestRateLimit) => Promise<unknown>) => {
+  const withPolicies = async (test: Test, act: (rateLimit: RequestRateLimit) => Promise<unknown>) => {
     const app = await limited(
       test,
       {

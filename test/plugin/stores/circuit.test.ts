@@ -64,11 +64,26 @@ t.test('probes come after 50, 100, 200 ms and so on, and the first that succeeds
 t.test('a client that has connected again closes it, without a probe', async t => {
   const { made, state } = circuit(t)
   failing(made, 0, 50, 100)
-  made.close()
+  made.connected()
   t.equal(made.error, undefined)
   await new Promise(resolve => setTimeout(resolve, 80))
   t.strictSame(state.probes, [])
   t.strictSame(state.told, ['gone', undefined])
+})
+
+t.test('after errors that Redis answered with, a connection proves nothing, and a probe does', async t => {
+  const { made, state } = circuit(t)
+  const readonly = new Error("READONLY You can't write against a read only replica.")
+  for (const now of [0, 50, 100]) {
+    made.failed(made.epoch, readonly, now)
+    if (now < 100) made.connected()
+  }
+  t.equal(made.error, readonly, 'the client has connected again after each of them')
+  made.connected()
+  t.equal(made.error, readonly)
+  state.answers = true
+  await until('a probe closed it', async () => made.error === undefined)
+  t.strictSame(state.told, [readonly.message, undefined])
 })
 
 t.test('what was sent before it opened or closed changes nothing when it comes late', async t => {
@@ -77,7 +92,7 @@ t.test('what was sent before it opened or closed changes nothing when it comes l
   failing(made, 0, 50, 100)
   made.succeeded(before)
   t.equal(made.error, gone, 'a late success')
-  made.close()
+  made.connected()
   for (const now of [200, 300, 400, 500]) made.failed(before, gone, now)
   t.equal(made.error, undefined, 'late failures')
   t.strictSame(state.told, ['gone', undefined])

@@ -43,7 +43,7 @@ const history = fc.record({
   /** The quota of one more route, whose window is a function; none without. */
   changing: fc.option(fc.constantFrom(...QUOTAS), { nil: undefined }),
   steps: fc.array(
-    fc.oneof<fc.Arbitrary<Step>[]>(
+    fc.oneof<fc.MaybeWeightedArbitrary<Step>[]>(
       {
         weight: 8,
         arbitrary: fc.record({

@@ -3,6 +3,8 @@ import { clearTimeout, setTimeout } from '../../clock.js'
 /** Failed calls in a row that open the circuit, and the time that they span at least, in milliseconds. */
 const FAILURES = 3
 const SPAN_MS = 100
+/** How an error that Redis answered with begins: with its code. */
+const REPLY = /^[A-Z][A-Z0-9_]+ /
 /** Milliseconds before the first probe; each further one waits twice as long, up to the longest. */
 const FIRST_PROBE_MS = 50
 const LONGEST_PROBE_MS = 1000
@@ -58,10 +60,16 @@ export class Circuit {
     this.#tell(error)
   }
 
-  /** Closes the circuit: the node is known to answer. */
-  close(): void {
+  /**
+   * The client has connected: that closes the circuit. It does not where Redis has answered with errors, such as
+   * READONLY: it was connected to before, and clients may connect again at each of them.
+   */
+  connected(): void {
+    if (this.#error !== undefined && !REPLY.test(this.#error.message)) this.#close()
+  }
+
+  #close(): void {
     this.#stop()
-    if (this.#error === undefined) return
     this.#error = undefined
     this.#epoch++
     this.#tell(undefined)
@@ -86,7 +94,7 @@ export class Circuit {
     this.#timer = setTimeout(() => {
       this.#parts.probe().then(
         () => {
-          if (epoch === this.#epoch) this.close()
+          if (epoch === this.#epoch) this.#close()
         },
         () => {
           if (epoch === this.#epoch) this.#probeIn(Math.min(ms * 2, LONGEST_PROBE_MS))

@@ -32,7 +32,7 @@ export class Nodes {
   constructor(parts: NodesParts) {
     this.#parts = parts
     this.#endReady = parts.connection.onReady(() => {
-      for (const { circuit } of this.#nodes.values()) circuit.close()
+      for (const { circuit } of this.#nodes.values()) circuit.connected()
     })
   }
 

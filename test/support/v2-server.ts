@@ -31,7 +31,7 @@ export interface V2Behaviour {
   /** `empty` as Triton's, `told` as KServe's. */
   readonly health?: 'empty' | 'told'
   readonly ready?: () => boolean
-  readonly metadata?: object
+  readonly metadata?: object | (() => object)
   /** Answers an inference call; `y = 2x` of FP32 by default. */
   readonly infer?: (call: Call, response: ServerResponse) => void | Promise<void>
 }
@@ -112,7 +112,7 @@ export async function startV2Server(t: Test, behaviour: V2Behaviour = {}): Promi
       response.writeHead(ready() ? 200 : 400)
       response.end(health === 'empty' ? '' : JSON.stringify({ name: 'double', ready: ready() }))
     } else if (url.startsWith('/v2/models/double')) {
-      sendJson(response, 200, metadata)
+      sendJson(response, 200, typeof metadata === 'function' ? metadata() : metadata)
     } else {
       sendJson(response, 404, { error: `Request for unknown model: '${url}' is not found` })
     }

@@ -163,6 +163,8 @@ export interface RunResult {
 /** One loaded version of a model, ready to run. */
 export interface Model {
   readonly info: ModelInfo
+  /** False while no worker or backend is up that could run it. */
+  readonly ready?: boolean
   run(inputs: NamedTensors, options: RunOptions): Promise<RunResult>
   /**
    * Expected milliseconds of a worker for a request of `rows` that runs alone, learnt from past batches: what its
@@ -206,7 +208,7 @@ export interface Models {
   readonly broken: readonly BrokenModel[]
   /** Rows that wait, over all models. */
   readonly queueRows: number
-  /** False until every model is loaded and warm, and again when workers are missing or stopping. */
+  /** False until every model is loaded and warm, and again while workers are missing or no model has anything to run on. */
   readonly ready: boolean
   /** Reads the folder again; versions that changed are swapped, requests in flight end on the old ones. */
   reload(): Promise<ReloadReport>

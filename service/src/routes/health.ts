@@ -47,6 +47,9 @@ export const healthRoutes: FastifyPluginAsync<HealthOptions> = async (app, optio
     if (isStopping()) throw new Refusal(unavailable('STOPPING', 'the service is stopping', 1000))
     if (!models.ready) throw new Refusal(unavailable('NOT_READY', 'models or their workers are not up', 1000))
     const reasons = models.broken.map(({ name }) => `model '${name}' could not be loaded as it is in the folder`)
+    for (const { info, ready } of models.list()) {
+      if (ready === false) reasons.push(`model '${info.name}' is not ready: no worker or backend that runs it is up`)
+    }
     const store = storeAnswers === undefined ? 'in-process' : (await storeAnswers()) ? 'up' : 'down'
     if (store === 'down') reasons.unshift('the store of the limits does not answer')
     return {

@@ -124,9 +124,10 @@ const protocol: FastifyPluginAsync<V2Options> = async (
     })
     get(`${url}/ready`, named(schemas.modelReady), async (request, reply) => {
       const { params } = request as ModelRequest
-      const loaded = isLoaded(models, params)
-      const why = loaded ? 'its workers are not up, or the service is stopping' : 'it could not be loaded'
-      return readiness(reply, { name: params.model }, loaded && ready(), `model '${params.model}' is not ready: ${why}`)
+      const model = loadedModel(models, params)
+      const isReady = model !== undefined && model.ready !== false && ready()
+      const why = model ? 'no worker or backend of it is up, or the service is stopping' : 'it could not be loaded'
+      return readiness(reply, { name: params.model }, isReady, `model '${params.model}' is not ready: ${why}`)
     })
     const post = routes(app, 'POST', limited ?? {}, jsonAndBinary)
     post(`${url}/infer`, named(schemas.infer), async (request, reply) => {
@@ -204,16 +205,15 @@ function readiness(reply: FastifyReply, body: object, ready: boolean, error: str
   return { ...body, ready, error }
 }
 
-/** False for a model of the folder that could not be loaded. Throws UnknownModel for what is not there at all. */
-function isLoaded(models: Models, params: ModelParams): boolean {
+/** Undefined for a model of the folder that could not be loaded. Throws UnknownModel for what is not there at all. */
+function loadedModel(models: Models, params: ModelParams): Model | undefined {
   try {
-    models.get(params.model, params.version)
-    return true
+    return models.get(params.model, params.version)
   } catch (error) {
     const isBroken = models.broken.some(
       ({ name, version }) => name === params.model && (params.version ?? version) === version,
     )
-    if (error instanceof UnknownModel && isBroken) return false
+    if (error instanceof UnknownModel && isBroken) return undefined
     throw error
   }
 }

@@ -23,7 +23,7 @@ interface Candidates {
 }
 
 export class LocalModels implements ModelSource {
-  readonly incomplete = false
+  broken: readonly BrokenModel[] = []
   readonly #pool: Pool
   readonly #options: SourceOptions
   #serving: readonly Entry[] = []
@@ -52,6 +52,7 @@ export class LocalModels implements ModelSource {
       serve: () => {
         for (const { model } of entries) model.register()
         this.#serving = entries
+        this.broken = report.broken
         served = true
         if (generation !== undefined) this.#pool.putInPlace(generation)
       },

@@ -1,5 +1,10 @@
-/** The models of the folder that run elsewhere: loaded, kept while their model.json stays the same, closed when gone. */
+/**
+ * The models of the folder that run elsewhere: opened, kept while their model.json stays the same, closed when gone. One
+ * that cannot be opened, or has changed at its backend, is opened again by what its model.json said when it was read: the
+ * folder is read only when somebody asks for a reload.
+ */
 
+import { ModelBroken } from '../errors.js'
 import { Batcher } from '../queue/batcher.js'
 import { Backend } from '../remote/backend.js'
 import { backendSettings } from '../remote/backend-json.js'
@@ -14,6 +19,10 @@ import { batcherOptions } from './model-loader.js'
 import { ServedModel } from './served-model.js'
 import { type Gathered, type ModelSource, nameOf, type Served, type SourceOptions } from './source.js'
 
+/** Milliseconds until what could not be opened is tried again: the first time, doubled each time, and at most. */
+const retryMs = 1000
+const mostRetryMs = 30_000
+
 /** One remote model that serves. */
 interface Entry extends Served {
   readonly name: string
@@ -23,53 +32,69 @@ interface Entry extends Served {
   readonly backend: Backend
 }
 
+/** One that is to be opened by this model.json, again and again until it can be. */
+interface Pending {
+  readonly name: string
+  readonly source: string
+  reason: string
+  attempts: number
+  timer?: NodeJS.Timeout
+}
+
 type FoundJson = Scan['withoutVersion'][number]
 
 export class RemoteModels implements ModelSource {
-  /** Its models fail one by one, as their backends do; this process goes on. */
-  readonly ready = true
   readonly #options: SourceOptions
   #serving: readonly Entry[] = []
-  #incomplete = false
-  readonly #retiring = new Set<Promise<void>>()
+  /** What is wrong with files: only another file helps. */
+  #faults: readonly BrokenModel[] = []
+  #pending: readonly Pending[] = []
+  #closing = false
+  /** Attempts and retirements under way. */
+  readonly #busy = new Set<Promise<void>>()
 
   constructor(options: SourceOptions) {
     this.#options = options
   }
 
-  /** A backend may come up after this service. */
-  get incomplete(): boolean {
-    return this.#incomplete
+  /** Its models fail one by one, as their backends do; this process goes on. */
+  get ready(): boolean {
+    return true
+  }
+
+  get broken(): readonly BrokenModel[] {
+    return [...this.#faults, ...this.#pending.map(({ name, reason }) => ({ name, reason }))]
   }
 
   async gather({ withoutVersion }: Scan): Promise<Gathered> {
     const entries: Entry[] = []
     const loaded: Entry[] = []
-    const broken: BrokenModel[] = []
+    const faults: BrokenModel[] = []
+    const pending: Pending[] = []
     await Promise.all(
       withoutVersion.map(async found => {
         const before = this.#serving.find(({ name }) => name === found.name)
         try {
-          const entry = await this.#read(found, before)
-          entries.push(entry)
-          if (entry !== before) loaded.push(entry)
+          const source = await readSource(found)
+          const entry = await this.#open(found.name, source, before, pending)
+          if (entry !== undefined) entries.push(entry)
+          if (entry !== undefined && entry !== before) loaded.push(entry)
         } catch (error) {
-          broken.push({ name: found.name, reason: reasonOf(error) })
+          faults.push({ name: found.name, reason: reasonOf(error) })
           if (before !== undefined) entries.push(before)
         }
       }),
     )
-    this.#incomplete = broken.length > 0
     return {
       entries,
       report: {
         loaded: loaded.map(nameOf),
         unchanged: entries.filter(entry => !loaded.includes(entry)).map(nameOf),
         removed: this.#serving.filter(({ name }) => !entries.some(each => each.name === name)).map(nameOf),
-        broken,
+        broken: [...faults, ...pending.map(({ name, reason }) => ({ name, reason }))],
       },
       bringUp: async () => {},
-      serve: () => this.#serve(entries, loaded),
+      serve: () => this.#serve(entries, loaded, faults, pending),
       discard: async () => {
         const inVain = loaded.filter(entry => !this.#serving.includes(entry))
         await Promise.all(inVain.map(({ backend }) => backend.close()))
@@ -78,25 +103,95 @@ export class RemoteModels implements ModelSource {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#retiring, ...this.#serving.map(({ backend }) => backend.close())])
+    this.#closing = true
+    for (const { timer } of this.#pending) clearTimeout(timer)
+    await Promise.all(this.#busy)
+    await Promise.all(this.#serving.map(({ backend }) => backend.close()))
   }
 
-  async #read({ name, jsonFile }: FoundJson, before: Entry | undefined): Promise<Entry> {
-    const source = (await readSettled(jsonFile)).bytes.toString('utf8')
-    return source === before?.source ? before : loadRemote(name, source, this.#options)
+  /** What serves from now on for this model.json; what is to be tried again joins `pending`. Throws what only another file helps against. */
+  async #open(name: string, source: string, before: Entry | undefined, pending: Pending[]): Promise<Entry | undefined> {
+    const known = this.#pending.find(each => each.name === name && each.source === source)
+    if (source === before?.source) {
+      if (known !== undefined) pending.push(known)
+      return before
+    }
+    try {
+      return await this.#load(name, source)
+    } catch (error) {
+      if (error instanceof ModelBroken) throw error
+      const attempts = (known?.attempts ?? 0) + 1
+      pending.push({ name, source, reason: reasonOf(error), attempts })
+      return before
+    }
   }
 
-  #serve(entries: readonly Entry[], loaded: readonly Entry[]): void {
+  #serve(
+    entries: readonly Entry[],
+    loaded: readonly Entry[],
+    faults: readonly BrokenModel[],
+    pending: readonly Pending[],
+  ): void {
     const gone = this.#serving.filter(entry => !entries.includes(entry))
     this.#serving = entries
+    this.#faults = faults
+    for (const each of this.#pending) if (!pending.includes(each)) clearTimeout(each.timer)
+    this.#pending = pending
+    for (const each of pending) if (each.timer === undefined) this.#tryLater(each)
     for (const { model, backend } of loaded) {
       model.register()
       backend.serve()
     }
-    for (const entry of gone) {
-      const retirement = this.#retire(entry)
-      this.#retiring.add(retirement)
-      void retirement.finally(() => this.#retiring.delete(retirement))
+    for (const entry of gone) this.#follow(this.#retire(entry))
+  }
+
+  /** The model is another one now, wherever it can be reached. */
+  #reopen(name: string, source: string): void {
+    if (this.#closing || this.#pending.some(each => each.name === name)) return
+    if (!this.#serving.some(each => each.name === name && each.source === source)) return
+    const pending = { name, source, reason: 'the model at its backend has changed', attempts: 0 }
+    this.#pending = [...this.#pending, pending]
+    this.#follow(this.#try(pending))
+  }
+
+  #tryLater(pending: Pending): void {
+    const ms = Math.min(retryMs * 2 ** (pending.attempts - 1), mostRetryMs)
+    // Not all replicas at once.
+    pending.timer = setTimeout(() => this.#follow(this.#try(pending)), ms * (0.75 + Math.random() / 2)).unref()
+  }
+
+  /** Opens it, and puts it in place unless a reload has said otherwise meanwhile. */
+  async #try(pending: Pending): Promise<void> {
+    const { name, source } = pending
+    let entry: Entry
+    try {
+      entry = await this.#load(name, source)
+    } catch (error) {
+      if (!this.#isDue(pending)) return
+      const reason = reasonOf(error)
+      if (reason !== pending.reason) this.#options.log.error({ model: name, reason }, 'a model cannot be served')
+      pending.reason = reason
+      pending.attempts++
+      this.#tryLater(pending)
+      return
+    }
+    await this.#options.putInPlace(this, () => (this.#isDue(pending) ? this.#inPlace(entry, pending) : undefined))
+    if (!this.#serving.includes(entry)) await entry.backend.close()
+  }
+
+  #isDue(pending: Pending): boolean {
+    return !this.#closing && this.#pending.includes(pending)
+  }
+
+  #inPlace(entry: Entry, pending: Pending): Gathered {
+    const entries = [...this.#serving.filter(({ name }) => name !== entry.name), entry]
+    const others = this.#pending.filter(each => each !== pending)
+    return {
+      entries,
+      report: { loaded: [nameOf(entry)], unchanged: [], removed: [], broken: [] },
+      bringUp: async () => {},
+      serve: () => this.#serve(entries, [entry], this.#faults, others),
+      discard: async () => {},
     }
   }
 
@@ -107,61 +202,81 @@ export class RemoteModels implements ModelSource {
     scheduler.removeModel(key)
     await backend.close()
   }
+
+  #follow(work: Promise<void>): void {
+    this.#busy.add(work)
+    void work.finally(() => this.#busy.delete(work))
+  }
+
+  /** Throws ModelBroken for what is wrong with model.json itself, Error for what may be another time. */
+  async #load(name: string, source: string): Promise<Entry> {
+    const { json, unknown } = readJson(name, source)
+    const { scheduler, log, nextKey, successor } = this.#options
+    const settings = backendSettings(name, json.backend)
+    const backend = new Backend({ name, settings, scheduler, log, onChanged: () => this.#reopen(name, source) })
+    try {
+      const { signature, platform, version: newest } = await backend.open()
+      const version = settings.version ?? newest ?? '1'
+      const key = nextKey(`${name}/${version}`)
+      backend.key = key
+      const check = await selfCheck(signature, {
+        name,
+        sample: json.sample,
+        run: inputs =>
+          backend.anyLane().run(key, copyInputs(inputs), undefined, { deadline: undefined, onAbandoned: undefined }),
+        now: () => performance.now(),
+        ...(json.batching === undefined ? {} : { batching: json.batching }),
+        ...maxRowsOf(json, this.#options),
+      })
+      const layout = rowLayout(signature)
+      const { sample, batching } = check
+      const batcher = new Batcher(batcherOptions(signature, layout, batching, this.#options), check.serviceTime)
+      const info: ModelInfo = {
+        ...toldOf(json),
+        name,
+        version,
+        ...signature,
+        ...(platform === undefined ? {} : { platform }),
+        sample,
+        batching,
+      }
+      if (json.labels !== undefined && !tellsLabels({ ...signature, labels: json.labels })) {
+        const count = json.labels.length
+        throw new ModelBroken(`model.json: 'labels' has ${count} entries, and no output has as many values a row`)
+      }
+      const model = new ServedModel(info, {
+        key,
+        layout,
+        batcher,
+        scheduler,
+        successor: () => successor(name, version),
+        assertAvailable: () => backend.assertAvailable(),
+      })
+      return { name, source, unknownKeys: unknown, model, key, backend }
+    } catch (error) {
+      await backend.close()
+      throw error
+    }
+  }
 }
 
-/** Throws Error with the reason why the model cannot be served. */
-async function loadRemote(name: string, source: string, options: SourceOptions): Promise<Entry> {
-  const { json, unknown } = parseModelJson(source)
-  if (json.backend === undefined) {
-    throw new Error(
-      `has a model.json but no version: put the model into ${name}/1/model.onnx, or name the 'backend' that runs it`,
-    )
-  }
-  const { scheduler, log } = options
-  const settings = backendSettings(name, json.backend)
-  const backend = new Backend({ name, settings, scheduler, log })
+async function readSource({ jsonFile }: FoundJson): Promise<string> {
+  return (await readSettled(jsonFile)).bytes.toString('utf8')
+}
+
+/** Throws ModelBroken. */
+function readJson(name: string, source: string) {
+  let read: ReturnType<typeof parseModelJson>
   try {
-    const { signature, platform, version: newest } = await backend.open()
-    const version = settings.version ?? newest ?? '1'
-    const key = options.nextKey(`${name}/${version}`)
-    backend.key = key
-    const check = await selfCheck(signature, {
-      name,
-      sample: json.sample,
-      run: inputs =>
-        backend.anyLane().run(key, copyInputs(inputs), undefined, { deadline: undefined, onAbandoned: undefined }),
-      now: () => performance.now(),
-      ...(json.batching === undefined ? {} : { batching: json.batching }),
-      ...maxRowsOf(json, options),
-    })
-    const layout = rowLayout(signature)
-    const batcher = new Batcher(batcherOptions(signature, layout, check.batching, options), check.serviceTime)
-    const { sample, batching } = check
-    const info: ModelInfo = {
-      ...toldOf(json),
-      name,
-      version,
-      ...signature,
-      ...(platform === undefined ? {} : { platform }),
-      sample,
-      batching,
-    }
-    if (json.labels !== undefined && !tellsLabels({ ...signature, labels: json.labels })) {
-      throw new Error(`model.json: 'labels' has ${json.labels.length} entries, and no output has as many values a row`)
-    }
-    const model = new ServedModel(info, {
-      key,
-      layout,
-      batcher,
-      scheduler,
-      successor: () => options.successor(name, version),
-      assertAvailable: () => backend.assertAvailable(),
-    })
-    return { name, source, unknownKeys: unknown, model, key, backend }
+    read = parseModelJson(source)
   } catch (error) {
-    await backend.close()
-    throw error
+    throw new ModelBroken(reasonOf(error))
   }
+  const { json, unknown } = read
+  if (json.backend !== undefined) return { json: { ...json, backend: json.backend }, unknown }
+  throw new ModelBroken(
+    `has a model.json but no version: put the model into ${name}/1/model.onnx, or name the 'backend' that runs it`,
+  )
 }
 
 const maxRowsOf = (json: ModelJson, { batchMaxRows }: SourceOptions): { maxRows?: number } => {

@@ -51,9 +51,6 @@ const clock: Clock = {
   },
 }
 
-/** What failed, and may succeed later, is tried again this often, in milliseconds. */
-const retryMs = 5000
-
 /**
  * Loads every model of the folder and resolves when all are warm. Rejects with NoModels where the folder holds nothing
  * that can be served, and with UnknownModel where `defaultModel` is not there.
@@ -79,7 +76,8 @@ export class Repository implements Models {
   #catalog: ReadonlyMap<string, readonly Served[]> = new Map()
   /** Of each model its newest version. */
   #newest: readonly Model[] = []
-  #retry: NodeJS.Timeout | undefined
+  /** What serves, by its source, and what is wrong with the folder itself. */
+  readonly #serving = new Map<ModelSource, readonly Served[]>()
   #broken: readonly BrokenModel[] = []
   #reloads: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
@@ -111,6 +109,7 @@ export class Repository implements Models {
       nextKey: name => `${name}#${this.#nextKey++}`,
       successor: (name, version) =>
         this.get(name, this.versions(name).some(({ info }) => info.version === version) ? version : undefined),
+      putInPlace: (from, gathered) => this.#inTurn(() => this.#putOneInPlace(from, gathered())),
     }
     this.#sources = [new LocalModels(this.#pool, source), new RemoteModels(source)]
   }
@@ -138,11 +137,15 @@ export class Repository implements Models {
   }
 
   get broken(): readonly BrokenModel[] {
-    return this.#broken
+    return [...this.#broken, ...this.#sources.flatMap(({ broken }) => broken)]
   }
 
   get ready(): boolean {
-    return this.#closing === undefined && this.#catalog.size > 0 && this.#sources.every(({ ready }) => ready)
+    return (
+      this.#closing === undefined &&
+      this.#newest.some(({ ready }) => ready) &&
+      this.#sources.every(({ ready }) => ready)
+    )
   }
 
   /** Rows that wait, over all models. */
@@ -156,10 +159,7 @@ export class Repository implements Models {
   }
 
   reload(): Promise<ReloadReport> {
-    // One after the other: each compares with what the one before has put in place.
-    const reload = this.#reloads.then(() => this.#reload())
-    this.#reloads = reload.catch(() => {})
-    return reload
+    return this.#inTurn(() => this.#reload())
   }
 
   close(): Promise<void> {
@@ -181,7 +181,6 @@ export class Repository implements Models {
   }
 
   async #close(): Promise<void> {
-    clearTimeout(this.#retry)
     const stopped = this.#scheduler.stop()
     await this.#reloads
     await stopped
@@ -199,32 +198,39 @@ export class Repository implements Models {
         throw new NoModels(nothingLoads(this.#options.dir, report.broken))
       }
       for (const each of gathered) await each.bringUp()
+      for (const [index, source] of this.#sources.entries()) {
+        this.#serving.set(source, (gathered[index] as Gathered).entries)
+      }
+      this.#broken = scan.broken
       this.#putInPlace(gathered, report)
       return report
     } catch (error) {
       await Promise.all(gathered.map(each => each.discard()))
       throw error
-    } finally {
-      if (this.#sources.some(({ incomplete }) => incomplete)) this.#retryLater()
     }
   }
 
-  #retryLater(): void {
-    clearTimeout(this.#retry)
-    if (this.#closing !== undefined) return
-    this.#retry = setTimeout(() => {
-      this.reload().catch(error => this.#options.log.error({ err: error }, 'the models could not be read again'))
-    }, retryMs).unref()
+  async #putOneInPlace(source: ModelSource, gathered: Gathered | undefined): Promise<void> {
+    if (gathered === undefined || this.#closing !== undefined) return
+    this.#serving.set(source, gathered.entries)
+    this.#putInPlace([gathered], gathered.report)
   }
 
+  /** One after the other: each compares with what the one before has put in place. */
+  #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#reloads.then(change)
+    this.#reloads = turn.catch(() => {})
+    return turn
+  }
+
+  /** Has all serve that `#serving` names; `gathered` are those of it that have changed. */
   #putInPlace(gathered: readonly Gathered[], report: ReloadReport): void {
-    const entries = gathered.flatMap(each => each.entries)
+    const entries = [...this.#serving.values()].flat()
     const old = [...this.#catalog.values()].flat()
     this.#catalog = catalogOf(entries)
     this.#newest = [...this.#catalog.values()].map(versions => (versions[0] as Served).model)
     for (const { model } of old) if (!entries.some(each => each.model === model)) model.retire()
     for (const each of gathered) each.serve()
-    this.#broken = report.broken
     this.#tell(report, entries)
   }
 

@@ -38,6 +38,10 @@ export class ServedModel implements Model {
     return this.#serving.scheduler.estimateWaitMs(this.#serving.key, rows)
   }
 
+  get ready(): boolean {
+    return !this.#retired && this.#serving.scheduler.runnersOf(this.#serving.key) > 0
+  }
+
   get fairnessIndex(): number {
     return this.#serving.batcher.fairnessIndex
   }

@@ -1,14 +1,14 @@
 /** What the repository asks of a source of models. There are two: what runs in workers here, and what runs elsewhere. */
 import type { Scheduler } from '../queue/scheduler.js'
-import type { Log, Model, ReloadReport } from '../types.js'
+import type { BrokenModel, Log, Model, ReloadReport } from '../types.js'
 import type { Scan } from './model-files.js'
 import type { ServedModel } from './served-model.js'
 
 export interface ModelSource {
   /** False while nothing can run the models of this source that serve. */
   readonly ready: boolean
-  /** Whether a model that failed last time may succeed later, though no file changes. */
-  readonly incomplete: boolean
+  /** Models of the folder that do not serve as it says, and why, as of now. */
+  readonly broken: readonly BrokenModel[]
   /** Reads, loads and tries what is new or has changed. What fails is reported, and the version that serves stays. */
   gather(scan: Scan): Promise<Gathered>
   /** Ends whatever runs the models. The scheduler must have stopped. */
@@ -44,6 +44,11 @@ export interface SourceOptions {
   readonly nextKey: (name: string) => string
   /** The model that now serves in the place of a retired one. Throws UnknownModel where there is none. */
   readonly successor: (name: string, version: string) => Model
+  /**
+   * Puts in place what a source has made of its own accord, between two reloads; nothing where `gathered` gives undefined,
+   * which is called when its turn has come. Resolves when that is done.
+   */
+  readonly putInPlace: (source: ModelSource, gathered: () => Gathered | undefined) => Promise<void>
 }
 
 /** `name/version`, as reports and keys have it. */

@@ -161,6 +161,11 @@ export class Scheduler {
     this.#reassign()
   }
 
+  /** A worker that was taken for lost is there again. */
+  wake(): void {
+    this.#dispatch()
+  }
+
   /** Rows that wait, over all models. */
   get queueRows(): number {
     let rows = 0

@@ -19,7 +19,7 @@ export class Lane implements Runner {
   }
 
   get lost(): boolean {
-    return !this.#place.healthy
+    return this.#place.state !== 'up'
   }
 
   async run(
@@ -39,10 +39,9 @@ export class Lane implements Runner {
       const call = writeCall(inputs, wanted, { binary, timeoutMs, timeoutParameter })
       const { body, headerLength } = await endpoint.infer(call, abandoned.signal, control.trace?.sent(endpoint.url))
       const rows = signature.inputs[0]?.shape[0] === 'batch' ? Object.values(inputs)[0]?.shape[0] : undefined
-      return {
-        outputs: checked(() => readAnswer(body, headerLength, signature, wanted, rows)),
-        computeMs: performance.now() - startedAt,
-      }
+      const outputs = checked(() => readAnswer(body, headerLength, signature, wanted, rows))
+      this.#backend.succeeded(this.#place)
+      return { outputs, computeMs: performance.now() - startedAt }
     } catch (error) {
       const failure = this.#backend.failed(this.#place, error as Error)
       if (failure instanceof InferenceError) failure.ranMs = ranMs(error, performance.now() - startedAt)

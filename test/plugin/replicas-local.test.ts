@@ -45,6 +45,8 @@ t.test('what is learnt of a shared log counts until the log itself would have le
   t.equal(known(), 0)
 })
 
+t.setTimeout(240_000)
+
 const limits = [10, 2, 7] as const
 
 /** A replica with one route for each of the limits. */
@@ -63,7 +65,7 @@ async function replica(t: Test, redis: RedisProcess): Promise<FastifyInstance> {
     max: 10,
     timeWindow: '1 hour',
     onStoreError: 'local',
-    storeTimeout: 200,
+    storeTimeout: 1500,
     keyGenerator: () => 'lone',
   })
   for (const max of limits) app.get(`/${max}`, { config: { rateLimit: { max } } }, async () => 'ok')
@@ -123,41 +125,77 @@ t.test('replicas that lose Redis go on with one quota between them, not one each
   t.ok(Number(headers['x-ratelimit-limit']) <= 4, 'and say what each gives')
 })
 
-t.test('registrations of one app are one replica: each gives its whole limit when Redis is lost', async t => {
+for (const [where, space] of [
+  ['a name space of its own', { nameSpace: 'one-app:' }],
+  ['the default name space', {}],
+] as const) {
+  t.test(
+    `registrations of one app are one replica, in ${where}: each gives its whole limit when Redis is lost`,
+    async t => {
+      const redis = await startRedis(t)
+      const { announced, allKnow } = watch(redis)
+      const client = redis.client()
+      const app = Fastify()
+      t.teardown(() => app.close())
+      for (const [prefix, max, own] of [
+        ['/x', 10, client],
+        ['/y', 1, client],
+        ['/z', 1, redis.client()],
+      ] as const) {
+        await app.register(
+          async scope => {
+            await scope.register(rateLimit, {
+              redis: own,
+              ...space,
+              max,
+              timeWindow: '1 hour',
+              onStoreError: 'local',
+              keyGenerator: request => String(request.headers['x-key'] ?? 'lone'),
+            })
+            scope.get('/', async () => 'ok')
+          },
+          { prefix },
+        )
+      }
+      await app.ready()
+      for (const url of ['/x', '/y', '/z']) await app.inject({ url, headers: { 'x-key': 'somebody' } })
+      await allKnow(1)
+      redis.signal('SIGSTOP')
+      t.teardown(() => redis.signal('SIGCONT'))
+      t.equal(await admittedBy(app, '/x'), 10)
+      t.equal(await admittedBy(app, '/y'), 1)
+      t.equal(await admittedBy(app, '/z'), 1)
+      redis.signal('SIGCONT')
+      await until('Redis answers', async () => (await announced()).size === 1)
+      await app.close()
+      await until('the app has taken itself out', async () => (await announced()).size === 0)
+    },
+  )
+}
+
+t.test('registrations of one app that never reached Redis give their whole limits', async t => {
   const redis = await startRedis(t)
-  const { announced, allKnow } = watch(redis)
-  const client = redis.client()
   const app = Fastify()
   t.teardown(() => app.close())
-  for (const [prefix, max, own] of [
-    ['/x', 10, client],
-    ['/y', 1, client],
-    ['/z', 1, redis.client()],
-  ] as const) {
+  const client = redis.client()
+  await client.ping()
+  for (const prefix of ['/x', '/y', '/z']) {
     await app.register(
       async scope => {
-        await scope.register(rateLimit, {
-          redis: own,
-          nameSpace: 'one-app:',
-          max,
+        const options = {
+          redis: client,
+          max: 2,
           timeWindow: '1 hour',
           onStoreError: 'local',
-          keyGenerator: () => 'lone',
-        })
+          storeTimeout: 300,
+        } as const
+        await scope.register(rateLimit, options)
         scope.get('/', async () => 'ok')
       },
       { prefix },
     )
   }
   await app.ready()
-  await allKnow(1)
-  redis.signal('SIGSTOP')
-  t.teardown(() => redis.signal('SIGCONT'))
-  t.equal(await admittedBy(app, '/x'), 10)
-  t.equal(await admittedBy(app, '/y'), 1)
-  t.equal(await admittedBy(app, '/z'), 1)
-  redis.signal('SIGCONT')
-  await until('Redis answers', async () => (await announced()).size === 1)
-  await app.close()
-  await until('the app has taken itself out', async () => (await announced()).size === 0)
+  await redis.kill()
+  for (const url of ['/x', '/y', '/z']) t.equal(await admittedBy(app, url), 2, url)
 })

@@ -18,6 +18,10 @@ function known(name: string): Known {
     const denials = ([429, 403] as const).map(status => new errors.QuotaExceeded('%s', status, decision))
     return { code, statuses: denials.map(error => error.statusCode).join(', '), message: denials[0]?.message ?? '' }
   }
+  // Fastify answers with 500 where an error says nothing.
+  if (name === 'StoreClosed') {
+    return { code: errors.StoreClosed.code, statuses: '500', message: new errors.StoreClosed().message }
+  }
   const Made = classes[name] as new (...args: unknown[]) => Error & { code: string; statusCode: number }
   const { code, statusCode, message } = new Made()
   return { code, statuses: String(statusCode), message }

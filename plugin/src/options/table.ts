@@ -258,8 +258,8 @@ export const limiterOptions = {
    */
   skipOnError: flag,
   /**
-   * What happens to a request that the store gives no answer about. `'throw'`: the store's error, status 500. `'allow'`:
-   * it passes, uncounted. `'deny'`: 503. `'local'`: it is counted in the process until the store is back, against this
+   * What happens to a request that the store gives no answer about. `'throw'`: an error, status 500. `'allow'`: it
+   * passes, uncounted. `'deny'`: 503. `'local'`: it is counted in the process until the store is back, against this
    * replica's part of each limit.
    * @default `'throw'`
    * @example onStoreError: 'local'

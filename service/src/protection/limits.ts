@@ -375,7 +375,7 @@ async function standingWith({ plan, requests, rows, compute }: PlanLimiters, key
   const within = (standing: typeof inRows, unit: Unit) => standing?.policies.map(policy => ({ ...policy, unit })) ?? []
   return {
     plan: plan.name,
-    policies: [...within(inRequests, 'requests'), ...within(inRows, 'rows'), ...within(inCompute, 'compute-ms')],
+    policies: [...(inRequests?.policies ?? []), ...within(inRows, 'rows'), ...within(inCompute, 'compute-ms')],
   }
 }
 

@@ -110,10 +110,11 @@ export class Registration {
         }
       }
     }
-    const resets = [...names].map(async ([store, { limiters, logs, permits }]) =>
-      store.reset(key, { limiters: [...limiters], logs: [...logs], permits: [...permits] }),
-    )
-    await orUnavailable(() => Promise.all(resets))
+    // The shared store comes first: where it fails, the counts in the process stay as they are.
+    for (const [store, { limiters, logs, permits }] of names) {
+      const all = { limiters: [...limiters], logs: [...logs], permits: [...permits] }
+      await orUnavailable(() => store.reset(key, all))
+    }
   }
 
   close(): void {

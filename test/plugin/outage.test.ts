@@ -72,6 +72,7 @@ for (const onStoreError of MODES) {
       t.notMatch(error?.message, /secret/)
       t.match(error?.cause, { message: /secret/ }, 'whoever asks for the reason finds it')
     }
+    if (onStoreError === 'local') t.equal(await remaining(app), 6, 'not in the process either')
     state.fails = false
     await counts(app, 6, 'neither happened')
     await app.rateLimiter.refund('lone', 1)

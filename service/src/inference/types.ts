@@ -118,6 +118,8 @@ export interface ComputeMeter {
 export interface RunOptions {
   /** Rows in this request: the size of the batch dimension, or 1 for a model without one. */
   readonly rows: number
+  /** The version that was asked for by name, if any: no other may run in its place after a reload. */
+  readonly version?: string | undefined
   /** Outputs wanted; all when left out. */
   readonly outputs?: readonly string[]
   /** The answer of `/v1` will do in place of all outputs: what runs the model may write it, so that nobody else need. */
@@ -146,6 +148,8 @@ export interface Answers {
 }
 
 export interface RunResult {
+  /** The version that ran: another than the one that was asked where a reload came between. */
+  readonly ran?: ModelInfo | undefined
   /** None where `json` is there instead. */
   readonly outputs: NamedTensors
   /** The answer of `/v1`, in UTF-8, where it was asked for and what ran the model has written it. */

@@ -5,6 +5,7 @@ import { takenBy } from '../http/model-summary.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../http/problem.js'
 import { predictionsJson } from '../inference/tensors/predictions.js'
 import { encodeRows } from '../inference/tensors/rows.js'
+import { checkInputs } from '../inference/tensors/signature.js'
 import type { Model, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
@@ -65,10 +66,12 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     // A caller may ask for less time than the service gives, never for more.
     const timeoutMs = Math.min(timeoutAsked(request), options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
-    const task = { model, inputs, rows, timeoutMs, json: true }
-    const { outputs, json } = await runCharged(request, reply, options.limits, task)
+    const task = { model, inputs, rows, version: body.version, timeoutMs, json: true }
+    const { ran = model.info, outputs, json } = await runCharged(request, reply, options.limits, task)
     reply.type('application/json; charset=utf-8')
-    return json ?? predictionsJson(model.info, outputs, rows)
+    if (json !== undefined) return json
+    // Rows are counted by the version that ran.
+    return predictionsJson(ran, outputs, ran === model.info ? rows : checkInputs(ran, inputs))
   }
   app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: documented('predict') }, predict)
   app.post<{ Body: Body; Params: { name?: string } }>(

@@ -7,7 +7,7 @@ import { runTraced } from '../tracing/tracing.js'
 import { callerOfReply } from './caller.js'
 
 /** What is to be run. */
-export interface Task extends Pick<RunOptions, 'rows' | 'outputs' | 'json'> {
+export interface Task extends Pick<RunOptions, 'rows' | 'outputs' | 'json' | 'version'> {
   readonly model: Model
   readonly inputs: NamedTensors
   /** Milliseconds from the request's arrival in which its answer is of use. */

@@ -18,7 +18,7 @@ import { noteArrivals } from '../http/arrival.js'
 import { checkCharset, unpackBody } from '../http/body-coding.js'
 import { faultOf, Refusal } from '../http/problem.js'
 import { UnknownModel } from '../inference/errors.js'
-import type { Model, Models } from '../inference/types.js'
+import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { headerLengthField } from '../inference/v2-codec/binary.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
@@ -132,19 +132,19 @@ const protocol: FastifyPluginAsync<V2Options> = async (
     const post = routes(app, 'POST', limited ?? {}, jsonAndBinary)
     post(`${url}/infer`, named(schemas.infer), async (request, reply) => {
       const model = modelOf(request as ModelRequest)
-      const asked = readInferRequest(
-        bodyOf(request),
-        request.headers[headerLengthField] as string | undefined,
-        model.info,
-      )
-      const { outputs } = await runCharged(request, reply, limits, {
+      const headerLength = request.headers[headerLengthField] as string | undefined
+      const readFor = (info: ModelInfo) => readInferRequest(bodyOf(request), headerLength, info)
+      const asked = readFor(model.info)
+      const { ran = model.info, outputs } = await runCharged(request, reply, limits, {
         model,
         inputs: asked.inputs,
         rows: asked.rows,
+        version: (request as ModelRequest).params.version,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
         timeoutMs: Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
       })
-      const answer = writeInferResponse(model.info, asked, outputs)
+      // After a reload in between it may have other outputs.
+      const answer = writeInferResponse(ran, ran === model.info ? asked : readFor(ran), outputs)
       if (answer.headerLength === undefined) return reply.type('application/json').send(answer.body)
       return reply.type('application/octet-stream').header(headerLengthField, answer.headerLength).send(answer.body)
     })

@@ -149,7 +149,7 @@ export class LocalModels implements ModelSource {
       const outputs = leftOut.map(each => `${each.name} (${each.kind})`)
       log.warn({ model: name, version, outputs }, 'outputs of a model that are no tensors are left out')
     }
-    const serving = { key, layout, batcher, scheduler, successor: () => successor(name, version) }
+    const serving = { key, layout, batcher, scheduler, successor: (asked?: string) => successor(name, asked) }
     return { files, pooled, unknownKeys, model: new ServedModel(info, serving) }
   }
 }

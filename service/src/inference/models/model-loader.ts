@@ -47,9 +47,9 @@ export async function loadModel(files: ModelFiles, host: Host, options: LoadOpti
     ...(maxRows === undefined ? {} : { maxRows }),
   })
   const layout = rowLayout(signature)
-  const batcher = new Batcher(batcherOptions(signature, layout, check.batching, options), check.serviceTime)
   const workers = json.workers ?? Number.POSITIVE_INFINITY
   const info = describe(files, signature, labels, check)
+  const batcher = new Batcher(batcherOptions(signature, layout, check.batching, options), check.serviceTime, info)
   host.describe(key, info)
   const pooled: PooledModel = {
     key,

@@ -230,7 +230,6 @@ export class RemoteModels implements ModelSource {
       })
       const layout = rowLayout(signature)
       const { sample, batching } = check
-      const batcher = new Batcher(batcherOptions(signature, layout, batching, this.#options), check.serviceTime)
       const info: ModelInfo = {
         ...toldOf(json),
         name,
@@ -240,6 +239,7 @@ export class RemoteModels implements ModelSource {
         sample,
         batching,
       }
+      const batcher = new Batcher(batcherOptions(signature, layout, batching, this.#options), check.serviceTime, info)
       if (json.labels !== undefined && !tellsLabels({ ...signature, labels: json.labels })) {
         const count = json.labels.length
         throw new ModelBroken(`model.json: 'labels' has ${count} entries, and no output has as many values a row`)
@@ -249,7 +249,7 @@ export class RemoteModels implements ModelSource {
         layout,
         batcher,
         scheduler,
-        successor: () => successor(name, version),
+        successor: asked => successor(name, asked),
         assertAvailable: () => backend.assertAvailable(),
       })
       return { name, source, unknownKeys: unknown, model, key, backend }

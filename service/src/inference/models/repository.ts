@@ -107,8 +107,7 @@ export class Repository implements Models {
       batchMaxRows: options.batchMaxRows,
       batchMaxDelayMs: options.batchMaxDelayMs ?? 0,
       nextKey: name => `${name}#${this.#nextKey++}`,
-      successor: (name, version) =>
-        this.get(name, this.versions(name).some(({ info }) => info.version === version) ? version : undefined),
+      successor: (name, asked) => this.get(name, asked),
       putInPlace: (from, gathered) => this.#inTurn(() => this.#putOneInPlace(from, gathered())),
     }
     this.#sources = [new LocalModels(this.#pool, source), new RemoteModels(source)]

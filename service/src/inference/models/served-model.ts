@@ -12,8 +12,8 @@ export interface Serving {
   readonly layout: RowLayout
   readonly batcher: Batcher
   readonly scheduler: Scheduler
-  /** The model now in this one's place; throws UnknownModel where there is none. */
-  readonly successor: () => Model
+  /** The model now in this one's place, of the version that was asked for; throws UnknownModel where there is none. */
+  readonly successor: (asked?: string) => Model
   /** Throws where no request can be run at present. */
   readonly assertAvailable?: () => void
 }
@@ -67,7 +67,7 @@ export class ServedModel implements Model {
   run(inputs: NamedTensors, options: RunOptions): Promise<RunResult> {
     // Not an async function: each would cost a promise more, at the place where all requests pass.
     try {
-      if (this.#retired) return this.#serving.successor().run(inputs, options)
+      if (this.#retired) return this.#serving.successor(options.version).run(inputs, options)
       const { key, layout, scheduler } = this.#serving
       this.#serving.assertAvailable?.()
       const rows = checkInputs(this.info, inputs, layout)

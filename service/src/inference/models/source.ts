@@ -42,8 +42,11 @@ export interface SourceOptions {
   readonly batchMaxDelayMs: number
   /** A name for one loaded version, `name` followed by a number: never given twice. */
   readonly nextKey: (name: string) => string
-  /** The model that now serves in the place of a retired one. Throws UnknownModel where there is none. */
-  readonly successor: (name: string, version: string) => Model
+  /**
+   * The model that now serves those who hold a retired one: of the version that they asked for, or the newest. Throws
+   * UnknownModel where there is none.
+   */
+  readonly successor: (name: string, asked: string | undefined) => Model
   /**
    * Puts in place what a source has made of its own accord, between two reloads; nothing where `gathered` gives undefined,
    * which is called when its turn has come. Resolves when that is done.

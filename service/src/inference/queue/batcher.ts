@@ -7,7 +7,7 @@
 
 import { Cancelled, DeadlineExceeded, InferenceError, InputRefused, NotRun, Overloaded, RunFailed } from '../errors.js'
 import { copyInputs, hasRows, joinOutputs, sliceOutputs, stackInputs } from '../tensors/stack.js'
-import type { Answers, NamedTensors, RunOptions, RunResult } from '../types.js'
+import type { Answers, ModelInfo, NamedTensors, RunOptions, RunResult } from '../types.js'
 import type { Sample } from './adaptive-limit.js'
 import {
   answerRows,
@@ -76,9 +76,13 @@ export class Batcher {
   readonly #computeTime = new ServiceTime()
   #runsAreDear = false
 
-  constructor(options: BatcherOptions, serviceTime = new ServiceTime()) {
+  readonly #info: ModelInfo | undefined
+
+  /** `info`: what results say has run. */
+  constructor(options: BatcherOptions, serviceTime = new ServiceTime(), info?: ModelInfo) {
     this.options = options
     this.serviceTime = serviceTime
+    this.#info = info
   }
 
   /** Rows that wait. */
@@ -446,6 +450,7 @@ export class Batcher {
       now,
     )
     request.resolve({
+      ran: this.#info,
       outputs,
       json,
       queueMs: request.startedAt - request.arrivedAt,

@@ -162,9 +162,9 @@ function createServer(config: Config): FastifyInstance {
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     bodyLimit: config.bodyLimit,
     // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.
-    requestTimeout: 5000,
+    requestTimeout: config.uploadTimeoutMs,
     http: {
-      headersTimeout: 3000,
+      headersTimeout: Math.min(3000, config.uploadTimeoutMs),
       connectionsCheckingInterval: 500,
       maxHeaderSize: 8192,
       // Refused by a hook instead, which can say why.

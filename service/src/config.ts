@@ -146,6 +146,16 @@ export const settings = {
     5000,
     'Longest time to an answer. A caller asks for less with the header `x-request-timeout-ms`.',
   ),
+  UPLOAD_TIMEOUT_MS: milliseconds(
+    1,
+    5000,
+    'How long a request may take to arrive whole; then it gets 408. Its headers have three seconds of it at most.',
+  ),
+  RUN_TIMEOUT_MS: milliseconds(
+    1,
+    60_000,
+    'How long a run may take. A worker that takes longer is replaced or, where it is a thread, makes the service not ready.',
+  ),
   OVERLOAD_STATUS: Type.Unsafe<503 | 429>({
     type: 'integer',
     enum: [503, 429],
@@ -215,10 +225,12 @@ export interface Config {
     readonly admission: Settings['ADMISSION']
     readonly admissionWaitMs: number
     readonly queueMaxRows: number
+    readonly stuckAfterMs: number
   }
   /** Milliseconds that a turn of the event loop may be late; undefined: the gate in front of the body is off. */
   readonly gateDelayMs: number | undefined
   readonly requestTimeoutMs: number
+  readonly uploadTimeoutMs: number
   readonly overloadStatus: 503 | 429
   readonly bodyLimit: number
   readonly unpackedBodyLimit: number
@@ -348,9 +360,11 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
       admission: read.ADMISSION,
       admissionWaitMs: read.ADMISSION_WAIT_MS,
       queueMaxRows: read.QUEUE_MAX,
+      stuckAfterMs: read.RUN_TIMEOUT_MS,
     },
     gateDelayMs: read.ADMISSION === 'on' ? read.ADMISSION_DELAY_MS : undefined,
     requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
+    uploadTimeoutMs: read.UPLOAD_TIMEOUT_MS,
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
     unpackedBodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,

@@ -1,17 +1,18 @@
 /** The service as this process: settings in, then it runs until a signal ends it. */
 import { buildApp, type Service } from './app.js'
 import { type Config, ConfigError, type Environment, readConfig } from './config.js'
+import { Hangups } from './hangup.js'
 import { InferenceError } from './inference/errors.js'
 import { openModels } from './inference/index.js'
 import { stopWell } from './stop.js'
 
 /** Resolves when the service listens. What keeps it from that is said on stderr, and ends the process with 1. */
-export async function serve(environment: Environment): Promise<void> {
+export async function serve(environment: Environment, hangups = new Hangups()): Promise<void> {
   try {
     const config = readConfig(environment)
     const service = await start(config)
     stopWell(service, config)
-    process.on('SIGHUP', () => {
+    hangups.serve(() => {
       service.models.reload().catch(error => service.app.log.error({ err: error }, 'the models were not reloaded'))
       service.limits.reload()
     })

@@ -1,5 +1,8 @@
 #!/usr/bin/env node
 /** The process of `npm start` and of the image. */
-import { serve } from './serve.js'
+import { Hangups } from './hangup.js'
 
-await serve(process.env)
+const hangups = new Hangups()
+// Loaded after that, since it takes a while.
+const { serve } = await import('./serve.js')
+await serve(process.env, hangups)

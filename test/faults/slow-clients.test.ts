@@ -5,7 +5,7 @@ import { buildService, IRIS } from '../support/build.js'
 t.setTimeout(240_000)
 
 t.test('clients that never finish their headers or their body are sent away, and others are served', async t => {
-  const { app, predict } = await buildService(t, { RATE_LIMIT_MAX: 1000 })
+  const { app, predict } = await buildService(t, { RATE_LIMIT_MAX: 1000, UPLOAD_TIMEOUT_MS: 2500 })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as { port: number }
   /** A byte now and then; resolves with what the server said once it has closed. */

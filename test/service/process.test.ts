@@ -79,6 +79,22 @@ t.test('SIGHUP reads the models again', async t => {
   t.equal((await fetch(`${service.url}/v1/models/other`)).status, 200)
 })
 
+t.test('SIGHUP during the start ends nothing, and the reload follows', async t => {
+  const dir = modelsFolder(t, { 'copy/1/model.onnx': identity() })
+  const { child, output } = runProgram(t, 'server', [], { MODELS_DIR: dir, HOST: '127.0.0.1', PORT: 0 })
+  const told = async (what: RegExp) => {
+    while (!what.test(output()) && child.exitCode === null && child.signalCode === null) await delay(2)
+    return what.exec(output())?.[1]
+  }
+  await told(/limits are counted in this process/)
+  child.kill('SIGHUP')
+  writeModels(dir, { 'other/1/model.onnx': identity() })
+  child.kill('SIGHUP')
+  const url = await told(/listening on (http:[^"]+)/)
+  t.equal(child.signalCode, null)
+  while ((await fetch(`${url}/v1/models/other`)).status !== 200) await delay(50)
+})
+
 const refused = async (t: Test, settings: Record<string, string | number>) => {
   const { code, stderr } = await runProgram(t, 'server', [], settings).ended
   t.equal(code, 1)

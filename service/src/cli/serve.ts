@@ -29,9 +29,10 @@ export function serveCommand(io: Io): Command {
       // Loaded by who needs them: the other commands begin sooner.
       if (options.check) await (await import('./check.js')).check(given, io)
       else {
+        const hangups = new (await import('../hangup.js')).Hangups()
         // Before anything else is loaded: the packages of OpenTelemetry read their settings from there.
         Object.assign(process.env, given.environment)
-        await (await import('../serve.js')).serve(given.environment)
+        await (await import('../serve.js')).serve(given.environment, hangups)
       }
     })
 }

@@ -15,7 +15,7 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
   [404, 'NOT_FOUND', 'There is no such URL; `routes` lists those that there are'],
   [404, 'INFERENCE_UNKNOWN_MODEL', 'There is no such model or version; `available` lists those that there are'],
   [405, 'METHOD_NOT_ALLOWED', 'The URL takes other methods, listed in `allow`'],
-  [408, 'REQUEST_TIMEOUT', 'The request did not arrive whole in five seconds'],
+  [408, 'REQUEST_TIMEOUT', 'The request did not arrive whole within `UPLOAD_TIMEOUT_MS`'],
   [409, 'NO_MODELS', 'A reload found nothing to serve; what was loaded goes on serving'],
   [413, 'BODY_TOO_LARGE', 'The body is longer than `BODY_LIMIT`'],
   [413, 'UNPACKED_BODY_TOO_LARGE', 'A packed body is longer than `UNPACKED_BODY_LIMIT` once unpacked'],

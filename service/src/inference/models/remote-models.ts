@@ -211,9 +211,16 @@ export class RemoteModels implements ModelSource {
   /** Throws ModelBroken for what is wrong with model.json itself, Error for what may be another time. */
   async #load(name: string, source: string): Promise<Entry> {
     const { json, unknown } = readJson(name, source)
-    const { scheduler, log, nextKey, successor } = this.#options
+    const { scheduler, log, runTimeoutMs, nextKey, successor } = this.#options
     const settings = backendSettings(name, json.backend)
-    const backend = new Backend({ name, settings, scheduler, log, onChanged: () => this.#reopen(name, source) })
+    const backend = new Backend({
+      name,
+      settings,
+      scheduler,
+      log,
+      runTimeoutMs,
+      onChanged: () => this.#reopen(name, source),
+    })
     try {
       const { signature, platform, version: newest } = await backend.open()
       const version = settings.version ?? newest ?? '1'

@@ -94,11 +94,12 @@ export class Repository implements Models {
       },
       onBatch: event => this.#onBatch(event),
     })
+    const runTimeoutMs = options.stuckAfterMs ?? 60_000
     this.#pool = new Pool(this.#scheduler, {
       size: options.workers ?? availableParallelism(),
       isolation: options.isolation ?? 'thread',
       log: options.log,
-      stuckAfterMs: options.stuckAfterMs ?? 60_000,
+      stuckAfterMs: runTimeoutMs,
       onWorker: ({ type, ...rest }) => options.onEvent?.({ type: `worker-${type}`, ...rest }),
     })
     const source: SourceOptions = {
@@ -106,6 +107,7 @@ export class Repository implements Models {
       log: options.log,
       batchMaxRows: options.batchMaxRows,
       batchMaxDelayMs: options.batchMaxDelayMs ?? 0,
+      runTimeoutMs,
       nextKey: name => `${name}#${this.#nextKey++}`,
       successor: (name, asked) => this.get(name, asked),
       putInPlace: (from, gathered) => this.#inTurn(() => this.#putOneInPlace(from, gathered())),

@@ -40,6 +40,7 @@ export interface SourceOptions {
   /** Rows of one run, for models whose model.json does not say; found by timing when left out. */
   readonly batchMaxRows: number | undefined
   readonly batchMaxDelayMs: number
+  readonly runTimeoutMs: number
   /** A name for one loaded version, `name` followed by a number: never given twice. */
   readonly nextKey: (name: string) => string
   /**

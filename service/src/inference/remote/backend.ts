@@ -47,6 +47,8 @@ export interface BackendOptions {
   readonly settings: BackendSettings
   readonly scheduler: Scheduler
   readonly log: Log
+  /** How long a call may take whose requests set no deadline, in milliseconds. */
+  readonly runTimeoutMs: number
   /** Called when the model is another one wherever it can be reached: it is to be opened again. */
   readonly onChanged: () => void
 }
@@ -64,7 +66,7 @@ export class Backend {
   constructor(options: BackendOptions) {
     this.options = options
     this.#places = options.settings.urls.map(url => ({
-      endpoint: new Endpoint(url, options.settings),
+      endpoint: new Endpoint(url, options.settings, options.runTimeoutMs),
       lanes: [],
       state: 'out',
       reason: undefined,

@@ -10,8 +10,6 @@ import { type RemoteMetadata, readExtensions, readMetadata } from './metadata.js
 const maxAnswerBytes = 256 * 1024 * 1024
 /** To connect, and for the small questions about health and metadata, in milliseconds. */
 const patienceMs = 3000
-/** The longest that an inference without a deadline may take, in milliseconds. */
-const longestCallMs = 60_000
 
 export interface Answer {
   readonly body: Buffer
@@ -25,7 +23,8 @@ export class Endpoint {
   readonly #base: string
   readonly #model: string
 
-  constructor(url: string, settings: BackendSettings) {
+  /** `runTimeoutMs`: how long a call may take whose requests set no deadline. */
+  constructor(url: string, settings: BackendSettings, runTimeoutMs: number) {
     this.url = url
     this.#settings = settings
     const { origin, pathname } = new URL(url)
@@ -37,8 +36,8 @@ export class Endpoint {
       connections: settings.lanes + 1,
       pipelining: 1,
       connectTimeout: patienceMs,
-      headersTimeout: longestCallMs,
-      bodyTimeout: longestCallMs,
+      headersTimeout: runTimeoutMs,
+      bodyTimeout: runTimeoutMs,
       maxResponseSize: maxAnswerBytes,
     })
   }

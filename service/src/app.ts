@@ -102,6 +102,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     done()
   })
   app.decorate('overloadStatus', config.overloadStatus)
+  app.decorateRequest('refusedAs', null)
   app.setErrorHandler(sendErrorInForm)
   const plain = new PlainBodyReader()
   acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault }, config.unpackedBodyLimit)

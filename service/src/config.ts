@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { parse as parseDuration } from '@lukeed/ms'
 import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
+import type { OverloadStatus } from './http/problem.js'
 import { gate, limit } from './inference/queue/admission-constants.js'
 import { readTracing, type TracingSettings } from './tracing/settings.js'
 
@@ -123,7 +124,7 @@ export const settings = {
   QUEUE_MAX: Type.Integer({
     minimum: 1,
     default: 10_000,
-    description: 'Rows that may wait for one model; beyond, requests get 503.',
+    description: 'Rows that may wait for one model; beyond, requests are refused as overload.',
     takes: 'an integer, 1 or more',
   }),
   ADMISSION: oneOf(
@@ -146,13 +147,13 @@ export const settings = {
     5000,
     'Longest time to an answer. A caller asks for less with the header `x-request-timeout-ms`.',
   ),
-  OVERLOAD_STATUS: Type.Unsafe<503 | 429>({
+  OVERLOAD_STATUS: Type.Unsafe<OverloadStatus>({
     type: 'integer',
-    enum: [503, 429],
-    default: 503,
+    enum: [429, 503],
+    default: 429,
     description:
-      'Status of what is refused because the service is overloaded. 429 is for balancers that take out a replica which answers 503.',
-    takes: '503, 429',
+      'Status of what is refused because the service is overloaded. Many balancers take out a replica that answers 503. Where no worker or backend is up, the status is always 503.',
+    takes: '429, 503',
   }),
   BODY_LIMIT: Type.Integer({
     minimum: 1024,
@@ -219,7 +220,7 @@ export interface Config {
   /** Milliseconds that a turn of the event loop may be late; undefined: the gate in front of the body is off. */
   readonly gateDelayMs: number | undefined
   readonly requestTimeoutMs: number
-  readonly overloadStatus: 503 | 429
+  readonly overloadStatus: OverloadStatus
   readonly bodyLimit: number
   readonly unpackedBodyLimit: number
   readonly metrics: boolean

@@ -69,8 +69,8 @@ export async function registerLimits(
   if (gate !== undefined) metrics?.watchGate(gate)
   app.addHook('onClose', () => gate?.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
+    const timeoutMs = timeoutOf(request, config.requestTimeoutMs)
     if (gate === undefined) return undefined
-    const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
     request.seenLateMs = gate.delayMs
     const { arrivedAt } = request
     const newcomer = {

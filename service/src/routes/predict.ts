@@ -8,7 +8,7 @@ import { encodeRows } from '../inference/tensors/rows.js'
 import type { Model, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
-import { timeoutAsked } from './caller.js'
+import { timeoutOf } from '../protection/urgency.js'
 import { runCharged } from './run.js'
 
 const Body = Type.Object(
@@ -63,7 +63,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const model = models.get(request.params.name ?? body.model, body.version)
     checkName(request.params.name, body.model)
     // A caller may ask for less time than the service gives, never for more.
-    const timeoutMs = Math.min(timeoutAsked(request), options.requestTimeoutMs)
+    const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
     const task = { model, inputs, rows, timeoutMs, json: true }
     const { outputs, json } = await runCharged(request, reply, options.limits, task)

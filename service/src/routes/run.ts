@@ -35,7 +35,7 @@ export async function runCharged(
     signal: callerOfReply(reply),
     priority: priorityOf(request),
     partitionKey: request.caller?.key,
-    deadline: deadlineOf(request, request.arrivedAt, timeoutMs),
+    deadline: deadlineOf(request, timeoutMs),
   })
   const { queueMs, computeMs, computeShareMs } = result
   const computed = charges?.chargeCompute(request, computeShareMs)

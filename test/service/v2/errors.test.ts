@@ -47,7 +47,7 @@ t.test('what the engine refuses has its status, and says when to come back', asy
     ]),
   )
   const cases: readonly (readonly [string, number, RegExp, string | undefined])[] = [
-    ['overloaded', 503, /overloaded: 200 rows wait/, '3'],
+    ['overloaded', 429, /overloaded: 200 rows wait/, '3'],
     ['stopping', 503, /stopping/, '1'],
     ['lost', 503, /send it again$/, '1'],
     ['late', 504, /deadline passed while the request waited/, undefined],

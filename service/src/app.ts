@@ -8,6 +8,7 @@ import Fastify, {
   type FastifyServerOptions,
   LogController,
 } from 'fastify'
+import { trustIn } from './auth.js'
 import type { Config } from './config.js'
 import { noteArrivals } from './http/arrival.js'
 import { acceptJsonOnly } from './http/json-body.js'
@@ -160,7 +161,7 @@ function createServer(config: Config): FastifyInstance {
     childLoggerFactory: requestLog,
     // Names the answer in problem documents and the request in the log.
     genReqId: () => randomUUID(),
-    trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
+    trustProxy: trustIn(config.trustProxy),
     bodyLimit: config.bodyLimit,
     // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.
     requestTimeout: 5000,

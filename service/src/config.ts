@@ -82,6 +82,11 @@ export const settings = {
     takes: 'a JSON file',
     otherwise: 'one plan, of `RATE_LIMIT_MAX` in `RATE_LIMIT_WINDOW`',
   }),
+  BEARER_KEYS: oneOf(
+    ['off', 'on'],
+    'off',
+    'Whether `authorization: Bearer` carries an API key, besides `x-api-key`. Off: the header is left to others, such as a proxy that signs users in.',
+  ),
   ON_STORE_ERROR: oneOf(
     ['local', 'allow', 'deny'],
     'local',
@@ -203,6 +208,8 @@ export interface Config {
   readonly rateLimit: { readonly max: number; readonly windowMs: number }
   /** Where plans and keys are read from; undefined: `rateLimit` is the plan of everybody. */
   readonly limitsFile: string | undefined
+  /** Whether `authorization: Bearer` may carry an API key. */
+  readonly bearerKeys: boolean
   readonly onStoreError: Settings['ON_STORE_ERROR']
   readonly storeTimeoutMs: number
   readonly trustProxy: readonly string[]
@@ -335,6 +342,7 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     redisNameSpace: read.REDIS_NAMESPACE,
     rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
     limitsFile: read.LIMITS_FILE,
+    bearerKeys: read.BEARER_KEYS === 'on',
     onStoreError: read.ON_STORE_ERROR,
     storeTimeoutMs: read.STORE_TIMEOUT_MS,
     trustProxy: read.TRUST_PROXY === undefined ? [] : commaSeparated(read.TRUST_PROXY),

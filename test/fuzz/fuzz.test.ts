@@ -57,6 +57,7 @@ async function start(t: Test, settings: Readonly<Record<string, string>> = {}) {
     ...store,
     LIMITS_FILE: file,
     ADMIN_TOKEN: `${CANARY}-admin`,
+    BEARER_KEYS: 'on',
     REQUEST_TIMEOUT_MS: 60_000,
     MODELS_DIR: models,
     DEFAULT_MODEL: 'iris',

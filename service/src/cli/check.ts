@@ -57,8 +57,9 @@ function tellLimits(config: Config, tell: Tell, tellWrong: (what: string, error:
     return
   }
   try {
-    const { all, keys } = readPlans(limitsFile)
-    tell('ok', 'limits', `plans: ${all.map(({ name }) => name).join(', ')}; API keys: ${keys?.size ?? 0}`)
+    const { all, keys, anonymous } = readPlans(limitsFile)
+    const required = anonymous === undefined ? ', required' : ''
+    tell('ok', 'limits', `plans: ${all.map(({ name }) => name).join(', ')}; API keys: ${keys?.size ?? 0}${required}`)
   } catch (error) {
     tellWrong('limits', error)
   }

@@ -28,7 +28,11 @@ export async function standingInRedis(
     const limits = await openLimits(app, config, undefined, () => {})
     const plan = limits.planOf(sha256)
     if (plan === undefined) {
-      throw new Failure(`there is no such API key in the limits file (LIMITS_FILE), or it is revoked: ${key}`)
+      throw new Failure(
+        sha256 === undefined
+          ? `the limits file (LIMITS_FILE) has no plan for callers without an API key: ${key}`
+          : `there is no such API key in the limits file (LIMITS_FILE), or it is revoked: ${key}`,
+      )
     }
     if (reset) await limits.reset(key)
     return await limits.standingOf(key, plan)

@@ -11,6 +11,7 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
   [400, 'BAD_REQUEST', 'The request cannot be understood'],
   [400, 'MALFORMED_REQUEST', 'It is no valid HTTP'],
   [401, 'UNKNOWN_KEY', 'The API key is not in the limits file, or revoked'],
+  [401, 'KEY_REQUIRED', 'The limits file requires an API key'],
   [401, 'UNAUTHORIZED', '`/v1/admin` needs the admin token'],
   [404, 'NOT_FOUND', 'There is no such URL; `routes` lists those that there are'],
   [404, 'INFERENCE_UNKNOWN_MODEL', 'There is no such model or version; `available` lists those that there are'],

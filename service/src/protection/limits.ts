@@ -1,13 +1,13 @@
 /** The quotas in front of everything that costs: of each plan one limiter in requests, and one each in rows and in compute time. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler, type RequestRateLimit } from 'ml-api-rate-limiter'
-import { addressKey, keyDigestOf, keyOfDigest } from '../auth.js'
+import { addressKey } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
 import { Refusal } from '../http/problem.js'
 import type { Model, Models } from '../inference/types.js'
 import type { Metrics } from '../metrics/metrics.js'
+import { Callers, type Identity } from './callers.js'
 import { Gate } from './gate.js'
-import { Guesses } from './guesses.js'
 import { onePlan, type Plan, type Plans, readPlans, type Unit } from './plans.js'
 import { refundShed } from './refunds.js'
 import { priorityOf, timeoutOf } from './urgency.js'
@@ -49,13 +49,6 @@ export interface Standing {
 
 /** What became of reading the limits file again. */
 export type LimitsReload = { readonly loaded: true } | { readonly loaded: false; readonly errors: readonly string[] }
-
-const unauthorized = {
-  status: 401,
-  code: 'UNKNOWN_KEY',
-  detail: 'this API key is not known, or not any more; without a key, requests count by address',
-  headers: { 'www-authenticate': 'Bearer' },
-} as const
 
 export async function registerLimits(
   app: FastifyInstance,
@@ -132,7 +125,7 @@ export async function openLimits(
   })
   app.decorateRequest('caller', null)
   app.decorateRequest('rows', 0)
-  return new Limits(app, plans, config.limitsFile, pass, store)
+  return new Limits(app, config, plans, pass, store)
 }
 
 type Pass = (request: FastifyRequest, reply: FastifyReply) => Error | undefined
@@ -147,25 +140,19 @@ function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awai
 export class Limits {
   readonly #app: FastifyInstance
   readonly #file: string | undefined
-  readonly #guesses: Guesses
+  readonly #callers: Callers
   readonly #pass: Pass
   readonly #store: { readonly lost: boolean }
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
   /** `pass` answers with Overloaded where a request that could be charged is not taken at present. */
-  constructor(
-    app: FastifyInstance,
-    plans: Plans,
-    file: string | undefined,
-    pass: Pass,
-    store: { readonly lost: boolean },
-  ) {
+  constructor(app: FastifyInstance, config: Config, plans: Plans, pass: Pass, store: { readonly lost: boolean }) {
     this.#pass = pass
     this.#store = store
     this.#app = app
-    this.#file = file
-    this.#guesses = new Guesses(app)
+    this.#file = config.limitsFile
+    this.#callers = new Callers(app, config)
     this.#plans = plans
     this.#limiters = this.#limitersOfAll(plans, new Map())
   }
@@ -180,11 +167,9 @@ export class Limits {
    * where it is refused: QuotaExceeded or Overloaded. Rejects with Refusal (401) for a key that is not known.
    */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
-    // Where there are no keys nobody has to be looked up.
-    if (this.#plans.keys === undefined) {
-      return this.#chargeCaller(this.#take(request, addressKey(request), this.#plans.anonymous), request, reply)
-    }
-    return this.#identify(request, reply).then(caller => this.#chargeCaller(caller, request, reply))
+    return then(this.#callers.identify(request, reply, this.#plans), identity =>
+      this.#chargeCaller(this.#take(request, identity), request, reply),
+    )
   }
 
   /**
@@ -221,11 +206,11 @@ export class Limits {
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
   async standing(request: FastifyRequest, reply: FastifyReply): Promise<Standing> {
-    const { key, limiters } = await this.#identify(request, reply)
-    return standingWith(limiters, key)
+    const { key, plan } = await this.#callers.identify(request, reply, this.#plans)
+    return standingWith(this.#limitersOf(plan), key)
   }
 
-  /** The plan of an API key, by its SHA-256, or of callers without one; undefined for a key that is not known. */
+  /** The plan of an API key, by its SHA-256, or of callers without one; undefined where they are not served. */
   planOf(sha256: string | undefined): Plan | undefined {
     const { keys, anonymous } = this.#plans
     return sha256 === undefined ? anonymous : keys?.get(sha256)
@@ -235,7 +220,7 @@ export class Limits {
   async standingOf(key: string, plan: Plan): Promise<Standing> {
     const standing = await standingWith(this.#limitersOf(plan), key)
     if (this.#plans.keys === undefined || !key.startsWith('ip:')) return standing
-    return { ...standing, policies: [...standing.policies, await this.#guesses.standing(key)] }
+    return { ...standing, policies: [...standing.policies, await this.#callers.guesses(key)] }
   }
 
   /** Gives a partition key its whole quota back, with every plan. */
@@ -273,17 +258,7 @@ export class Limits {
     })
   }
 
-  async #identify(request: FastifyRequest, reply: FastifyReply): Promise<LimitedCaller> {
-    const { keys, anonymous } = this.#plans
-    // Where there are no keys, what is sent as one changes nothing.
-    const digest = keys === undefined ? undefined : keyDigestOf(request)
-    const plan = digest === undefined ? anonymous : keys?.get(digest)
-    if (digest !== undefined) await this.#guesses.check(plan !== undefined, request, reply)
-    if (plan === undefined) throw new Refusal(unauthorized)
-    return this.#take(request, digest === undefined ? addressKey(request) : keyOfDigest(digest), plan)
-  }
-
-  #take(request: FastifyRequest, key: string, plan: Plan): LimitedCaller {
+  #take(request: FastifyRequest, { key, plan }: Identity): LimitedCaller {
     request.caller = { key, limiters: this.#limitersOf(plan), compute: undefined, charges: [] }
     return request.caller
   }

@@ -11,6 +11,7 @@ import Fastify, {
 import { trustIn } from './auth.js'
 import type { Config } from './config.js'
 import { noteArrivals } from './http/arrival.js'
+import { allowOrigins } from './http/cors.js'
 import { acceptJsonOnly } from './http/json-body.js'
 import { Malformed } from './http/malformed.js'
 import { Refusal, sendError } from './http/problem.js'
@@ -28,11 +29,12 @@ import { countRequests, Stats } from './playground/stats.js'
 import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
 import { adminRoutes } from './routes/admin.js'
+import { eventRoutes } from './routes/events.js'
 import { healthRoutes } from './routes/health.js'
 import { limitRoutes } from './routes/limits.js'
 import { metricsRoutes } from './routes/metrics.js'
 import { modelRoutes } from './routes/models.js'
-import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/other-methods.js'
+import { answerOtherMethods, answerUnknown, rememberRoutes, unknownUrl } from './routes/other-methods.js'
 import { playgroundRoutes } from './routes/playground.js'
 import { predictRoutes } from './routes/predict.js'
 import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
@@ -109,8 +111,13 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault }, config.unpackedBodyLimit)
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
-  await collectRoutes(app)
-  countRequests(app, stats)
+  if (config.corsOrigins.length > 0) {
+    await allowOrigins(app, config.corsOrigins, () => {
+      throw new Refusal(unknownUrl(app))
+    })
+  }
+  if (config.docs) await collectRoutes(app)
+  if (config.events) countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics)
   const limits = await registerLimits(app, config, models, metrics)
 
@@ -132,9 +139,10 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     metrics.watch(models, config.redisUrls.length > 0)
     await app.register(metricsRoutes, { metrics })
   }
-  await app.register(playgroundRoutes, { stats, queueRows: () => models.queueRows })
-  await documentRoutes(app, models)
-  await answerUnknownUrls(app)
+  if (config.playground) await app.register(playgroundRoutes)
+  if (config.events) await app.register(eventRoutes, { stats, queueRows: () => models.queueRows })
+  if (config.docs) await documentRoutes(app, models)
+  await answerUnknown(app, () => unknownUrl(app))
   answerOtherMethods(app)
   await app.ready()
   return {

@@ -1,7 +1,7 @@
 /** What a request says of its caller: its address, an API key, or the admin token. */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { BlockList, isIP, type Socket } from 'node:net'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { normalizeIP } from 'ml-api-rate-limiter'
 import { Refusal } from './http/problem.js'
 
@@ -68,12 +68,18 @@ const digest = (text: string): Buffer => createHash('sha256').update(text).diges
 
 const bearerOf = (authorization = ''): string | undefined => /^bearer +(\S+)\s*$/i.exec(authorization)?.[1]
 
-/** A check for the admin token that takes the same time for every wrong one. Throws a 401. */
-export function adminOnly(token: string): (request: FastifyRequest) => Promise<void> {
+type Hook = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+
+/**
+ * A check for the admin token that takes the same time for every wrong one. Rejects with a 401, or with what `onWrong`
+ * rejects with: it counts wrong tokens.
+ */
+export function adminOnly(token: string, onWrong: Hook): Hook {
   const expected = digest(token)
-  return async ({ headers }) => {
-    const given = bearerOf(headers.authorization)
+  return async (request, reply) => {
+    const given = bearerOf(request.headers.authorization)
     if (given !== undefined && timingSafeEqual(digest(given), expected)) return
+    await onWrong(request, reply)
     throw new Refusal({
       status: 401,
       code: 'UNAUTHORIZED',

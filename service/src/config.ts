@@ -176,6 +176,21 @@ export const settings = {
       takes: 'bytes, 1024 to 268435456',
     }),
   ),
+  CORS_ORIGINS: optionalText(
+    {
+      description: 'Origins whose browser apps may read the answers, limit headers included.',
+      takes: 'origins, comma-separated, such as https://app.example,http://localhost:5173, or * for all',
+      otherwise: 'none: pages of this service alone',
+    },
+    'origins',
+  ),
+  PLAYGROUND: oneOf(['on', 'off'], 'on', 'Whether the page at `/` is served.'),
+  DOCS: oneOf(['on', 'off'], 'on', 'Whether the API reference at `/docs` and `/openapi.json` are served.'),
+  EVENTS: oneOf(
+    ['on', 'off'],
+    'on',
+    'Whether `GET /v1/events` is served: the figures that the charts of the page draw.',
+  ),
   METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and anything counted for it.'),
   ADMIN_TOKEN: optionalText(
     {
@@ -230,6 +245,11 @@ export interface Config {
   readonly overloadStatus: OverloadStatus
   readonly bodyLimit: number
   readonly unpackedBodyLimit: number
+  /** `*` among them: all. */
+  readonly corsOrigins: readonly string[]
+  readonly playground: boolean
+  readonly docs: boolean
+  readonly events: boolean
   readonly metrics: boolean
   /** Undefined where no traces are asked for. */
   readonly tracing: TracingSettings | undefined
@@ -275,8 +295,13 @@ function areRedisNodes(text: string): boolean {
   )
 }
 
+/** As browsers send it: scheme and host, in lower case, and no path. */
+const isOrigin = (text: string): boolean =>
+  text === '*' || (/^https?:\/\//.test(text) && URL.canParse(text) && new URL(text).origin === text)
+
 const formats: Readonly<Record<string, (text: string) => boolean>> = {
   'duration-text': text => durationMs(text) !== undefined,
+  origins: text => commaSeparated(text).every(isOrigin),
   proxies: text => commaSeparated(text).every(isProxy),
   'redis-nodes': areRedisNodes,
   token: text => /^[\x21-\x7e]+$/.test(text),
@@ -363,6 +388,10 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
     unpackedBodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,
+    corsOrigins: read.CORS_ORIGINS === undefined ? [] : commaSeparated(read.CORS_ORIGINS),
+    playground: read.PLAYGROUND === 'on',
+    docs: read.DOCS === 'on',
+    events: read.EVENTS === 'on',
     metrics: read.METRICS === 'on',
     tracing,
     adminToken: read.ADMIN_TOKEN,

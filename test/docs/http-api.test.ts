@@ -55,7 +55,7 @@ t.test('every error code of the service is in the table, once, and no other', as
   ]
     .concat([
       'routes/other-methods',
-      'routes/playground',
+      'routes/events',
       'protection/callers',
       'protection/limits',
       'inference/errors',

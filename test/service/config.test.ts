@@ -74,6 +74,18 @@ t.test('trusted proxies are addresses and ranges, never everybody', async t => {
   }
 })
 
+t.test('origins are as browsers send them', async t => {
+  t.strictSame(readConfig({}).corsOrigins, [])
+  t.strictSame(readConfig({ CORS_ORIGINS: 'https://a.example, http://localhost:5173' }).corsOrigins, [
+    'https://a.example',
+    'http://localhost:5173',
+  ])
+  t.strictSame(readConfig({ CORS_ORIGINS: '*' }).corsOrigins, ['*'])
+  for (const text of ['a.example', 'https://a.example/', 'https://A.example', 'https://a.example/x', 'ftp://a', ',']) {
+    t.equal(problemsOf({ CORS_ORIGINS: text }).length, 1, text)
+  }
+})
+
 t.test('one Redis or the nodes of a cluster', async t => {
   t.strictSame(readConfig({ REDIS_URL: 'rediss://u:p@host:6380/2' }).redisUrls, ['rediss://u:p@host:6380/2'])
   t.strictSame(readConfig({ REDIS_URL: 'redis://a:1, redis://b:2' }).redisUrls, ['redis://a:1', 'redis://b:2'])

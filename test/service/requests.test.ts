@@ -179,16 +179,54 @@ t.test('admin routes need the token, and are not there without one', async t => 
   t.notMatch((await guarded.ask('/nothing')).payload, /admin/, 'a stranger is not told of them')
 })
 
-t.test('the admin token reloads, and guesses of it are limited', async t => {
+t.test('wrong admin tokens are limited by address, and the right one never is', async t => {
   const { models } = await openFolder(t, { 'copy/1/model.onnx': identity() })
   const { ask } = await buildService(t, { ADMIN_TOKEN: 'tok-en', RATE_LIMIT_MAX: 0 }, models)
   const reload = (token: string) =>
     ask({ method: 'POST', url: '/v1/admin/reload', headers: { authorization: `Bearer ${token}` } })
   t.match((await reload('tok-en')).json(), { loaded: [], unchanged: ['copy/1'], removed: [], broken: [] })
   const statuses = []
-  for (let i = 0; i < 40; i++) statuses.push((await reload(`guess-${i}`)).statusCode)
-  t.equal(statuses.filter(status => status === 401).length, 29)
-  t.equal(statuses.at(-1), 429)
+  for (let i = 0; i < 20; i++) statuses.push((await reload(`guess-${i}`)).statusCode)
+  t.equal(statuses.filter(status => status === 401).length, 10)
+  const denied = await reload('tok-enn')
+  t.equal(denied.statusCode, 429)
+  t.match(denied.json(), { 'violated-policies': ['admin-guesses'] })
+  for (let i = 0; i < 40; i++) t.equal((await reload('tok-en')).statusCode, 200)
+})
+
+t.test('what is refused for its URL, its method or its token is refused without its body', async t => {
+  const { app } = await buildService(t, { ADMIN_TOKEN: 'tok-en' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const { port } = app.server.address() as AddressInfo
+  for (const [line, status] of [
+    ['POST /nothing', 404],
+    ['PUT /v1/nothing', 404],
+    ['POST /v2/nothing', 404],
+    ['DELETE /v2/models/iris/nothing', 404],
+    ['PUT /v1/predict', 405],
+    ['PATCH /v2/models/iris/infer', 405],
+    ['POST /v1/admin/reload', 401],
+  ] as const) {
+    const socket = connect(port, '127.0.0.1')
+    t.teardown(() => socket.destroy())
+    // Of the body nothing ever comes, and what it is said to be nobody takes.
+    socket.write(`${line} HTTP/1.1\r\nhost: a\r\ncontent-type: text/x-any\r\ncontent-length: 1000\r\n\r\n`)
+    const answer = await new Promise(resolve => socket.once('data', data => resolve(String(data))))
+    t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), line)
+  }
+})
+
+t.test('the page, the reference and the events are there unless a setting says no', async t => {
+  const urls = { PLAYGROUND: ['/', '/playground/main.js'], DOCS: ['/docs', '/openapi.json'], EVENTS: ['/v1/events'] }
+  const all = await buildService(t)
+  t.equal((await all.ask('/')).statusCode, 200)
+  for (const [off, gone] of Object.entries(urls)) {
+    const { ask, predict } = await buildService(t, { [off]: 'off' })
+    for (const url of gone) t.equal((await ask(url)).statusCode, 404, url)
+    const left = Object.entries(urls).flatMap(([name, [url]]) => (name === off || name === 'EVENTS' ? [] : [url]))
+    for (const url of left) t.equal((await ask(url as string)).statusCode, 200)
+    t.equal((await predict(IRIS)).statusCode, 200)
+  }
 })
 
 t.test('a broken model is told of, and the others serve', async t => {

@@ -4,10 +4,8 @@ import type { PolicyState, RateLimitHandler } from 'ml-api-rate-limiter'
 import { addressKey, keyDigestOf, keyOfDigest } from '../auth.js'
 import type { Config } from '../config.js'
 import { type Fault, Refusal } from '../http/problem.js'
+import { limitGuesses } from './guesses.js'
 import type { Plan, Plans } from './plans.js'
-
-/** Wrong keys that one address may send in a minute; the next get 429. Right keys are not counted. */
-const GUESSES = { name: 'key-guesses', max: 10, timeWindow: 60_000 }
 
 export interface Identity {
   /** Partition key: whose quota it is. */
@@ -28,7 +26,7 @@ export class Callers {
     this.#app = app
     this.#bearerKeys = bearerKeys
     this.#suspectsProxy = trustProxy.length === 0
-    this.#guesses = app.rateLimit({ groupId: GUESSES.name, policies: [GUESSES], keyGenerator: addressKey })
+    this.#guesses = limitGuesses(app, 'key-guesses')
     const unauthorized = { status: 401, headers: { 'www-authenticate': bearerKeys ? 'Bearer' : 'ApiKey' } }
     const header = bearerKeys ? 'x-api-key or as authorization: Bearer <key>' : 'x-api-key'
     this.#unknownKey = { ...unauthorized, code: 'UNKNOWN_KEY', detail: 'this API key is not known, or no longer valid' }

@@ -253,7 +253,7 @@ t.test('the deadline is the least of what the service, the header and the messag
       `${timeout}`,
     )
   }
-  for (const header of ['0', '-1', 'soon', '1.5', '99999999999', '']) {
+  for (const header of ['0', '-1', 'soon', '1.5', '1e3', '']) {
     // light-my-request drops nothing: an empty header is one.
     const answer = await app.inject({
       method: 'POST',

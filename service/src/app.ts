@@ -92,7 +92,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   // Runs once the last request has been answered.
   app.addHook('onClose', () => opening.then(models => models.close(), nothing))
-  if (config.redisUrls.length > 0) await registerRedis(app, config)
+  if (config.redis !== undefined) await registerRedis(app, config, config.redis)
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   const models = await opening
 
@@ -129,14 +129,14 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   await app.register(healthRoutes, {
     models,
     storeAnswers:
-      config.redisUrls.length > 0 ? async () => !limits.storeLost && (await redisAnswers(app.redis)) : undefined,
+      config.redis === undefined ? undefined : async () => !limits.storeLost && (await redisAnswers(app.redis)),
     isStopping,
   })
   const unpackedLimit = config.unpackedBodyLimit
   await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping, unpackedLimit })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
   if (metrics !== undefined) {
-    metrics.watch(models, config.redisUrls.length > 0)
+    metrics.watch(models, config.redis !== undefined)
     await app.register(metricsRoutes, { metrics })
   }
   if (config.playground) await app.register(playgroundRoutes)

@@ -27,7 +27,10 @@ export function addressKey(request: FastifyRequest): string {
 
 /** An address as some proxies write it, `192.0.2.1:4711` or `[2001:db8::1]:4711`, without the port. */
 const withoutPort = (address: string): string =>
-  /^(?:([\d.]+):\d+|\[([^\]]+)\](?::\d+)?)$/.exec(address)?.slice(1).find(part => part !== undefined) ?? address
+  /^(?:([\d.]+):\d+|\[([^\]]+)\](?::\d+)?)$/
+    .exec(address)
+    ?.slice(1)
+    .find(part => part !== undefined) ?? address
 
 /**
  * For Fastify's `trustProxy`: whether an entry of `X-Forwarded-For` is one of these proxies. Some proxies write a port

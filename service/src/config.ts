@@ -6,6 +6,7 @@ import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
 import type { OverloadStatus } from './http/problem.js'
 import { gate, limit } from './inference/queue/admission-constants.js'
+import { parseRedisUrl, type RedisTarget } from './redis-url.js'
 import { readTracing, type TracingSettings } from './tracing/settings.js'
 
 /** Beside what JSON Schema knows of a setting: what docs/operations.md and an error message say of it. */
@@ -53,12 +54,14 @@ export const settings = {
   ),
   REDIS_URL: optionalText(
     {
-      description: 'Where the limits are counted for all replicas; several nodes: a Redis Cluster.',
-      takes: 'redis://[user:password@]host[:port][/database], rediss://… for TLS, or several nodes, comma-separated',
+      description:
+        'Where the limits are counted for all replicas: one Redis, a Redis Cluster (one endpoint or several nodes), or what Sentinels watch; see docs/deployment.md.',
+      takes:
+        'redis://[user:password@]host[:port][/database]; host,host or redis+cluster://host for a cluster; redis+sentinel://host,host/name for Sentinels; rediss for TLS in each',
       otherwise: 'counted in this process',
       secret: true,
     },
-    'redis-nodes',
+    'redis-url',
   ),
   REDIS_NAMESPACE: Type.String({
     default: 'ml-api:',
@@ -217,8 +220,8 @@ export interface Config {
   readonly host: string
   readonly port: number
   readonly logLevel: Settings['LOG_LEVEL']
-  /** Nodes of the store; more than one is a cluster, none is a store in this process. */
-  readonly redisUrls: readonly string[]
+  /** Where limits are counted; undefined: in this process. */
+  readonly redis: RedisTarget | undefined
   readonly redisNameSpace: string
   readonly rateLimit: { readonly max: number; readonly windowMs: number }
   /** Where plans and keys are read from; undefined: `rateLimit` is the plan of everybody. */
@@ -287,14 +290,6 @@ function isProxy(text: string): boolean {
   )
 }
 
-function areRedisNodes(text: string): boolean {
-  const urls = commaSeparated(text).map(node => (URL.canParse(node) ? new URL(node) : undefined))
-  return urls.every(
-    url =>
-      url !== undefined && /^rediss?:$/.test(url.protocol) && url.hostname !== '' && url.protocol === urls[0]?.protocol,
-  )
-}
-
 /** As browsers send it: scheme and host, in lower case, and no path. */
 const isOrigin = (text: string): boolean =>
   text === '*' || (/^https?:\/\//.test(text) && URL.canParse(text) && new URL(text).origin === text)
@@ -303,7 +298,7 @@ const formats: Readonly<Record<string, (text: string) => boolean>> = {
   'duration-text': text => durationMs(text) !== undefined,
   origins: text => commaSeparated(text).every(isOrigin),
   proxies: text => commaSeparated(text).every(isProxy),
-  'redis-nodes': areRedisNodes,
+  'redis-url': text => parseRedisUrl(text) !== undefined,
   token: text => /^[\x21-\x7e]+$/.test(text),
 }
 
@@ -363,7 +358,7 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     host: read.HOST,
     port: read.PORT,
     logLevel: read.LOG_LEVEL,
-    redisUrls: read.REDIS_URL === undefined ? [] : commaSeparated(read.REDIS_URL),
+    redis: read.REDIS_URL === undefined ? undefined : parseRedisUrl(read.REDIS_URL),
     redisNameSpace: read.REDIS_NAMESPACE,
     rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
     limitsFile: read.LIMITS_FILE,

@@ -7,5 +7,6 @@ import { addressKey } from '../auth.js'
 const GUESSES = { max: 10, timeWindow: 60_000 }
 
 /** Counts a wrong secret of the kind `name` against the address that sent it. Rejects with QuotaExceeded. */
-export const limitGuesses = (app: FastifyInstance, name: string): RateLimitHandler =>
-  app.rateLimit({ groupId: name, policies: [{ name, ...GUESSES }], keyGenerator: addressKey })
+export function limitGuesses(app: FastifyInstance, name: string): RateLimitHandler {
+  return app.rateLimit({ groupId: name, policies: [{ name, ...GUESSES }], keyGenerator: addressKey })
+}

@@ -123,7 +123,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
-  await app.register(predictRoutes, { models, limits, requestTimeoutMs, bodyLimit })
+  await app.register(predictRoutes, { models, requestTimeoutMs, bodyLimit })
   await app.register(modelRoutes, { models })
   await app.register(limitRoutes, { limits })
   await app.register(healthRoutes, {
@@ -133,7 +133,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     isStopping,
   })
   const unpackedLimit = config.unpackedBodyLimit
-  await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping, unpackedLimit })
+  await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
   if (metrics !== undefined) {
     metrics.watch(models, config.redis !== undefined)

@@ -19,18 +19,11 @@ export function addressKey(request: FastifyRequest): string {
   const seen = socket[addressSeen]
   if (seen !== undefined && seen.ip === ip) return seen.key
   // What a trusted proxy says of the client, unless it is no address; then the proxy's own.
-  const address = withoutPort(ip)
-  const key = keyOfAddress(isIP(address) === 0 ? (socket.remoteAddress ?? '') : address)
+  const address = normalizeIP(ip)
+  const key = isIP(address) === 0 ? keyOfAddress(socket.remoteAddress ?? '') : `ip:${address}`
   socket[addressSeen] = { ip, key }
   return key
 }
-
-/** An address as some proxies write it, `192.0.2.1:4711` or `[2001:db8::1]:4711`, without the port. */
-const withoutPort = (address: string): string =>
-  /^(?:([\d.]+):\d+|\[([^\]]+)\](?::\d+)?)$/
-    .exec(address)
-    ?.slice(1)
-    .find(part => part !== undefined) ?? address
 
 /**
  * For Fastify's `trustProxy`: whether an entry of `X-Forwarded-For` is one of these proxies. Some proxies write a port
@@ -45,7 +38,7 @@ export function trustIn(proxies: readonly string[]): false | ((address: string) 
     trusted.addSubnet(address, prefix === undefined ? (family === 'ipv6' ? 128 : 32) : Number(prefix), family)
   }
   return given => {
-    const address = normalizeIP(withoutPort(given), 128)
+    const address = normalizeIP(given, 128)
     if (isIP(address) === 6) return trusted.check(address, 'ipv6')
     return isIP(address) === 4 && (trusted.check(address) || trusted.check(`::ffff:${address}`, 'ipv6'))
   }

@@ -7,7 +7,6 @@ import { predictionsJson } from '../inference/tensors/predictions.js'
 import { encodeRows } from '../inference/tensors/rows.js'
 import type { Model, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
-import type { Limits } from '../protection/limits.js'
 import { timeoutOf } from '../protection/urgency.js'
 import { runCharged } from './run.js'
 
@@ -43,7 +42,6 @@ const documented = (operationId: string) => ({
 
 interface PredictOptions {
   readonly models: Models
-  readonly limits: Limits
   readonly requestTimeoutMs: number
   readonly bodyLimit: number
 }
@@ -66,7 +64,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
     const task = { model, inputs, rows, timeoutMs, json: true }
-    const { outputs, json } = await runCharged(request, reply, options.limits, task)
+    const { outputs, json } = await runCharged(request, reply, task)
     reply.type('application/json; charset=utf-8')
     return json ?? predictionsJson(model.info, outputs, rows)
   }

@@ -25,12 +25,10 @@ import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
 import { answerUnknown } from './other-methods.js'
-import { type Charges, runCharged } from './run.js'
+import { runCharged } from './run.js'
 
 export interface V2Options {
   readonly models: Models
-  /** Charges the rows of each `infer`, and what it ran; left out, they cost nothing. */
-  readonly limits?: Charges
   /** Longest time to an answer; a caller may ask for less. */
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
@@ -84,7 +82,7 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (
   app,
-  { models, limits, requestTimeoutMs, limited, isStopping, unpackedLimit },
+  { models, requestTimeoutMs, limited, isStopping, unpackedLimit },
 ) => {
   app.setErrorHandler(sendV2Error)
   noteArrivals(app)
@@ -140,7 +138,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         request.headers[headerLengthField] as string | undefined,
         model.info,
       )
-      const { outputs } = await runCharged(request, reply, limits, {
+      const { outputs } = await runCharged(request, reply, {
         model,
         inputs: asked.inputs,
         rows: asked.rows,

@@ -27,7 +27,8 @@ export async function measureGreedy(scenario, dir, plan, { load, say }) {
   const policies = [{ name: 'requests', limit: quota, window: `${WINDOW_SECONDS}s` }]
   const limits = join(dir, 'limits.json')
   writeFileSync(limits, JSON.stringify({ anonymous: 'plan', plans: { plan: { policies, concurrency: IN_FLIGHT } } }))
-  const settings = { ...settingsOf(scenario), LIMITS_FILE: limits, TRUST_PROXY: '127.0.0.1' }
+  // 503 for overload, so that the figures tell it from a quota.
+  const settings = { ...settingsOf(scenario), LIMITS_FILE: limits, TRUST_PROXY: '127.0.0.1', OVERLOAD_STATUS: '503' }
   const server = await startContender('protected', dir, settings)
   const each = quota / WINDOW_SECONDS
   const stream = (addresses, rate) => ({

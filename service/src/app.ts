@@ -8,8 +8,10 @@ import Fastify, {
   type FastifyServerOptions,
   LogController,
 } from 'fastify'
+import { trustIn } from './auth.js'
 import type { Config } from './config.js'
 import { noteArrivals } from './http/arrival.js'
+import { allowOrigins } from './http/cors.js'
 import { acceptJsonOnly } from './http/json-body.js'
 import { Malformed } from './http/malformed.js'
 import { Refusal, sendError } from './http/problem.js'
@@ -27,11 +29,12 @@ import { countRequests, Stats } from './playground/stats.js'
 import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
 import { adminRoutes } from './routes/admin.js'
+import { eventRoutes } from './routes/events.js'
 import { healthRoutes } from './routes/health.js'
 import { limitRoutes } from './routes/limits.js'
 import { metricsRoutes } from './routes/metrics.js'
 import { modelRoutes } from './routes/models.js'
-import { answerOtherMethods, answerUnknownUrls, rememberRoutes } from './routes/other-methods.js'
+import { answerOtherMethods, answerUnknown, rememberRoutes, unknownUrl } from './routes/other-methods.js'
 import { playgroundRoutes } from './routes/playground.js'
 import { predictRoutes } from './routes/predict.js'
 import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
@@ -89,7 +92,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   })
   // Runs once the last request has been answered.
   app.addHook('onClose', () => opening.then(models => models.close(), nothing))
-  if (config.redisUrls.length > 0) await registerRedis(app, config)
+  if (config.redis !== undefined) await registerRedis(app, config, config.redis)
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   const models = await opening
 
@@ -102,37 +105,44 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     done()
   })
   app.decorate('overloadStatus', config.overloadStatus)
+  app.decorateRequest('refusedAs', null)
   app.setErrorHandler(sendErrorInForm)
   const plain = new PlainBodyReader()
   acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault }, config.unpackedBodyLimit)
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
-  await collectRoutes(app)
-  countRequests(app, stats)
+  if (config.corsOrigins.length > 0) {
+    await allowOrigins(app, config.corsOrigins, () => {
+      throw new Refusal(unknownUrl(app))
+    })
+  }
+  if (config.docs) await collectRoutes(app)
+  if (config.events) countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics)
   const limits = await registerLimits(app, config, models, metrics)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
-  await app.register(predictRoutes, { models, limits, requestTimeoutMs, bodyLimit })
+  await app.register(predictRoutes, { models, requestTimeoutMs, bodyLimit })
   await app.register(modelRoutes, { models })
   await app.register(limitRoutes, { limits })
   await app.register(healthRoutes, {
     models,
     storeAnswers:
-      config.redisUrls.length > 0 ? async () => !limits.storeLost && (await redisAnswers(app.redis)) : undefined,
+      config.redis === undefined ? undefined : async () => !limits.storeLost && (await redisAnswers(app.redis)),
     isStopping,
   })
   const unpackedLimit = config.unpackedBodyLimit
-  await app.register(v2Routes, { models, limits, requestTimeoutMs, isStopping, unpackedLimit })
+  await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
   if (metrics !== undefined) {
-    metrics.watch(models, config.redisUrls.length > 0)
+    metrics.watch(models, config.redis !== undefined)
     await app.register(metricsRoutes, { metrics })
   }
-  await app.register(playgroundRoutes, { stats, queueRows: () => models.queueRows })
-  await documentRoutes(app, models)
-  await answerUnknownUrls(app)
+  if (config.playground) await app.register(playgroundRoutes)
+  if (config.events) await app.register(eventRoutes, { stats, queueRows: () => models.queueRows })
+  if (config.docs) await documentRoutes(app, models)
+  await answerUnknown(app, () => unknownUrl(app))
   answerOtherMethods(app)
   await app.ready()
   return {
@@ -159,7 +169,7 @@ function createServer(config: Config): FastifyInstance {
     childLoggerFactory: requestLog,
     // Names the answer in problem documents and the request in the log.
     genReqId: () => randomUUID(),
-    trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
+    trustProxy: trustIn(config.trustProxy),
     bodyLimit: config.bodyLimit,
     // To receive a request whole; the time to answer it is REQUEST_TIMEOUT_MS.
     requestTimeout: config.uploadTimeoutMs,

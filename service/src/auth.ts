@@ -1,7 +1,7 @@
-/** Who asks: an address, an API key, or the holder of the admin token. */
+/** What a request says of its caller: its address, an API key, or the admin token. */
 import { createHash, timingSafeEqual } from 'node:crypto'
-import { isIP, type Socket } from 'node:net'
-import type { FastifyRequest } from 'fastify'
+import { BlockList, isIP, type Socket } from 'node:net'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { normalizeIP } from 'ml-api-rate-limiter'
 import { Refusal } from './http/problem.js'
 
@@ -18,18 +18,38 @@ export function addressKey(request: FastifyRequest): string {
   const { ip } = request
   const seen = socket[addressSeen]
   if (seen !== undefined && seen.ip === ip) return seen.key
-  const key = keyOfAddress(addressOf(request))
+  // What a trusted proxy says of the client, unless it is no address; then the proxy's own.
+  const address = normalizeIP(ip)
+  const key = isIP(address) === 0 ? keyOfAddress(socket.remoteAddress ?? '') : `ip:${address}`
   socket[addressSeen] = { ip, key }
   return key
 }
 
 /**
- * SHA-256, in hex, of the API key that a request carries, as `x-api-key` or else as `authorization: Bearer`; undefined
- * where it carries none. The key itself goes no further.
+ * For Fastify's `trustProxy`: whether an entry of `X-Forwarded-For` is one of these proxies. Some proxies write a port
+ * behind each address, which Fastify's own check takes for no address.
  */
-export function keyDigestOf({ headers }: FastifyRequest): string | undefined {
-  const [, bearer] = /^bearer +(\S+)\s*$/i.exec(headers.authorization ?? '') ?? []
-  const given = headers['x-api-key'] ?? bearer
+export function trustIn(proxies: readonly string[]): false | ((address: string) => boolean) {
+  if (proxies.length === 0) return false
+  const trusted = new BlockList()
+  for (const proxy of proxies) {
+    const [address = '', prefix] = proxy.split('/')
+    const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
+    trusted.addSubnet(address, prefix === undefined ? (family === 'ipv6' ? 128 : 32) : Number(prefix), family)
+  }
+  return given => {
+    const address = normalizeIP(given, 128)
+    if (isIP(address) === 6) return trusted.check(address, 'ipv6')
+    return isIP(address) === 4 && (trusted.check(address) || trusted.check(`::ffff:${address}`, 'ipv6'))
+  }
+}
+
+/**
+ * SHA-256, in hex, of the API key that a request carries in `x-api-key`, or else, with `bearerKeys`, as
+ * `authorization: Bearer`; undefined where it carries none. The key itself goes no further.
+ */
+export function keyDigestOf({ headers }: FastifyRequest, bearerKeys: boolean): string | undefined {
+  const given = headers['x-api-key'] ?? (bearerKeys ? bearerOf(headers.authorization) : undefined)
   return given === undefined ? undefined : digestOfKey(String(given))
 }
 
@@ -40,19 +60,22 @@ export const digestOfKey = (key: string): string => digest(key).toString('hex')
 export const keyOfAddress = (address: string): string => `ip:${normalizeIP(address)}`
 export const keyOfDigest = (sha256: string): string => `key:${sha256}`
 
-/** What a trusted proxy says of the client, unless it is no address; then the proxy's own. */
-function addressOf(request: FastifyRequest): string {
-  return isIP(request.ip) === 0 ? (request.socket.remoteAddress ?? '') : request.ip
-}
-
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
 
-/** A check for the admin token that takes the same time for every wrong one. Throws a 401. */
-export function adminOnly(token: string): (request: FastifyRequest) => Promise<void> {
+const bearerOf = (authorization = ''): string | undefined => /^bearer +(\S+)\s*$/i.exec(authorization)?.[1]
+
+type Hook = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+
+/**
+ * A check for the admin token that takes the same time for every wrong one. Rejects with a 401, or with what `onWrong`
+ * rejects with: it counts wrong tokens.
+ */
+export function adminOnly(token: string, onWrong: Hook): Hook {
   const expected = digest(token)
-  return async ({ headers }) => {
-    const [, given] = /^bearer +(\S+)\s*$/i.exec(headers.authorization ?? '') ?? []
+  return async (request, reply) => {
+    const given = bearerOf(request.headers.authorization)
     if (given !== undefined && timingSafeEqual(digest(given), expected)) return
+    await onWrong(request, reply)
     throw new Refusal({
       status: 401,
       code: 'UNAUTHORIZED',

@@ -4,7 +4,9 @@ import { fileURLToPath } from 'node:url'
 import { parse as parseDuration } from '@lukeed/ms'
 import { envSchema } from 'env-schema'
 import { type Static, type TSchema, Type } from 'typebox'
+import type { OverloadStatus } from './http/problem.js'
 import { gate, limit } from './inference/queue/admission-constants.js'
+import { parseRedisUrl, type RedisTarget } from './redis-url.js'
 import { readTracing, type TracingSettings } from './tracing/settings.js'
 
 /** Beside what JSON Schema knows of a setting: what docs/operations.md and an error message say of it. */
@@ -52,12 +54,14 @@ export const settings = {
   ),
   REDIS_URL: optionalText(
     {
-      description: 'Where the limits are counted for all replicas; several nodes: a Redis Cluster.',
-      takes: 'redis://[user:password@]host[:port][/database], rediss://… for TLS, or several nodes, comma-separated',
+      description:
+        'Where the limits are counted for all replicas: one Redis, a Redis Cluster (one endpoint or several nodes), or what Sentinels watch; see docs/deployment.md.',
+      takes:
+        'redis://[user:password@]host[:port][/database]; host,host or redis+cluster://host for a cluster; redis+sentinel://host,host/name for Sentinels; rediss for TLS in each',
       otherwise: 'counted in this process',
       secret: true,
     },
-    'redis-nodes',
+    'redis-url',
   ),
   REDIS_NAMESPACE: Type.String({
     default: 'ml-api:',
@@ -81,6 +85,11 @@ export const settings = {
     takes: 'a JSON file',
     otherwise: 'one plan, of `RATE_LIMIT_MAX` in `RATE_LIMIT_WINDOW`',
   }),
+  BEARER_KEYS: oneOf(
+    ['off', 'on'],
+    'off',
+    'Whether `authorization: Bearer` carries an API key, besides `x-api-key`. Off: the header is left to others, such as a proxy that signs users in.',
+  ),
   ON_STORE_ERROR: oneOf(
     ['local', 'allow', 'deny'],
     'local',
@@ -123,7 +132,7 @@ export const settings = {
   QUEUE_MAX: Type.Integer({
     minimum: 1,
     default: 10_000,
-    description: 'Rows that may wait for one model; beyond, requests get 503.',
+    description: 'Rows that may wait for one model; beyond, requests are refused as overload.',
     takes: 'an integer, 1 or more',
   }),
   ADMISSION: oneOf(
@@ -156,13 +165,13 @@ export const settings = {
     60_000,
     'How long a run may take. A worker that takes longer is replaced or, where it is a thread, makes the service not ready.',
   ),
-  OVERLOAD_STATUS: Type.Unsafe<503 | 429>({
+  OVERLOAD_STATUS: Type.Unsafe<OverloadStatus>({
     type: 'integer',
-    enum: [503, 429],
-    default: 503,
+    enum: [429, 503],
+    default: 429,
     description:
-      'Status of what is refused because the service is overloaded. 429 is for balancers that take out a replica which answers 503.',
-    takes: '503, 429',
+      'Status of what is refused because the service is overloaded. Many balancers take out a replica that answers 503. Where no worker or backend is up, the status is always 503.',
+    takes: '429, 503',
   }),
   BODY_LIMIT: Type.Integer({
     minimum: 1024,
@@ -179,6 +188,21 @@ export const settings = {
       otherwise: 'as `BODY_LIMIT`',
       takes: 'bytes, 1024 to 268435456',
     }),
+  ),
+  CORS_ORIGINS: optionalText(
+    {
+      description: 'Origins whose browser apps may read the answers, limit headers included.',
+      takes: 'origins, comma-separated, such as https://app.example,http://localhost:5173, or * for all',
+      otherwise: 'none: pages of this service alone',
+    },
+    'origins',
+  ),
+  PLAYGROUND: oneOf(['on', 'off'], 'on', 'Whether the page at `/` is served.'),
+  DOCS: oneOf(['on', 'off'], 'on', 'Whether the API reference at `/docs` and `/openapi.json` are served.'),
+  EVENTS: oneOf(
+    ['on', 'off'],
+    'on',
+    'Whether `GET /v1/events` is served: the figures that the charts of the page draw.',
   ),
   METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and anything counted for it.'),
   ADMIN_TOKEN: optionalText(
@@ -206,12 +230,14 @@ export interface Config {
   readonly host: string
   readonly port: number
   readonly logLevel: Settings['LOG_LEVEL']
-  /** Nodes of the store; more than one is a cluster, none is a store in this process. */
-  readonly redisUrls: readonly string[]
+  /** Where limits are counted; undefined: in this process. */
+  readonly redis: RedisTarget | undefined
   readonly redisNameSpace: string
   readonly rateLimit: { readonly max: number; readonly windowMs: number }
   /** Where plans and keys are read from; undefined: `rateLimit` is the plan of everybody. */
   readonly limitsFile: string | undefined
+  /** Whether `authorization: Bearer` may carry an API key. */
+  readonly bearerKeys: boolean
   readonly onStoreError: Settings['ON_STORE_ERROR']
   readonly storeTimeoutMs: number
   readonly trustProxy: readonly string[]
@@ -231,9 +257,14 @@ export interface Config {
   readonly gateDelayMs: number | undefined
   readonly requestTimeoutMs: number
   readonly uploadTimeoutMs: number
-  readonly overloadStatus: 503 | 429
+  readonly overloadStatus: OverloadStatus
   readonly bodyLimit: number
   readonly unpackedBodyLimit: number
+  /** `*` among them: all. */
+  readonly corsOrigins: readonly string[]
+  readonly playground: boolean
+  readonly docs: boolean
+  readonly events: boolean
   readonly metrics: boolean
   /** Undefined where no traces are asked for. */
   readonly tracing: TracingSettings | undefined
@@ -271,18 +302,15 @@ function isProxy(text: string): boolean {
   )
 }
 
-function areRedisNodes(text: string): boolean {
-  const urls = commaSeparated(text).map(node => (URL.canParse(node) ? new URL(node) : undefined))
-  return urls.every(
-    url =>
-      url !== undefined && /^rediss?:$/.test(url.protocol) && url.hostname !== '' && url.protocol === urls[0]?.protocol,
-  )
-}
+/** As browsers send it: scheme and host, in lower case, and no path. */
+const isOrigin = (text: string): boolean =>
+  text === '*' || (/^https?:\/\//.test(text) && URL.canParse(text) && new URL(text).origin === text)
 
 const formats: Readonly<Record<string, (text: string) => boolean>> = {
   'duration-text': text => durationMs(text) !== undefined,
+  origins: text => commaSeparated(text).every(isOrigin),
   proxies: text => commaSeparated(text).every(isProxy),
-  'redis-nodes': areRedisNodes,
+  'redis-url': text => parseRedisUrl(text) !== undefined,
   token: text => /^[\x21-\x7e]+$/.test(text),
 }
 
@@ -342,10 +370,11 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     host: read.HOST,
     port: read.PORT,
     logLevel: read.LOG_LEVEL,
-    redisUrls: read.REDIS_URL === undefined ? [] : commaSeparated(read.REDIS_URL),
+    redis: read.REDIS_URL === undefined ? undefined : parseRedisUrl(read.REDIS_URL),
     redisNameSpace: read.REDIS_NAMESPACE,
     rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
     limitsFile: read.LIMITS_FILE,
+    bearerKeys: read.BEARER_KEYS === 'on',
     onStoreError: read.ON_STORE_ERROR,
     storeTimeoutMs: read.STORE_TIMEOUT_MS,
     trustProxy: read.TRUST_PROXY === undefined ? [] : commaSeparated(read.TRUST_PROXY),
@@ -368,6 +397,10 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
     unpackedBodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,
+    corsOrigins: read.CORS_ORIGINS === undefined ? [] : commaSeparated(read.CORS_ORIGINS),
+    playground: read.PLAYGROUND === 'on',
+    docs: read.DOCS === 'on',
+    events: read.EVENTS === 'on',
     metrics: read.METRICS === 'on',
     tracing,
     adminToken: read.ADMIN_TOKEN,

@@ -1,14 +1,19 @@
 /** The connection to the store of the limits. The service starts, serves and stops whether or not it comes about. */
+import { isIP } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
+import { type ConnectionOptions, checkServerIdentity } from 'node:tls'
 import fastifyRedis from '@fastify/redis'
 import type { FastifyInstance } from 'fastify'
-import { Cluster, Redis, type RedisOptions } from 'ioredis'
-import type { Config } from './config.js'
+import { Cluster, type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
+import { type Config, ConfigError } from './config.js'
+import type { RedisHost, RedisTarget } from './redis-url.js'
 
 export type RedisConnection = Redis | Cluster
 
 /** How long the start waits for a connection; it goes on in the background. */
 const FIRST_CONNECT_MS = 500
+/** How long one attempt to connect may take, the handshake of TLS included. */
+const CONNECT_TIMEOUT_MS = 1500
 const MAX_RETRY_MS = 1000
 
 /** Full jitter under a cap, so that replicas that lost Redis together do not come back together. */
@@ -18,10 +23,14 @@ export function retryDelayMs(attempt: number): number {
 }
 
 /** A call fails soon or not at all: nothing waits in a queue, and nothing is sent twice that may have been counted. */
-function connect({ redisUrls, storeTimeoutMs }: Config): RedisConnection {
+function connect(target: RedisTarget, storeTimeoutMs: number): RedisConnection {
+  const { kind, hosts, username, password, database, family } = target
+  const tls = target.tls ? { tls: { checkServerIdentity: identityCheck(hosts) } } : {}
   const options = {
+    ...definedOf({ username, password, family }),
+    ...tls,
     commandTimeout: storeTimeoutMs,
-    connectTimeout: FIRST_CONNECT_MS,
+    connectTimeout: CONNECT_TIMEOUT_MS,
     maxRetriesPerRequest: 0,
     // Looks once a second whether a Redis that loads its data is done, and not when that was expected.
     maxLoadingRetryTime: MAX_RETRY_MS,
@@ -30,24 +39,59 @@ function connect({ redisUrls, storeTimeoutMs }: Config): RedisConnection {
     reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false),
     connectionName: 'ml-api-rate-limiter',
   } satisfies RedisOptions
-  const [first, ...others] = redisUrls
-  if (first === undefined) throw new TypeError('no Redis to connect to')
-  if (others.length === 0) {
-    return new Redis(first, { ...options, enableOfflineQueue: false, retryStrategy: retryDelayMs })
+  if (kind === 'cluster') {
+    return new Cluster([...hosts], {
+      enableOfflineQueue: false,
+      clusterRetryStrategy: retryDelayMs,
+      slotsRefreshTimeout: 1000,
+      // With TLS a node is reached by the name that it gives: its certificate has no address.
+      ...(target.tls ? { dnsLookup: (address, callback) => callback(null, address) } : {}),
+      // Nodes that are found later have no URL of their own.
+      redisOptions: options,
+    } satisfies ClusterOptions)
   }
-  const { username, password, protocol } = new URL(first)
-  return new Cluster([...redisUrls], {
-    enableOfflineQueue: false,
-    clusterRetryStrategy: retryDelayMs,
-    slotsRefreshTimeout: 1000,
-    redisOptions: {
-      ...options,
-      // Nodes found later have no URL of their own.
-      ...(username === '' ? {} : { username: decodeURIComponent(username) }),
-      ...(password === '' ? {} : { password: decodeURIComponent(password) }),
-      ...(protocol === 'rediss:' ? { tls: {} } : {}),
-    },
+  const single = { ...options, db: database, enableOfflineQueue: false, retryStrategy: retryDelayMs }
+  if (kind === 'single') return new Redis({ ...single, ...(hosts[0] as RedisHost) })
+  const { primary, sentinelUsername, sentinelPassword } = target
+  return new Redis({
+    ...single,
+    ...definedOf({ name: primary, sentinelUsername, sentinelPassword }),
+    sentinels: [...hosts],
+    sentinelRetryStrategy: retryDelayMs,
+    sentinelReconnectStrategy: retryDelayMs,
+    sentinelCommandTimeout: CONNECT_TIMEOUT_MS,
+    // Leaves a primary that is frozen once another takes its place.
+    failoverDetector: true,
+    ...(target.tls ? { enableTLSForSentinelMode: true, sentinelTLS: tls.tls as ConnectionOptions } : {}),
   })
+}
+
+/**
+ * Clusters and Sentinels may tell of servers by address, while certificates have names: such a server may also show the
+ * certificate of the host that `REDIS_URL` names.
+ */
+function identityCheck([first]: readonly RedisHost[]): typeof checkServerIdentity {
+  return (name, certificate) => {
+    const wrong = checkServerIdentity(name, certificate)
+    return wrong === undefined || isIP(name) === 0 || first === undefined
+      ? wrong
+      : checkServerIdentity(first.host, certificate)
+  }
+}
+
+/** Without what is undefined, which the client would take for a value. */
+function definedOf<T extends object>(given: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as never
+}
+
+/** Whether a server is a node of a cluster, which answers for its own keys alone. */
+async function isClusterNode(client: Redis): Promise<boolean> {
+  try {
+    return /^cluster_enabled:1/m.test(await client.info('cluster'))
+  } catch {
+    // It does not tell, as some proxies do not.
+    return false
+  }
 }
 
 /** Resolves with whether the connection was ready in time. */
@@ -68,20 +112,42 @@ function readyWithin(client: RedisConnection, ms: number): Promise<boolean> {
  * Decorates `app.redis`. `@fastify/redis` waits until its client is ready and fails the start when that takes long, so
  * it gets one that is; otherwise the same client stands in its place and connects later.
  */
-export async function registerRedis(app: FastifyInstance, config: Config): Promise<void> {
-  const client = connect(config)
+export async function registerRedis(app: FastifyInstance, config: Config, target: RedisTarget): Promise<void> {
+  let client = open(app, config, target)
+  app.addHook('onClose', () => disconnect(client))
+  let ready = await readyWithin(client, FIRST_CONNECT_MS)
+  if (ready && client instanceof Redis && target.kind === 'single' && (await isClusterNode(client))) {
+    if (target.database !== 0) throw new ConfigError(['REDIS_URL names a database, and a Redis Cluster has only one'])
+    app.log.info('REDIS_URL leads to a Redis Cluster')
+    client.disconnect()
+    client = open(app, config, { ...target, kind: 'cluster' })
+    ready = await readyWithin(client, FIRST_CONNECT_MS)
+  }
+  if (ready) {
+    await app.register(fastifyRedis, { client: client as Redis })
+    return
+  }
+  app.log.warn(
+    { onStoreError: config.onStoreError },
+    'Redis does not answer; limits follow ON_STORE_ERROR until it does',
+  )
+  app.decorate('redis', client as FastifyInstance['redis'])
+  if (client instanceof Redis && target.kind === 'single') tellOfCluster(app, client)
+}
+
+function open(app: FastifyInstance, { storeTimeoutMs }: Config, target: RedisTarget): RedisConnection {
+  const client = connect(target, storeTimeoutMs)
   // Said once by the limiter when it matters; here it would be said at every attempt.
   client.on('error', error => app.log.debug({ err: error }, 'redis'))
-  app.addHook('onClose', () => disconnect(client))
-  if (await readyWithin(client, FIRST_CONNECT_MS)) {
-    await app.register(fastifyRedis, { client: client as Redis })
-  } else {
-    app.log.warn(
-      { onStoreError: config.onStoreError },
-      'Redis does not answer; limits follow ON_STORE_ERROR until it does',
-    )
-    app.decorate('redis', client as FastifyInstance['redis'])
-  }
+  return client
+}
+
+/** What could not be seen at the start, as Redis was not there. */
+function tellOfCluster(app: FastifyInstance, client: Redis): void {
+  client.once('ready', async () => {
+    if (!(await isClusterNode(client))) return
+    app.log.error('REDIS_URL leads to a Redis Cluster: start again, or write redis+cluster:// (rediss+cluster://)')
+  })
 }
 
 async function disconnect(client: RedisConnection): Promise<void> {

@@ -138,6 +138,10 @@ export function startCharts() {
   }).observe(document.querySelector('#charts'))
   const events = new EventSource('/v1/events')
   events.onopen = () => (state.textContent = 'live, the last minute')
-  events.onerror = () => (state.textContent = 'connection lost, trying again')
+  events.onerror = () => {
+    state.textContent = 'connection lost, trying again'
+    // The service has no such figures: `EVENTS=off`.
+    if (events.readyState === EventSource.CLOSED) document.querySelector('.live').hidden = true
+  }
   events.onmessage = ({ data }) => add(views, JSON.parse(data))
 }

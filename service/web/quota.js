@@ -3,6 +3,8 @@ import { onAnswer, predict, readLimits, sampleOf } from './api.js'
 
 const AT_ONCE = 16
 const POLL_MS = 1000
+/** Code of a 429 that is about the load of the service, and not about the caller's quota. */
+const OVERLOADED = 'INFERENCE_OVERLOADED'
 
 const policies = document.querySelector('#policies')
 const denied = document.querySelector('#denied')
@@ -73,7 +75,7 @@ function onQuota({ status, retryAfter, quota, json }) {
     const known = lines.get(name)?.policy
     if (known !== undefined) show({ ...known, ...now })
   }
-  if (status !== 429) return
+  if (status !== 429 || json.code === OVERLOADED) return
   const counting = againAt > Date.now()
   againAt = Date.now() + retryAfter * 1000
   const violated = json['violated-policies'] ?? []
@@ -81,7 +83,11 @@ function onQuota({ status, retryAfter, quota, json }) {
   if (!counting) count()
 }
 
-const kindOf = status => (status === 429 ? 'denied' : status === 503 ? 'shed' : status === 200 ? 'allowed' : 'failed')
+function kindOf({ status, json }) {
+  if (status === 200) return 'allowed'
+  if (status === 503 || json.code === OVERLOADED) return 'shed'
+  return status === 429 ? 'denied' : 'failed'
+}
 
 async function fire(size, body) {
   const shots = document.querySelector('#shots')
@@ -93,7 +99,7 @@ async function fire(size, body) {
   const shoot = async () => {
     // One iterator for all, so that each mark is shot at once.
     for (const mark of waiting) {
-      const kind = kindOf((await predict(body)).status)
+      const kind = kindOf(await predict(body))
       mark.className = kind
       counts[kind]++
     }

@@ -18,7 +18,7 @@ t.test('it shows what became of the requests, how fast, and what is left', async
   t.match(stdout, /^\d s {2}\d+ a second {2}200: \d/m, 'a line a second')
   t.match(stdout, /^status +meaning +count +share +p50 ms +p99 ms +max ms$/m)
   t.match(stdout, /^200 +answered +4 +/m)
-  t.match(stdout, /^429 +over the quota +\d+ +/m)
+  t.match(stdout, /^429 +quota or overload +\d+ +/m)
   t.match(stdout, /^anonymous +requests +requests +4 +3600 s +0 +\d+ s$/m)
   for (const mark of ['│', '\u001b']) t.notMatch(stdout, mark)
 })

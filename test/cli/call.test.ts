@@ -158,7 +158,7 @@ t.test('on a terminal there is a bar that counts the wait, and a table at the en
   t.match(stdout, /█+░+ 2\/3 waiting \d s/)
   for (const number of [1, 2, 3]) t.match(stdout, new RegExp(`${number}/3  200  virginica`), `line ${number} is there`)
   t.match(stdout, /│ 200 +│ answered +│ +3 │ +75\.0% │/)
-  t.match(stdout, /│ 429 +│ over the quota +│ +1 │/)
+  t.match(stdout, /│ 429 +│ quota or overload +│ +1 │/)
   t.match(stdout, /3 of 3 answered/)
 })
 

@@ -53,7 +53,7 @@ t.test('every error code of the service is in the table, once, and no other', as
     'routes/health',
     'routes/admin',
   ]
-    .concat(['routes/other-methods', 'routes/playground', 'protection/limits', 'inference/errors'])
+    .concat(['routes/other-methods', 'routes/events', 'protection/callers', 'protection/charges', 'inference/errors'])
     .map(name => readFileSync(new URL(`service/src/${name}.ts`, root), 'utf8'))
     .join('\n')
   const codes = new Set([...sources.matchAll(/'([A-Z][A-Z_]{5,})'/g)].map(([, code]) => code as string))

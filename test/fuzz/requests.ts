@@ -186,7 +186,7 @@ const header: Arbitrary<readonly [string, string]> = fc.oneof(
   names('x-text', fieldText),
 )
 
-/** A caller that says who it is. Few do: ten wrong keys, and an address is told no more. */
+/** A caller that says who it is. Few do: after ten wrong keys, more of that address are denied. */
 const credentials: Arbitrary<readonly (readonly [string, string])[]> = fc.oneof(
   { weight: 12, arbitrary: fc.constant<readonly (readonly [string, string])[]>([]) },
   names('x-api-key', key).map(each => [each]),

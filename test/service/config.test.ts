@@ -16,7 +16,7 @@ t.test('without any setting the service has all it needs', async t => {
     host: '0.0.0.0',
     port: 3000,
     logLevel: 'info',
-    redisUrls: [],
+    redis: undefined,
     rateLimit: { max: 100, windowMs: 60_000 },
     onStoreError: 'local',
     storeTimeoutMs: 100,
@@ -74,10 +74,82 @@ t.test('trusted proxies are addresses and ranges, never everybody', async t => {
   }
 })
 
-t.test('one Redis or the nodes of a cluster', async t => {
-  t.strictSame(readConfig({ REDIS_URL: 'rediss://u:p@host:6380/2' }).redisUrls, ['rediss://u:p@host:6380/2'])
-  t.strictSame(readConfig({ REDIS_URL: 'redis://a:1, redis://b:2' }).redisUrls, ['redis://a:1', 'redis://b:2'])
-  for (const text of ['localhost:6379', 'redis://', 'redis://a,rediss://b', 'redis://a,']) {
+t.test('origins are as browsers send them', async t => {
+  t.strictSame(readConfig({}).corsOrigins, [])
+  t.strictSame(readConfig({ CORS_ORIGINS: 'https://a.example, http://localhost:5173' }).corsOrigins, [
+    'https://a.example',
+    'http://localhost:5173',
+  ])
+  t.strictSame(readConfig({ CORS_ORIGINS: '*' }).corsOrigins, ['*'])
+  for (const text of ['a.example', 'https://a.example/', 'https://A.example', 'https://a.example/x', 'ftp://a', ',']) {
+    t.equal(problemsOf({ CORS_ORIGINS: text }).length, 1, text)
+  }
+})
+
+t.test('one Redis, a cluster by its nodes or its one endpoint, or what Sentinels watch', async t => {
+  const redis = (REDIS_URL: string) => readConfig({ REDIS_URL }).redis
+  const single = { kind: 'single', hosts: [{ host: 'host', port: 6379 }], tls: false, database: 0 }
+  const nodes = [
+    { host: 'a', port: 1 },
+    { host: 'b', port: 6379 },
+  ]
+  for (const [text, expected] of [
+    ['redis://host', single],
+    [' redis://host:6379/ ', single],
+    ['redis://[2001:db8::1]:7000', { ...single, hosts: [{ host: '2001:db8::1', port: 7000 }] }],
+    ['redis://:p%40%3A%2Fw@host', { ...single, password: 'p@:/w' }],
+    ['redis://u:a@b@host?family=6', { ...single, username: 'u', password: 'a@b', family: 6 }],
+    [
+      'rediss://u:p@host:6380/2',
+      { ...single, hosts: [{ host: 'host', port: 6380 }], tls: true, username: 'u', password: 'p', database: 2 },
+    ],
+    ['redis://a:1, redis://b', { ...single, kind: 'cluster', hosts: nodes }],
+    ['redis://a:1,b', { ...single, kind: 'cluster', hosts: nodes }],
+    ['rediss://:p@a:1,rediss://b', { ...single, kind: 'cluster', hosts: nodes, tls: true, password: 'p' }],
+    ['rediss+cluster://host', { ...single, kind: 'cluster', tls: true }],
+    ['redis+cluster://a:1,b', { ...single, kind: 'cluster', hosts: nodes }],
+    [
+      'redis+sentinel://a:1,b:2/limits/3',
+      {
+        ...single,
+        kind: 'sentinel',
+        hosts: [
+          { host: 'a', port: 1 },
+          { host: 'b', port: 2 },
+        ],
+        primary: 'limits',
+        database: 3,
+      },
+    ],
+    [
+      'rediss+sentinel://u:p@host/my%20limits?sentinelUsername=s&sentinelPassword=t',
+      {
+        ...single,
+        ...{ kind: 'sentinel', hosts: [{ host: 'host', port: 26_379 }], tls: true, username: 'u', password: 'p' },
+        ...{ primary: 'my limits', sentinelUsername: 's', sentinelPassword: 't' },
+      },
+    ],
+  ] as const) {
+    t.strictSame(redis(text), expected, text)
+  }
+  for (const text of [
+    ...['localhost:6379', 'redis://', 'http://a', 'redis://a,rediss://b', 'redis://a,', 'redis://a,,b', 'redis://a:0'],
+    ...[
+      'redis://a:70000',
+      'redis://a/x',
+      'redis://a,b/1',
+      'redis+cluster://a/1',
+      'redis+sentinel://a',
+      'redis://%zz@a',
+    ],
+    ...[
+      'redis+sentinel://a/',
+      'redis+sentinel://a/x,redis+sentinel://b/y',
+      'redis://a?tls=no',
+      'redis://[a]',
+      'redis+x://a',
+    ],
+  ]) {
     t.equal(problemsOf({ REDIS_URL: text }).length, 1, text)
   }
 })
@@ -90,5 +162,5 @@ t.test('an admin token is one that a header can carry', async t => {
 
 t.test('an empty setting counts as left out', async t => {
   const config = readConfig({ REDIS_URL: '', PORT: ' ', ADMIN_TOKEN: '' })
-  t.match(config, { redisUrls: [], port: 3000, adminToken: undefined })
+  t.match(config, { redis: undefined, port: 3000, adminToken: undefined })
 })

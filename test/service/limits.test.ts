@@ -95,6 +95,36 @@ t.test('behind a trusted proxy each client has its own quota, and the proxy vouc
   t.equal(await from('10.0.0.1', '::ffff:203.0.113.7'), 429, 'IPv4 written as IPv6 is the same client')
 })
 
+t.test('ports in X-Forwarded-For neither merge clients nor make new ones', async t => {
+  const { predict } = await buildService(t, { RATE_LIMIT_MAX: 1, TRUST_PROXY: '10.0.0.0/8,2001:db8:ffff::/48' })
+  const from = async (forwarded: string, remoteAddress = '10.0.0.1') =>
+    (await predict(IRIS, { remoteAddress, headers: { 'x-forwarded-for': forwarded } })).statusCode
+  t.equal(await from('203.0.113.7:4711'), 200)
+  t.equal(await from('203.0.113.8:4711'), 200, 'another client')
+  t.equal(await from('203.0.113.7:4712'), 429, 'another connection of the first')
+  t.equal(await from('203.0.113.7'), 429)
+  t.equal(await from('[2001:db8::1]:80'), 200)
+  t.equal(await from('[2001:db8::2]:81'), 429, 'one /64 is one client')
+  t.equal(await from('2001:db8::3'), 429)
+  t.equal(await from('203.0.113.9:1, 10.0.0.2:5555'), 200, 'a chain of proxies that all write ports')
+  t.equal(await from('203.0.113.10:1, 10.0.0.2:5556'), 200)
+  t.equal(await from('203.0.113.11:1, [2001:db8:ffff::1]:5555'), 200)
+  t.equal(await from('203.0.113.12:1, [2001:db8:ffff::1]:5556', '::ffff:10.0.0.1'), 200)
+  t.equal(await from('203.0.113.9:2, 10.0.0.3:5557'), 429)
+  t.equal(await from('203.0.113.9:1, 198.51.100.1:1'), 200, 'a proxy that is not trusted is the client')
+  t.equal(await from('203.0.113.99:1, 198.51.100.1:2'), 429)
+})
+
+t.test('a proxy that nobody trusts is told of once in the log', async t => {
+  const asked = async (settings: Record<string, string>) => {
+    const service = await startService(t, settings)
+    for (let i = 0; i < 3; i++) await service.predict(IRIS, { headers: { 'x-forwarded-for': `203.0.113.${i}` } })
+    return service.output().split('TRUST_PROXY is not set').length - 1
+  }
+  t.equal(await asked({}), 1)
+  t.equal(await asked({ TRUST_PROXY: '127.0.0.1' }), 0)
+})
+
 t.test('health, models and limits are never limited', async t => {
   const { ask } = await buildService(t, { RATE_LIMIT_MAX: 0 })
   for (const url of ['/health/live', '/health/ready', '/v1/models', '/v1/models/iris', '/v1/limits']) {

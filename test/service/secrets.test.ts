@@ -22,6 +22,7 @@ t.test('no password, no API key nor its digest, and no admin token is logged or 
     LIMITS_FILE: path,
     ADMIN_TOKEN: SECRET.admin,
     LOG_LEVEL: 'trace',
+    BEARER_KEYS: 'on',
   })
   const answers: string[] = []
   const ask = async (url: string, headers: Record<string, string>, body: object = IRIS) => {

@@ -123,6 +123,8 @@ async function launch(t: Test, port: number, options: RedisSettings): Promise<Re
 export interface RedisCluster {
   /** Masters first, then the replica of each, in the same order. */
   readonly nodes: readonly RedisProcess[]
+  /** Of each node the port that speaks TLS, where it has a certificate. */
+  readonly tlsPorts: readonly number[]
 }
 
 export interface ClusterSettings {
@@ -131,21 +133,30 @@ export interface ClusterSettings {
   readonly replicas?: boolean
   /** How long the nodes wait for one of them before they call it dead, in milliseconds. */
   readonly nodeTimeoutMs?: number
+  /** File of a certificate and its key: the nodes speak TLS as well, on ports of their own. */
+  readonly certificate?: string
 }
 
 /** Three masters with a replica each, unless told otherwise; all slots served. */
 export async function startCluster(
   t: Test,
-  { masters = 3, replicas = true, nodeTimeoutMs = 1000 }: ClusterSettings = {},
+  { masters = 3, replicas = true, nodeTimeoutMs = 1000, certificate }: ClusterSettings = {},
 ): Promise<RedisCluster> {
   const timeout = ['--cluster-node-timeout', `${nodeTimeoutMs}`]
   const args = ['--cluster-enabled', 'yes', ...timeout, '--cluster-replica-validity-factor', '0']
   const followers = replicas ? masters : 0
-  const nodes = await Promise.all(Array.from({ length: masters + followers }, () => startRedis(t, { args })))
+  const count = masters + followers
+  const tlsPorts: number[] = []
+  for (let index = 0; index < count && certificate !== undefined; index++) tlsPorts.push(await freePort())
+  const nodes = await Promise.all(
+    Array.from({ length: count }, (_, index) =>
+      startRedis(t, { args: [...args, ...(certificate === undefined ? [] : tlsArgs(certificate, tlsPorts[index]))] }),
+    ),
+  )
   const clients = nodes.map(node => node.client())
   for (const [index, client] of clients.entries()) await client.call('CLUSTER', 'SET-CONFIG-EPOCH', index + 1)
   for (const client of clients.slice(1)) {
-    await client.call('CLUSTER', 'MEET', '127.0.0.1', (nodes[0] as RedisProcess).port)
+    await client.call('CLUSTER', 'MEET', '127.0.0.1', tlsPorts[0] ?? (nodes[0] as RedisProcess).port)
   }
   const firstSlot = (index: number) => Math.round((index * 16_384) / masters)
   for (let index = 0; index < masters; index++) {
@@ -173,8 +184,13 @@ export async function startCluster(
         (replication.includes('role:master') || replication.includes('master_link_status:up')),
     )
   })
-  return { nodes }
+  return { nodes, tlsPorts }
 }
+
+const tlsArgs = (certificate: string, port: number | undefined): string[] => [
+  ...['--tls-port', `${port}`, '--tls-auth-clients', 'no', '--tls-cluster', 'yes', '--tls-replication', 'yes'],
+  ...['--tls-cert-file', certificate, '--tls-key-file', certificate, '--tls-ca-cert-file', certificate],
+]
 
 export interface RedisSentinels {
   readonly master: RedisProcess

@@ -32,6 +32,8 @@ export interface V2Behaviour {
   readonly health?: 'empty' | 'told'
   readonly ready?: () => boolean
   readonly metadata?: object | (() => object)
+  /** Whether a request is taken, by its headers; others get 401. */
+  readonly admits?: (headers: IncomingMessage['headers']) => boolean
   /** Answers an inference call; `y = 2x` of FP32 by default. */
   readonly infer?: (call: Call, response: ServerResponse) => void | Promise<void>
 }
@@ -97,7 +99,9 @@ export async function startV2Server(t: Test, behaviour: V2Behaviour = {}): Promi
   let running = 0
   const server = createServer(async (request, response) => {
     const { url = '' } = request
-    if (url.endsWith('/infer')) {
+    if (behaviour.admits?.(request.headers) === false) {
+      sendJson(response, 401, { error: 'who are you?' })
+    } else if (url.endsWith('/infer')) {
       const call = await readCall(request)
       fake.calls.push(call)
       fake.peak = Math.max(fake.peak, ++running)

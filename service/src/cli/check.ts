@@ -57,8 +57,9 @@ function tellLimits(config: Config, tell: Tell, tellWrong: (what: string, error:
     return
   }
   try {
-    const { all, keys } = readPlans(limitsFile)
-    tell('ok', 'limits', `plans: ${all.map(({ name }) => name).join(', ')}; API keys: ${keys?.size ?? 0}`)
+    const { all, keys, anonymous } = readPlans(limitsFile)
+    const required = anonymous === undefined ? ', required' : ''
+    tell('ok', 'limits', `plans: ${all.map(({ name }) => name).join(', ')}; API keys: ${keys?.size ?? 0}${required}`)
   } catch (error) {
     tellWrong('limits', error)
   }
@@ -78,7 +79,7 @@ async function checkService(config: Config, tell: Tell): Promise<void> {
     for (const { name, version, reason } of models.broken) {
       tell('warning', 'model', `${version === undefined ? name : `${name}/${version}`} would not be served: ${reason}`)
     }
-    if (config.redisUrls.length === 0) tell('ok', 'Redis', 'none: limits are counted in the process')
+    if (config.redis === undefined) tell('ok', 'Redis', 'none: limits are counted in the process')
     else if (await redisAnswersWithin(app.redis, PATIENCE_MS)) tell('ok', 'Redis', 'answers')
     else tell('warning', 'Redis', `does not answer; until it does, ON_STORE_ERROR is '${config.onStoreError}'`)
   } finally {

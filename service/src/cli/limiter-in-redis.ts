@@ -3,6 +3,7 @@ import Fastify from 'fastify'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
 import { openLimits, type Standing } from '../protection/limits.js'
 import { redisAnswersWithin, registerRedis } from '../redis.js'
+import type { RedisTarget } from '../redis-url.js'
 import { Failure, PATIENCE_MS, UsageError } from './io.js'
 
 export interface Caller {
@@ -21,14 +22,18 @@ export async function standingInRedis(
   const app = Fastify({ logger: false })
   try {
     const config = limitsConfig(environment)
-    await registerRedis(app, config)
+    await registerRedis(app, config, config.redis)
     if (!(await redisAnswersWithin(app.redis, PATIENCE_MS))) {
-      throw new Failure(`Redis does not answer at ${placesOf(config.redisUrls)}`)
+      throw new Failure(`Redis does not answer at ${placesOf(config.redis)}`)
     }
     const limits = await openLimits(app, config, undefined, () => {})
     const plan = limits.planOf(sha256)
     if (plan === undefined) {
-      throw new Failure(`there is no such API key in the limits file (LIMITS_FILE), or it is revoked: ${key}`)
+      throw new Failure(
+        sha256 === undefined
+          ? `the limits file (LIMITS_FILE) has no plan for callers without an API key: ${key}`
+          : `there is no such API key in the limits file (LIMITS_FILE), or it is revoked: ${key}`,
+      )
     }
     if (reset) await limits.reset(key)
     return await limits.standingOf(key, plan)
@@ -42,16 +47,17 @@ export async function standingInRedis(
   }
 }
 
-function limitsConfig(environment: Environment): Config {
+function limitsConfig(environment: Environment): Config & { readonly redis: RedisTarget } {
   const config = readConfig(environment)
-  if (config.redisUrls.length === 0) {
+  const { redis } = config
+  if (redis === undefined) {
     throw new UsageError(
       'REDIS_URL is not set (or --redis-url): without Redis the limits are in the service alone, and end with it',
     )
   }
   // Nothing is counted here, and here is no replica that the limits would be shared with.
-  return { ...config, onStoreError: 'deny', storeTimeoutMs: Math.max(PATIENCE_MS, config.storeTimeoutMs) }
+  return { ...config, redis, onStoreError: 'deny', storeTimeoutMs: Math.max(PATIENCE_MS, config.storeTimeoutMs) }
 }
 
 /** Without user and password. */
-const placesOf = (urls: readonly string[]): string => urls.map(url => new URL(url).host).join(', ')
+const placesOf = ({ hosts }: RedisTarget): string => hosts.map(({ host, port }) => `${host}:${port}`).join(', ')

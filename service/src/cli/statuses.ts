@@ -16,8 +16,8 @@ const WORDS: Readonly<Record<number, string>> = {
   400: 'does not fit the model',
   401: 'wrong key',
   404: 'unknown model',
-  429: 'over the quota',
-  503: 'overloaded',
+  429: 'quota or overload',
+  503: 'nobody to serve',
   504: 'deadline passed',
 }
 

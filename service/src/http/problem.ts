@@ -40,6 +40,8 @@ export interface Fault {
   readonly code: string
   readonly detail: string
   readonly type?: string
+  /** Milliseconds after which the request is worth sending again. */
+  readonly retryAfterMs?: number
   readonly headers?: Readonly<Record<string, string | number>>
   readonly members?: Readonly<Record<string, unknown>>
 }
@@ -70,23 +72,25 @@ export class Refusal extends Error {
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Status of what the queue refuses; 503 where an app does not say. */
-    overloadStatus?: 503 | 429
+    /** Status of what is refused because the service is overloaded; 429 where an app does not say. */
+    overloadStatus?: OverloadStatus
+  }
+  interface FastifyRequest {
+    /** The code of the error that the request was answered with. */
+    refusedAs: string | null
   }
 }
 
+export type OverloadStatus = 429 | 503
+
 /** 503 with a time to come back. */
-export function unavailable(code: string, detail: string, retryAfterMs: number, members: object = {}): Fault {
-  const retryAfter = Math.max(1, Math.ceil(retryAfterMs / 1000))
-  return {
-    status: 503,
-    code,
-    detail,
-    type: REDUCED_CAPACITY,
-    headers: { 'retry-after': retryAfter },
-    members: { retryAfter, ...members },
-  }
-}
+export const unavailable = (code: string, detail: string, retryAfterMs: number): Fault => ({
+  status: 503,
+  code,
+  detail,
+  type: REDUCED_CAPACITY,
+  retryAfterMs,
+})
 
 export const badRequest = (code: string, errors: readonly InvalidValue[]): Fault => ({
   status: 400,
@@ -120,7 +124,7 @@ const statusOf: Readonly<Record<InferenceErrorCode, number>> = {
   INFERENCE_MODEL_REQUIRED: 400,
   INFERENCE_INVALID_INPUT: 400,
   INFERENCE_INPUT_REFUSED: 400,
-  INFERENCE_OVERLOADED: 503,
+  INFERENCE_OVERLOADED: 429,
   INFERENCE_WORKER_LOST: 503,
   INFERENCE_BACKEND_UNAVAILABLE: 503,
   INFERENCE_BACKEND_FAILED: 503,
@@ -133,12 +137,13 @@ const statusOf: Readonly<Record<InferenceErrorCode, number>> = {
 }
 
 /** What an error comes to for the caller. What is not known here is a bug: 500, with nothing of it told. */
-export function faultOf(error: unknown, overloadStatus: 503 | 429 = 503): Fault {
+export function faultOf(error: unknown, overloadStatus: OverloadStatus = 429): Fault {
   if (error instanceof Refusal) return error.fault
   if (error instanceof QuotaExceeded) return quotaExceeded(error)
   if (error instanceof Overloaded) {
-    const { code, message, retryAfterMs } = error
-    return { ...unavailable(code, `overloaded: ${message}`, retryAfterMs), status: overloadStatus }
+    const { code, message, retryAfterMs, served } = error
+    // Nobody could have served it: 503, so that balancers send it to another replica.
+    return { ...unavailable(code, `overloaded: ${message}`, retryAfterMs), status: served ? overloadStatus : 503 }
   }
   if (error instanceof InferenceError) return ofInference(error)
   const { code, statusCode, validation } = error as {
@@ -160,14 +165,13 @@ export function faultOf(error: unknown, overloadStatus: 503 | 429 = 503): Fault 
 }
 
 function quotaExceeded({ decision, statusCode, message }: QuotaExceeded): Fault {
-  const retryAfter = Math.max(1, Math.ceil(decision.retryAfterMs / 1000))
   return {
     status: statusCode,
     code: QuotaExceeded.code,
     detail: message,
     type: QUOTA_EXCEEDED,
-    // The limiter has set its headers already.
-    members: { 'violated-policies': decision.violated, retryAfter },
+    retryAfterMs: decision.retryAfterMs,
+    members: { 'violated-policies': decision.violated },
   }
 }
 
@@ -214,17 +218,32 @@ export function problemOf(fault: Fault, requestId: string): Problem {
     instance: `urn:uuid:${requestId}`,
     code: fault.code,
     ...fault.members,
+    ...(fault.retryAfterMs === undefined ? {} : { retryAfter: wholeSeconds(fault.retryAfterMs) }),
   }
 }
 
+const wholeSeconds = (ms: number): number => Math.max(1, Math.ceil(ms / 1000))
+
+/** Sets the status and headers of a fault, which are the same in every form of its body. */
+export function setFault(
+  { status, code, headers, retryAfterMs }: Fault,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): FastifyReply {
+  request.refusedAs = code
+  reply.code(status).header('cache-control', 'no-store')
+  if (headers !== undefined) reply.headers(headers)
+  if (retryAfterMs === undefined) return reply
+  // The second for clients that read it: some wait a whole second where a few milliseconds are enough.
+  return reply
+    .header('retry-after', wholeSeconds(retryAfterMs))
+    .header('retry-after-ms', Math.max(1, Math.ceil(retryAfterMs)))
+}
+
 export function sendFault(fault: Fault, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  request.refusedAs = fault.code
-  for (const [name, value] of Object.entries(fault.headers ?? {})) reply.header(name, value)
   return (
-    reply
-      .code(fault.status)
+    setFault(fault, request, reply)
       .header('content-type', MEDIA_TYPE)
-      .header('cache-control', 'no-store')
       // As bytes: to a text Fastify would add a charset, which this media type does not have.
       .send(Buffer.from(JSON.stringify(problemOf(fault, request.id))))
   )

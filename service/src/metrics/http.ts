@@ -4,19 +4,11 @@ import { Overloaded } from '../inference/errors.js'
 import { classOf, type Metrics } from './metrics.js'
 import type { Count, Distribution } from './series.js'
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** The code of the error that the request was answered with. */
-    refusedAs: string | null
-  }
-}
-
 /** What all URLs without a route have in common, so that nobody makes up series. */
 const UNKNOWN = 'unknown'
 
 /** Counts requests of the routes that are made from here on, and of unknown URLs. */
 export function measureRequests(app: FastifyInstance, metrics: Metrics): void {
-  app.decorateRequest('refusedAs', null)
   app.addHook('onRoute', route => {
     const observe = observerOf(route.url, metrics)
     route.onResponse = [

@@ -23,7 +23,10 @@ export const Problem = Type.Object(
 
 const header = (type: string, description: string) => ({ type, description })
 
-const RETRY_AFTER = { 'retry-after': header('integer', 'Seconds after which it is worth asking again.') }
+const RETRY_AFTER = {
+  'retry-after': header('integer', 'Seconds after which it is worth asking again.'),
+  'retry-after-ms': header('integer', 'The same in milliseconds.'),
+}
 
 const ETAG = { etag: header('string', 'Of this state of the document; send it as `if-none-match` next time.') }
 
@@ -45,9 +48,9 @@ const MEANS: Readonly<Record<number, string>> = {
   409: 'The models folder holds nothing that can be served.',
   413: 'The body is too long, or the request has too many rows.',
   415: 'The body is not of a type that is taken.',
-  429: 'A quota is used up. Waiting as `retry-after` says and asking again succeeds if nobody else uses it.',
+  429: 'A quota is used up, or the service is overloaded. `retry-after` says when it is worth asking again.',
   500: 'A fault of the service.',
-  503: 'Overloaded, stopping or not ready.',
+  503: 'Stopping, not ready, or nobody is there to serve.',
   504: 'The answer did not come in time.',
 }
 
@@ -59,7 +62,7 @@ export interface Answers {
   /** Whether the route is limited, and says so in its headers. */
   readonly limited?: boolean
   /** Form of the refusals: a problem document, or what the protocol of the route prescribes. */
-  readonly refusal?: { readonly type: string; readonly schema: object }
+  readonly refusal?: { readonly type: string; readonly schema: object; readonly headers?: object }
   /** Media type of the success. */
   readonly type?: string
   /** Whether it has an `etag`, by which a caller that has it already spares itself the rest. */
@@ -74,7 +77,7 @@ export function answers(wanted: Answers) {
   const validator = unchanged ? ETAG : {}
   const refused = (status: number) => ({
     description: `${STATUS_CODES[status]}. ${MEANS[status]}`,
-    headers: { ...quota, ...(status === 429 || status === 503 ? RETRY_AFTER : {}) },
+    headers: { ...quota, ...refusal?.headers, ...(status === 429 || status === 503 ? RETRY_AFTER : {}) },
     content: { [form.type]: { schema: form.schema } },
   })
   return Object.fromEntries<object>([
@@ -86,7 +89,7 @@ export function answers(wanted: Answers) {
 
 /** The header by which a caller asks for an answer in less time. */
 export const TimeoutHeader = Type.Object({
-  'x-request-timeout-ms': Type.Optional(Type.String({ description: 'Milliseconds that the caller will wait.' })),
+  'x-request-timeout-ms': Type.Optional(Type.String({ description: 'Milliseconds that the caller waits, 1 or more.' })),
 })
 
 const Dimension = Type.Union([Type.Integer(), Type.String()], {

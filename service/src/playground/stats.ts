@@ -6,7 +6,7 @@ import type { InferenceEvent } from '../inference/index.js'
 export interface Sample {
   /** Length of the interval, in milliseconds. */
   readonly intervalMs: number
-  /** Limited requests by what became of them: answered, whatever the answer; 429; 503. */
+  /** Limited requests by what became of them: answered, whatever the answer; over a quota; overload or 503. */
   readonly allowed: number
   readonly denied: number
   readonly shed: number
@@ -34,10 +34,10 @@ export class Stats {
   #queueMs = 0
   readonly #latency = new Uint32Array(BUCKETS)
 
-  /** A limited request was answered with this status, after so many milliseconds. */
-  answered(status: number, ms: number): void {
-    if (status === 429) this.#denied++
-    else if (status === 503) this.#shed++
+  /** A limited request was answered with this status, and this code where it failed, after so many milliseconds. */
+  answered(status: number, code: string | null, ms: number): void {
+    if (status === 503 || code === 'INFERENCE_OVERLOADED') this.#shed++
+    else if (status === 429) this.#denied++
     else {
       this.#allowed++
       const bucket = ms <= LEAST_MS ? 0 : Math.round(Math.log2(ms / LEAST_MS) * STEPS)
@@ -91,7 +91,7 @@ export function countRequests(app: FastifyInstance, stats: Stats): void {
     route.onSend = [
       ...[route.onSend ?? []].flat(),
       (request, reply, _payload, done) => {
-        stats.answered(reply.statusCode, performance.now() - request.arrivedAt)
+        stats.answered(reply.statusCode, request.refusedAs, performance.now() - request.arrivedAt)
         done()
       },
     ]

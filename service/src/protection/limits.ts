@@ -1,45 +1,37 @@
-/** The quotas in front of everything that costs: of each plan one limiter in requests, and one each in rows and in compute time. */
+/** The quotas in front of everything that costs: of each plan one limiter in requests, and one in the work that they are. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import rateLimit, { type PolicyState, type RateLimitHandler, type RequestRateLimit } from 'ml-api-rate-limiter'
-import { addressKey, keyDigestOf, keyOfDigest } from '../auth.js'
+import rateLimit, { type PolicyState, type RateLimitHandler, type RateLimitOptions } from 'ml-api-rate-limiter'
+import { addressKey } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
-import { Refusal } from '../http/problem.js'
 import type { Model, Models } from '../inference/types.js'
 import type { Metrics } from '../metrics/metrics.js'
+import { Callers } from './callers.js'
+import { Charges, Fractions, then } from './charges.js'
 import { Gate } from './gate.js'
-import { Guesses } from './guesses.js'
 import { onePlan, type Plan, type Plans, readPlans, type Unit } from './plans.js'
-import { refundShed } from './refunds.js'
 import { priorityOf, timeoutOf } from './urgency.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Who asks, and by which plan; null before it is known, and on routes that are not limited. */
-    caller: LimitedCaller | null
-    /** Rows to be charged. */
-    rows: number
+    /** Who asks, by which plan, and what it is charged; null before it is known, and on routes that are not limited. */
+    caller: Charges | null
     /** Milliseconds that it waited before it was seen, as far as can be told. */
     seenLateMs?: number
   }
 }
 
-/** A caller and the limiters of its plan, which stay the request's own while others are read from the file. */
-interface LimitedCaller {
-  readonly key: string
-  readonly limiters: PlanLimiters
-  /** The decision to which compute time is added; undefined where the plan has no policy in it. */
-  compute: RequestRateLimit | undefined
-  /** What the request was charged so far, limiter by limiter. */
-  readonly charges: RequestRateLimit[]
-}
-
-interface PlanLimiters {
+/** The limiters of one plan. */
+export interface PlanLimiters {
   readonly plan: Plan
   readonly requests: RateLimitHandler
-  /** Undefined where the plan has no policy in rows. */
-  readonly rows: RateLimitHandler | undefined
-  /** Undefined where the plan has no policy in compute time. */
-  readonly compute: RateLimitHandler | undefined
+  /** Of rows and compute time; undefined where the plan has no policy in them. */
+  readonly work: RateLimitHandler | undefined
+  /** The most that the policies in rows ever admit at once. Infinity where there are none. */
+  readonly mostRows: number
+  /** The same for compute time. */
+  readonly mostComputeMs: number
+  /** Names of the policies in compute time. */
+  readonly computeNames: readonly string[]
 }
 
 export interface Standing {
@@ -50,13 +42,6 @@ export interface Standing {
 /** What became of reading the limits file again. */
 export type LimitsReload = { readonly loaded: true } | { readonly loaded: false; readonly errors: readonly string[] }
 
-const unauthorized = {
-  status: 401,
-  code: 'UNKNOWN_KEY',
-  detail: 'this API key is not known, or not any more; without a key, requests count by address',
-  headers: { 'www-authenticate': 'Bearer' },
-} as const
-
 export async function registerLimits(
   app: FastifyInstance,
   config: Config,
@@ -64,13 +49,12 @@ export async function registerLimits(
   metrics: Metrics | undefined,
 ): Promise<Limits> {
   app.decorateRequest('seenLateMs', 0)
-  refundShed(app)
   const gate = config.gateDelayMs === undefined ? undefined : new Gate(config.gateDelayMs)
   if (gate !== undefined) metrics?.watchGate(gate)
   app.addHook('onClose', () => gate?.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
+    const timeoutMs = timeoutOf(request, config.requestTimeoutMs)
     if (gate === undefined) return undefined
-    const timeoutMs = Math.min(timeoutOf(request.headers) ?? Number.POSITIVE_INFINITY, config.requestTimeoutMs)
     request.seenLateMs = gate.delayMs
     const { arrivedAt } = request
     const newcomer = {
@@ -131,41 +115,28 @@ export async function openLimits(
         }),
   })
   app.decorateRequest('caller', null)
-  app.decorateRequest('rows', 0)
-  return new Limits(app, plans, config.limitsFile, pass, store)
+  return new Limits(app, config, plans, pass, store)
 }
 
 type Pass = (request: FastifyRequest, reply: FastifyReply) => Error | undefined
 
-type Awaitable<T> = T | Promise<T>
-
-/** Goes on at once where nothing has to be waited for: all requests pass here, and each promise costs a turn. */
-function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awaitable<R> {
-  return value instanceof Promise ? value.then(next) : next(value)
-}
-
 export class Limits {
   readonly #app: FastifyInstance
   readonly #file: string | undefined
-  readonly #guesses: Guesses
+  readonly #callers: Callers
   readonly #pass: Pass
   readonly #store: { readonly lost: boolean }
+  readonly #fractions = new Fractions()
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
   /** `pass` answers with Overloaded where a request that could be charged is not taken at present. */
-  constructor(
-    app: FastifyInstance,
-    plans: Plans,
-    file: string | undefined,
-    pass: Pass,
-    store: { readonly lost: boolean },
-  ) {
+  constructor(app: FastifyInstance, config: Config, plans: Plans, pass: Pass, store: { readonly lost: boolean }) {
     this.#pass = pass
     this.#store = store
     this.#app = app
-    this.#file = file
-    this.#guesses = new Guesses(app)
+    this.#file = config.limitsFile
+    this.#callers = new Callers(app, config)
     this.#plans = plans
     this.#limiters = this.#limitersOfAll(plans, new Map())
   }
@@ -176,56 +147,24 @@ export class Limits {
   }
 
   /**
-   * The first charge, before the body: one request, where there is room for it. Gives what it is to be answered with
-   * where it is refused: QuotaExceeded or Overloaded. Rejects with Refusal (401) for a key that is not known.
+   * Before the body: one request, where there is room for it. Gives what it is to be answered with where it is refused:
+   * QuotaExceeded or Overloaded. Throws, or rejects with, Refusal (401) for a key that is not known.
    */
-  chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
-    // Where there are no keys nobody has to be looked up.
-    if (this.#plans.keys === undefined) {
-      return this.#chargeCaller(this.#take(request, addressKey(request), this.#plans.anonymous), request, reply)
-    }
-    return this.#identify(request, reply).then(caller => this.#chargeCaller(caller, request, reply))
-  }
-
-  /**
-   * The second charge, before the queue; undefined where there is nothing to wait for. Throws, or rejects with,
-   * QuotaExceeded; throws Refusal (413) for more rows than any wait could free.
-   */
-  chargeRows(request: FastifyRequest, reply: FastifyReply, rows: number): Promise<void> | undefined {
-    const { caller } = request
-    if (caller === null || rows === 0) return undefined
-    const { limiters } = caller
-    if (limiters.rows === undefined) return undefined
-    const most = Math.min(...limiters.plan.policies.filter(isInRows).map(({ limit }) => limit))
-    if (rows > most && most > 0) {
-      const detail = `a request of ${rows} rows never fits the plan '${limiters.plan.name}'; send at most ${most} at once`
-      throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
-    }
-    request.rows = rows
-    const denial = charge(caller, limiters.rows, request, reply)
-    if (denial instanceof Promise) return denial.then(throwDenial)
-    throwDenial(denial)
-    return undefined
-  }
-
-  /** What the run took, after it: also beyond the quota. Undefined where the plan has no policy in it. */
-  chargeCompute({ caller, log }: FastifyRequest, computeMs: number): Promise<void> | undefined {
-    if (caller?.compute === undefined) return undefined
-    // Whole milliseconds, right on average: rounded up, a run of a tenth of one would count ten times.
-    const whole = Math.floor(computeMs + Math.random())
-    if (whole === 0) return undefined
-    return caller.compute.charge(whole).catch(error => {
-      log.warn({ err: error }, 'compute time could not be charged')
+  chargeRequest(request: FastifyRequest, reply: FastifyReply): object | undefined | Promise<object | undefined> {
+    return then(this.#callers.identify(request, reply, this.#plans), ({ key, plan }) => {
+      const caller = new Charges(key, this.#limitersOf(plan), this.#fractions, request.log)
+      request.caller = caller
+      return this.#pass(request, reply) ?? caller.chargeRequest(request, reply)
     })
   }
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
   async standing(request: FastifyRequest, reply: FastifyReply): Promise<Standing> {
-    const { key, limiters } = await this.#identify(request, reply)
-    return standingWith(limiters, key)
+    const { key, plan } = await this.#callers.identify(request, reply, this.#plans)
+    return standingWith(this.#limitersOf(plan), key)
   }
 
-  /** The plan of an API key, by its SHA-256, or of callers without one; undefined for a key that is not known. */
+  /** The plan of an API key, by its SHA-256, or of callers without one; undefined where they are not served. */
   planOf(sha256: string | undefined): Plan | undefined {
     const { keys, anonymous } = this.#plans
     return sha256 === undefined ? anonymous : keys?.get(sha256)
@@ -235,7 +174,7 @@ export class Limits {
   async standingOf(key: string, plan: Plan): Promise<Standing> {
     const standing = await standingWith(this.#limitersOf(plan), key)
     if (this.#plans.keys === undefined || !key.startsWith('ip:')) return standing
-    return { ...standing, policies: [...standing.policies, await this.#guesses.standing(key)] }
+    return { ...standing, policies: [...standing.policies, await this.#callers.guesses(key)] }
   }
 
   /** Gives a partition key its whole quota back, with every plan. */
@@ -259,35 +198,6 @@ export class Limits {
     }
   }
 
-  #chargeCaller(caller: LimitedCaller, request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
-    const { requests, compute } = caller.limiters
-    const refusal = this.#pass(request, reply)
-    if (refusal !== undefined) return refusal
-    if (compute === undefined) return charge(caller, requests, request, reply)
-    // First, since it costs nothing: a request that is denied for it is charged nothing else.
-    request.trace?.limiterAsked()
-    return then(compute.check(request, reply), denial => {
-      if (denial !== undefined) return denial
-      caller.compute = request.rateLimit ?? undefined
-      return charge(caller, requests, request, reply)
-    })
-  }
-
-  async #identify(request: FastifyRequest, reply: FastifyReply): Promise<LimitedCaller> {
-    const { keys, anonymous } = this.#plans
-    // Where there are no keys, what is sent as one changes nothing.
-    const digest = keys === undefined ? undefined : keyDigestOf(request)
-    const plan = digest === undefined ? anonymous : keys?.get(digest)
-    if (digest !== undefined) await this.#guesses.check(plan !== undefined, request, reply)
-    if (plan === undefined) throw new Refusal(unauthorized)
-    return this.#take(request, digest === undefined ? addressKey(request) : keyOfDigest(digest), plan)
-  }
-
-  #take(request: FastifyRequest, key: string, plan: Plan): LimitedCaller {
-    request.caller = { key, limiters: this.#limitersOf(plan), compute: undefined, charges: [] }
-    return request.caller
-  }
-
   #limitersOf(plan: Plan): PlanLimiters {
     return this.#limiters.get(plan.name) ?? this.#limitersOfPlan(plan)
   }
@@ -304,37 +214,38 @@ export class Limits {
   }
 
   #limitersOfPlan(plan: Plan): PlanLimiters {
-    const keyGenerator = ({ caller }: FastifyRequest) => (caller as LimitedCaller).key
-    const policiesIn = (unit: Unit) =>
+    const policiesIn = (unit: Unit, cost: Cost) =>
       plan.policies
         .filter(policy => policy.unit === unit)
-        .map(({ name, limit, windowMs }) => ({ name, max: limit, timeWindow: windowMs }))
-    const { concurrency } = plan
-    const requests = this.#app.rateLimit({
-      groupId: `plan:${plan.name}`,
-      policies: policiesIn('requests'),
-      keyGenerator,
-      ...(concurrency === undefined ? {} : { concurrency: { max: concurrency } }),
-    })
-    const inUnit = (unit: Unit, cost: number | ((request: FastifyRequest) => number)) => {
-      const policies = policiesIn(unit)
-      if (policies.length === 0) return undefined
-      return this.#app.rateLimit({
+        .map(({ name, limit, windowMs }) => ({ name, max: limit, timeWindow: windowMs, cost }))
+    const limiter = (options: RateLimitOptions) =>
+      this.#app.rateLimit({
         groupId: `plan:${plan.name}`,
-        policies,
-        cost,
-        keyGenerator,
-        // The x-ratelimit fields go on speaking of requests, unless it is these that are denied.
-        addHeadersOnExceeding: {
-          'x-ratelimit-limit': false,
-          'x-ratelimit-remaining': false,
-          'x-ratelimit-reset': false,
-        },
+        keyGenerator: request => (request.caller as Charges).key,
+        ...options,
       })
+    const rows = policiesIn('rows', request => request.caller?.rows as number)
+    const compute = policiesIn('compute-ms', request => request.caller?.reservedMs as number)
+    const policies = [...rows, ...compute]
+    const { concurrency } = plan
+    return {
+      plan,
+      requests: limiter({
+        policies: policiesIn('requests', 1),
+        ...(concurrency === undefined ? {} : { concurrency: { max: concurrency } }),
+      }),
+      work: policies.length === 0 ? undefined : limiter({ policies, addHeadersOnExceeding: NO_HEADERS }),
+      mostRows: Math.min(...rows.map(({ max }) => max)),
+      mostComputeMs: Math.min(...compute.map(({ max }) => max)),
+      computeNames: compute.map(({ name }) => name),
     }
-    return { plan, requests, rows: inUnit('rows', request => request.rows), compute: inUnit('compute-ms', 0) }
   }
 }
+
+type Cost = number | ((request: FastifyRequest) => number)
+
+/** The x-ratelimit fields go on speaking of requests, unless it is rows or compute time that are denied. */
+const NO_HEADERS = { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false }
 
 /** Every model that a request may be about, as its URL tells. */
 function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model[] {
@@ -348,35 +259,9 @@ function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model
   }
 }
 
-/** Gives the QuotaExceeded of a request that is denied. */
-function charge(
-  { charges }: LimitedCaller,
-  limiter: RateLimitHandler,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): Awaitable<object | undefined> {
-  request.trace?.limiterAsked()
-  return then(limiter.check(request, reply), denial => {
-    if (denial === undefined && request.rateLimit !== null) charges.push(request.rateLimit)
-    return denial
-  })
+async function standingWith({ plan, requests, work }: PlanLimiters, key: string): Promise<Standing> {
+  const [inRequests, inWork] = await Promise.all([requests.status(key), work?.status(key)])
+  const units = new Map(plan.policies.map(({ name, unit }) => [name, unit]))
+  const policies = [...(inRequests?.policies ?? []), ...(inWork?.policies ?? [])]
+  return { plan: plan.name, policies: policies.map(each => ({ ...each, unit: units.get(each.name) ?? each.unit })) }
 }
-
-function throwDenial(denial: object | undefined): void {
-  if (denial !== undefined) throw denial
-}
-
-async function standingWith({ plan, requests, rows, compute }: PlanLimiters, key: string): Promise<Standing> {
-  const [inRequests, inRows, inCompute] = await Promise.all([
-    requests.status(key),
-    rows?.status(key),
-    compute?.status(key),
-  ])
-  const within = (standing: typeof inRows, unit: Unit) => standing?.policies.map(policy => ({ ...policy, unit })) ?? []
-  return {
-    plan: plan.name,
-    policies: [...(inRequests?.policies ?? []), ...within(inRows, 'rows'), ...within(inCompute, 'compute-ms')],
-  }
-}
-
-const isInRows = ({ unit }: { readonly unit: string }): boolean => unit === 'rows'

@@ -19,7 +19,7 @@ const PolicySchema = Type.Object(
 
 const FileSchema = Type.Object(
   {
-    anonymous: Name,
+    anonymous: Type.Union([Name, Type.Null()]),
     plans: Type.Record(
       Type.String(),
       Type.Object(
@@ -69,7 +69,8 @@ export interface Plan {
 }
 
 export interface Plans {
-  readonly anonymous: Plan
+  /** Plan of callers without a key; undefined where a key is required. */
+  readonly anonymous: Plan | undefined
   readonly all: readonly Plan[]
   /** Plan by the SHA-256 of a key, in hex; undefined where no file says which keys there are. */
   readonly keys: ReadonlyMap<string, Plan> | undefined
@@ -115,8 +116,8 @@ export function readPlans(file: string): Plans {
     seen.add(sha256)
     if (plan !== undefined && revoked !== true) keys.set(sha256, plan)
   }
-  const anonymous = planNamed(given.anonymous, '/anonymous')
-  if (anonymous === undefined || problems.length > 0) throw wrong(...problems)
+  const anonymous = given.anonymous === null ? undefined : planNamed(given.anonymous, '/anonymous')
+  if (problems.length > 0) throw wrong(...problems)
   return { anonymous, all: [...plans.values()], keys }
 }
 

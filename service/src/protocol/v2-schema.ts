@@ -77,7 +77,11 @@ const Index = Type.Array(
 const tags = ['Open Inference Protocol v2']
 const json = <T>(schema: T) => ({ content: { 'application/json': { schema } } })
 const bytes = { schema: { type: 'string', format: 'binary' } }
-const refusal = { type: 'application/json', schema: ErrorBody }
+const refusal = {
+  type: 'application/json',
+  schema: ErrorBody,
+  headers: { 'x-error-code': { type: 'string', description: 'Never changes; for programs.' } },
+}
 
 const told = (operationId: string, summary: string, success: object, refusals: readonly number[] = []) => ({
   tags,

@@ -6,6 +6,7 @@ import { Refusal } from '../http/problem.js'
 import { NoModels } from '../inference/errors.js'
 import type { Models } from '../inference/types.js'
 import { answers } from '../openapi/schemas.js'
+import { limitGuesses } from '../protection/guesses.js'
 import type { Limits } from '../protection/limits.js'
 
 interface AdminOptions {
@@ -13,9 +14,6 @@ interface AdminOptions {
   readonly limits: Limits
   readonly token: string
 }
-
-/** Guesses of the token that one address has a minute; nobody reloads as often. */
-const policies = [{ name: 'admin', max: 30, timeWindow: 60_000 }]
 
 const schema = {
   tags: ['Admin'],
@@ -26,14 +24,13 @@ const schema = {
   response: answers({
     success: Type.Object({}, { additionalProperties: true }),
     refusals: [401, 409, 429, 503],
-    limited: true,
   }),
 }
 
 export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, limits, token }) => {
-  // After the limiter, so that wrong guesses are counted.
-  const preParsing = adminOnly(token)
-  app.post('/v1/admin/reload', { config: { rateLimit: { policies } }, preParsing, schema }, async () => {
+  // Before a body is read.
+  const onRequest = adminOnly(token, limitGuesses(app, 'admin-guesses'))
+  app.post('/v1/admin/reload', { config: { rateLimit: false }, onRequest, schema }, async () => {
     try {
       const file = limits.reload()
       const report = await models.reload()

@@ -1,9 +1,7 @@
-/** What a request says of the one who waits for its answer: whether it still does, and for how long. */
+/** Whether the caller of a request still waits for its answer. */
 import type { ServerResponse } from 'node:http'
-import type { FastifyReply, FastifyRequest } from 'fastify'
-import { badRequest, Refusal } from '../http/problem.js'
+import type { FastifyReply } from 'fastify'
 import type { Caller } from '../inference/types.js'
-import { timeoutOf } from '../protection/urgency.js'
 
 /**
  * Nobody waits once the answer was sent, or the connection is gone. It is asked, not told: an AbortController for each
@@ -23,14 +21,3 @@ class Connected implements Caller {
 }
 
 export const callerOfReply = ({ raw }: FastifyReply): Caller => new Connected(raw)
-
-/**
- * Milliseconds that the caller gives with the header `x-request-timeout-ms`; Infinity where it says nothing. Throws
- * Refusal.
- */
-export function timeoutAsked({ headers }: FastifyRequest): number {
-  const timeoutMs = timeoutOf(headers)
-  if (timeoutMs !== undefined) return timeoutMs
-  const message = 'takes milliseconds, 1 or more'
-  throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'headers.x-request-timeout-ms', message }]))
-}

@@ -73,8 +73,9 @@ export async function answerUnknown(app: FastifyInstance, fault: () => Fault): P
 }
 
 /** 404 with the routes there are. */
-export const answerUnknownUrls = (app: FastifyInstance): Promise<void> => {
-  const routes = app.knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground)\//.test(route))
-  const detail = 'there is no such URL; `routes` says which there are'
-  return answerUnknown(app, () => ({ status: 404, code: 'NOT_FOUND', detail, members: { routes } }))
-}
+export const unknownUrl = ({ knownRoutes }: FastifyInstance): Fault => ({
+  status: 404,
+  code: 'NOT_FOUND',
+  detail: 'there is no such URL; `routes` says which there are',
+  members: { routes: knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground)\//.test(route)) },
+})

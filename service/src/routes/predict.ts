@@ -8,8 +8,7 @@ import { encodeRows } from '../inference/tensors/rows.js'
 import { checkInputs } from '../inference/tensors/signature.js'
 import type { Model, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
-import type { Limits } from '../protection/limits.js'
-import { timeoutAsked } from './caller.js'
+import { timeoutOf } from '../protection/urgency.js'
 import { runCharged } from './run.js'
 
 const Body = Type.Object(
@@ -44,7 +43,6 @@ const documented = (operationId: string) => ({
 
 interface PredictOptions {
   readonly models: Models
-  readonly limits: Limits
   readonly requestTimeoutMs: number
   readonly bodyLimit: number
 }
@@ -64,10 +62,10 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const model = models.get(request.params.name ?? body.model, body.version)
     checkName(request.params.name, body.model)
     // A caller may ask for less time than the service gives, never for more.
-    const timeoutMs = Math.min(timeoutAsked(request), options.requestTimeoutMs)
+    const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)
     const task = { model, inputs, rows, version: body.version, timeoutMs, json: true }
-    const { ran = model.info, outputs, json } = await runCharged(request, reply, options.limits, task)
+    const { ran = model.info, outputs, json } = await runCharged(request, reply, task)
     reply.type('application/json; charset=utf-8')
     if (json !== undefined) return json
     // Rows are counted by the version that ran.

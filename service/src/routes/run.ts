@@ -1,7 +1,6 @@
 /** From the tensors of a request to its result, for both protocols: the one path on which a prediction is charged. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Model, NamedTensors, RunOptions, RunResult } from '../inference/types.js'
-import type { Limits } from '../protection/limits.js'
 import { deadlineOf, priorityOf } from '../protection/urgency.js'
 import { runTraced } from '../tracing/tracing.js'
 import { callerOfReply } from './caller.js'
@@ -14,32 +13,33 @@ export interface Task extends Pick<RunOptions, 'rows' | 'outputs' | 'json' | 've
   readonly timeoutMs: number
 }
 
-/** What charges a run; undefined where nothing is charged. */
-export type Charges = Pick<Limits, 'chargeRows' | 'chargeCompute'> | undefined
-
 /**
- * Charges the rows, runs the model, charges what it computed, and says in `server-timing` what took how long. Rejects
- * with QuotaExceeded, Refusal (413) or what the model fails with.
+ * Reserves rows and compute time, runs the model, settles what it computed, and says in `server-timing` what took how
+ * long. Rejects with QuotaExceeded, Refusal (413) or what the model fails with; what did not run is given back by then.
  */
-export async function runCharged(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  charges: Charges,
-  { model, inputs, timeoutMs, ...options }: Task,
-): Promise<RunResult> {
-  // Awaited only where there is something to wait for: all predictions pass here, and each promise costs a turn.
-  const charged = charges?.chargeRows(request, reply, options.rows)
-  if (charged !== undefined) await charged
-  const result = await runTraced(request, model, inputs, {
-    ...options,
-    signal: callerOfReply(reply),
-    priority: priorityOf(request),
-    partitionKey: request.caller?.key,
-    deadline: deadlineOf(request, request.arrivedAt, timeoutMs),
-  })
-  const { queueMs, computeMs, computeShareMs } = result
-  const computed = charges?.chargeCompute(request, computeShareMs)
-  if (computed !== undefined) await computed
-  reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
-  return result
+export async function runCharged(request: FastifyRequest, reply: FastifyReply, task: Task): Promise<RunResult> {
+  const { model, inputs, timeoutMs, ...options } = task
+  const { caller } = request
+  try {
+    // Awaited only where there is something to wait for: all predictions pass here, and each promise costs a turn.
+    const reserved = caller?.reserve(request, reply, model, options.rows)
+    if (reserved !== undefined) await reserved
+    const result = await runTraced(request, model, inputs, {
+      ...options,
+      signal: callerOfReply(reply),
+      priority: priorityOf(request),
+      partitionKey: caller?.key,
+      deadline: deadlineOf(request, timeoutMs),
+      meter: caller ?? undefined,
+    })
+    const settled = caller?.served(result)
+    if (settled !== undefined) await settled
+    const { queueMs, computeMs } = result
+    reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)
+    return result
+  } catch (error) {
+    const given = caller?.failed(error)
+    if (given !== undefined) await given
+    throw error
+  }
 }

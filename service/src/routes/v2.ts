@@ -16,21 +16,19 @@ import type {
 } from 'fastify'
 import { noteArrivals } from '../http/arrival.js'
 import { checkCharset, unpackBody } from '../http/body-coding.js'
-import { faultOf, Refusal } from '../http/problem.js'
+import { faultOf, Refusal, setFault, unavailable } from '../http/problem.js'
 import { UnknownModel } from '../inference/errors.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { headerLengthField } from '../inference/v2-codec/binary.js'
+import { timeoutOf } from '../protection/urgency.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
-import { timeoutAsked } from './caller.js'
 import { answerUnknown } from './other-methods.js'
-import { type Charges, runCharged } from './run.js'
+import { runCharged } from './run.js'
 
 export interface V2Options {
   readonly models: Models
-  /** Charges the rows of each `infer`, and what it ran; left out, they cost nothing. */
-  readonly limits?: Charges
   /** Longest time to an answer; a caller may ask for less. */
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
@@ -71,6 +69,9 @@ const takesOnly =
     done(new Refusal({ status: 415, code: 'UNSUPPORTED_MEDIA_TYPE', detail }))
   }
 
+/** What the protocol's errors, which are one text, have no member for. */
+const errorCodeField = 'x-error-code'
+
 /** Whether this URL is to be answered in the protocol's form, also where no route was found. */
 export const isV2 = (url: string): boolean => /^\/+v2(?:[/?#]|$)/.test(url)
 
@@ -81,7 +82,7 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (
   app,
-  { models, limits, requestTimeoutMs, limited, isStopping, unpackedLimit },
+  { models, requestTimeoutMs, limited, isStopping, unpackedLimit },
 ) => {
   app.setErrorHandler(sendV2Error)
   noteArrivals(app)
@@ -135,13 +136,13 @@ const protocol: FastifyPluginAsync<V2Options> = async (
       const headerLength = request.headers[headerLengthField] as string | undefined
       const readFor = (info: ModelInfo) => readInferRequest(bodyOf(request), headerLength, info)
       const asked = readFor(model.info)
-      const { ran = model.info, outputs } = await runCharged(request, reply, limits, {
+      const { ran = model.info, outputs } = await runCharged(request, reply, {
         model,
         inputs: asked.inputs,
         rows: asked.rows,
         version: (request as ModelRequest).params.version,
         ...(asked.someOutputs ? { outputs: asked.outputs.map(({ name }) => name) } : {}),
-        timeoutMs: Math.min(requestTimeoutMs, timeoutAsked(request), asked.timeoutMs ?? Infinity),
+        timeoutMs: Math.min(timeoutOf(request, requestTimeoutMs), asked.timeoutMs ?? Infinity),
       })
       // After a reload in between it may have other outputs.
       const answer = writeInferResponse(ran, ran === model.info ? asked : readFor(ran), outputs)
@@ -201,7 +202,7 @@ function takeBodies(app: FastifyInstance, unpackedLimit: number): void {
 function readiness(reply: FastifyReply, body: object, ready: boolean, error: string) {
   reply.header('cache-control', 'no-store')
   if (ready) return { ...body, ready }
-  reply.code(503).header('retry-after', 1)
+  setFault(unavailable('NOT_READY', error, 1000), reply.request, reply).header(errorCodeField, 'NOT_READY')
   return { ...body, ready, error }
 }
 
@@ -220,19 +221,16 @@ function loadedModel(models: Models, params: ModelParams): Model | undefined {
 
 /** The error handler of /v2, for whoever meets one of its URLs outside of its routes (`isV2`) as well. */
 export function sendV2Error(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const { status, code, detail, headers } = faultOf(error, request.server.overloadStatus)
-  request.refusedAs = code
+  const fault = faultOf(error, request.server.overloadStatus)
+  const { status, code, detail } = fault
   if (status === 500) request.log.error({ err: error }, 'request failed')
-  for (const [name, value] of Object.entries(headers ?? {})) reply.header(name, value)
-  if ((status === 429 || status === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', 1)
-  return reply
-    .code(status)
+  return setFault(fault, request, reply)
     .type('application/json')
-    .header('cache-control', 'no-store')
+    .header(errorCodeField, code)
     .send(JSON.stringify({ error: detail + more(status, code, request) }))
 }
 
-/** What the protocol's errors, which are one text, have no member for. */
+/** What a problem document would say in members of its own. */
 function more(status: number, code: string, { id, server }: FastifyRequest): string {
   if (status === 413) return `; at most ${server.initialConfig.bodyLimit} bytes are taken`
   return code === 'INTERNAL_ERROR' ? `: ${id}` : ''

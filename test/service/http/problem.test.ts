@@ -8,7 +8,8 @@ t.test('each error of inference is answered with the status that fits it', async
     [new errors.ModelRequired(['digits', 'iris']), 400],
     [new errors.InvalidInput([{ path: 'features', message: 'is missing' }]), 400],
     [new errors.InputRefused('secret'), 400],
-    [new errors.Overloaded('limit', '200 rows wait', 2300), 503],
+    [new errors.Overloaded('limit', '200 rows wait', 2300), 429],
+    [new errors.Overloaded('unserved', 'no worker is up', 2300), 503],
     [new errors.WorkerLost('exit code 134'), 503],
     [new errors.BackendUnavailable('no backend of this model can be reached'), 503],
     [new errors.BackendFailed('secret'), 503],
@@ -23,5 +24,5 @@ t.test('each error of inference is answered with the status that fits it', async
     t.equal(fault.code, error.code)
     t.notMatch(fault.detail, /secret|134/, error.code)
   }
-  t.equal(faultOf(new errors.Overloaded('limit', '200 rows wait', 2300), 429).status, 429, 'where the setting says so')
+  t.equal(faultOf(new errors.Overloaded('limit', '200 rows wait', 2300), 503).status, 503, 'where the setting says so')
 })

@@ -46,7 +46,7 @@ t.test('what would not be answered in time is refused before its body is read, a
       `POST ${url} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\nx-request-timeout-ms: 1\r\n\r\n`,
     )
     const answer = await new Promise(resolve => socket.once('data', data => resolve(String(data))))
-    t.match(answer, /^HTTP\/1\.1 503 /, url)
+    t.match(answer, /^HTTP\/1\.1 429 /, url)
     t.match(answer, /\r\nretry-after: \d+\r\n/)
   }
   t.match((await ask('/v1/limits')).json().policies, [{ remaining: 970 }])

@@ -65,10 +65,10 @@ function isDenial(t: Test, answer: LightMyRequestResponse, violated: string, lon
 }
 
 function isOverload(t: Test, answer: LightMyRequestResponse): void {
-  t.equal(answer.statusCode, 503)
+  t.equal(answer.statusCode, 429)
   t.match(answer.headers['content-type'], /^application\/problem\+json/)
   const problem = answer.json()
-  t.match(problem, { type: `${REGISTRY}#temporary-reduced-capacity`, status: 503, code: /^INFERENCE_/, detail: /./ })
+  t.match(problem, { type: `${REGISTRY}#temporary-reduced-capacity`, status: 429, code: /^INFERENCE_/, detail: /./ })
   t.ok(Number.isInteger(problem.retryAfter) && problem.retryAfter >= 1)
   t.equal(answer.headers['retry-after'], `${problem.retryAfter}`)
 }
@@ -134,7 +134,7 @@ t.test('a service that is overloaded says so, and when to come back', async t =>
 
   const payload = { inputs: [{ name: 'x', datatype: 'FP32', shape: [1, 1], data: [1] }] }
   const infer = () => ask({ method: 'POST', url: '/v2/models/slow/infer', payload })
-  const bare = (await Promise.all(Array.from({ length: 20 }, infer))).find(({ statusCode }) => statusCode === 503)
+  const bare = (await Promise.all(Array.from({ length: 20 }, infer))).find(({ statusCode }) => statusCode === 429)
   t.match(bare?.json(), { error: /overloaded/ })
   t.match(bare?.headers['retry-after'], /^[1-9]\d*$/)
 })
@@ -179,5 +179,5 @@ t.test('clients that obey get all their work done, whatever limits they run into
     t.ok(statuses.includes(429), 'it had to wait')
   }
   const refused = await run(overloaded.app, '--requests', '4')
-  t.strictSame(refused, [503, 200, 200, 503, 200, 200], 'as often as it was refused')
+  t.strictSame(refused, [429, 200, 200, 429, 200, 200], 'as often as it was refused')
 })

@@ -120,7 +120,7 @@ t.test('one trace goes from the caller over limiter and queue to the run, and ho
   const infer = (name: string) =>
     fetch(`${url}/v2/models/iris/infer?secret=${key}`, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', authorization: `Bearer ${name}` },
+      headers: { 'content-type': 'application/json', 'x-api-key': name },
       body: JSON.stringify({ inputs: [{ name: 'measurements', datatype: 'FP32', shape: [1, 4], data: [1, 2, 3, 4] }] }),
     })
   const taken = await infer(key)

@@ -78,7 +78,9 @@ export function parseModelJson(source: string): { json: ModelJson; unknown: read
   for (const [key, value] of Object.entries(parsed)) {
     const check = Object.hasOwn(checks, key) ? checks[key as keyof ModelJson] : undefined
     const wanted = check?.(value)
-    if (wanted !== undefined) throw new Error(`model.json: '${key}' is ${short(value)}; it takes ${wanted}`)
+    // A backend may have a token, which no log shows.
+    const is = key === 'backend' ? 'is not usable' : `is ${short(value)}`
+    if (wanted !== undefined) throw new Error(`model.json: '${key}' ${is}; it takes ${wanted}`)
     if (check === undefined) unknown.push(key)
     else json[key] = value
   }

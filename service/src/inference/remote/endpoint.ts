@@ -51,9 +51,14 @@ export class Endpoint {
 
   /** Throws Error where the server does not tell, or tells what cannot be served. */
   async metadata(): Promise<RemoteMetadata> {
+    const { signature } = this.#settings
     const { statusCode, body } = await this.#get(this.#model)
+    // Some servers have no such page.
+    if (signature !== undefined && [404, 405, 501].includes(statusCode)) {
+      return { signature, platform: undefined, version: undefined }
+    }
     if (statusCode !== 200) throw new Error(`no metadata of the model: ${statusCode}`)
-    return readMetadata(parse(body))
+    return readMetadata(parse(body), signature)
   }
 
   async extensions(): Promise<readonly string[]> {
@@ -71,7 +76,8 @@ export class Endpoint {
     let bytes: Buffer
     try {
       const path = `${this.#model}/infer`
-      response = await this.#pool.request({ method: 'POST', path, headers: { ...headers, ...more }, body, signal })
+      const all = { ...this.#settings.headers, ...headers, ...more }
+      response = await this.#pool.request({ method: 'POST', path, headers: all, body, signal })
       bytes = Buffer.from(await response.body.arrayBuffer())
     } catch (error) {
       if (signal.aborted) throw new Cancelled()
@@ -91,7 +97,8 @@ export class Endpoint {
 
   async #get(path: string): Promise<{ statusCode: number; body: Buffer }> {
     const signal = AbortSignal.timeout(patienceMs)
-    const { statusCode, body } = await this.#pool.request({ method: 'GET', path, signal })
+    const { headers } = this.#settings
+    const { statusCode, body } = await this.#pool.request({ method: 'GET', path, headers, signal })
     return { statusCode, body: Buffer.from(await body.arrayBuffer()) }
   }
 

@@ -9,15 +9,26 @@ export interface RemoteMetadata {
   readonly version: string | undefined
 }
 
-/** Throws Error saying what of the metadata cannot be served. */
-export function readMetadata(value: unknown): RemoteMetadata {
+/** `otherwise`: the signature where the metadata lists none. Throws Error saying what of the metadata cannot be served. */
+export function readMetadata(value: unknown, otherwise?: Signature): RemoteMetadata {
   const { inputs, outputs, platform, versions } = objectOf(value, 'the metadata')
-  const signature = nameBatch({ inputs: tensorsOf(inputs, 'inputs'), outputs: tensorsOf(outputs, 'outputs') })
-  if (signature.inputs.length === 0 || signature.outputs.length === 0) throw new Error('it has no inputs or no outputs')
+  const signature =
+    otherwise !== undefined && (isNone(inputs) || isNone(outputs)) ? otherwise : readSignature(inputs, outputs)
   const named = Array.isArray(versions) ? versions.filter(each => typeof each === 'string') : []
   const newest = named.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).at(-1)
   return { signature, platform: typeof platform === 'string' ? platform : undefined, version: newest }
 }
+
+/** Lists of tensors, as metadata has them. Throws Error saying what of them cannot be served. */
+export function readSignature(inputs: unknown, outputs: unknown): Signature {
+  if (isNone(inputs) || isNone(outputs)) {
+    throw new Error("it lists no inputs or no outputs; model.json may say them, as 'signature' of 'backend'")
+  }
+  return nameBatch({ inputs: tensorsOf(inputs, 'inputs'), outputs: tensorsOf(outputs, 'outputs') })
+}
+
+const isNone = (list: unknown): boolean =>
+  list === undefined || list === null || (Array.isArray(list) && list.length === 0)
 
 /** The protocol does not say which -1 is the batch: where every tensor begins with one, that is taken for it, and checked. */
 function nameBatch({ inputs, outputs }: Signature): Signature {

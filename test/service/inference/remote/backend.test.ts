@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { encodeRows } from '../../../../service/src/inference/tensors/rows.js'
 import type { RunOptions } from '../../../../service/src/inference/types.js'
 import { openFolder, predict, until } from '../../../support/onnx-folder.js'
+import { identity } from '../../../support/onnx-models.js'
 import {
   answerDouble,
   type Call,
@@ -349,4 +350,45 @@ t.test('a reload keeps a backend whose model.json is the same, and lets one go w
   writeModels(dir, { 'copy/1/model.onnx': identity() })
   t.match(await models.reload(), { loaded: ['copy/1'], removed: ['double/3'] })
   t.throws(() => models.get('double'), { code: 'INFERENCE_UNKNOWN_MODEL' })
+})
+
+t.test('a server that asks for a token gets it with every request, and nobody else sees it', async t => {
+  const token = 'zq-token-of-the-backend'
+  const admits = ({ authorization, 'x-tenant': tenant }: Call['headers']) =>
+    authorization === `Bearer ${token}` && tenant === 'a'
+  const more = { token, headers: { 'x-tenant': 'a' } }
+  const { model, run, server, logged } = await open(t, { admits }, more)
+  t.strictSame(await run([[1, 2]]), [{ outputs: { y: [2, 4] } }])
+  t.match(server.calls[0]?.headers, { authorization: `Bearer ${token}`, 'content-type': 'application/json' })
+  t.notMatch(JSON.stringify(model.info), token)
+
+  const broken = { ...more, lanes: 'many' }
+  const refused = await openFolder(t, { 'echo/1/model.onnx': identity(), ...folder([server.url], broken) })
+  const wrong = await openFolder(t, { 'echo/1/model.onnx': identity(), ...folder([server.url], { token: 'wrong' }) })
+  t.match(wrong.models.broken, [{ name: 'double', reason: /401/ }])
+  t.match(refused.models.broken, [{ name: 'double', reason: /'backend' is not usable; it takes as 'lanes'/ }])
+  t.notMatch(JSON.stringify([logged, refused.logged, refused.models.broken, wrong.logged]), token)
+})
+
+for (const [what, metadata] of [
+  ['empty lists', { name: 'double', platform: 'mlserver', inputs: [], outputs: [] }],
+  ['no lists', { name: 'double' }],
+] as const) {
+  t.test(`a signature in model.json stands in for metadata with ${what}`, async t => {
+    const { inputs, outputs } = doubling
+    const { model, run } = await open(t, { metadata }, { signature: { inputs, outputs } })
+    t.match(model.info, { version: '1', inputs: [{ name: 'x', shape: ['batch', 2] }] })
+    t.strictSame(await run([[1, 2]]), [{ outputs: { y: [2, 4] } }])
+    const server = await startV2Server(t, { metadata })
+    const without = await openFolder(t, { 'echo/1/model.onnx': identity(), ...folder([server.url]) })
+    t.match(without.models.broken, [
+      { name: 'double', reason: /lists no inputs or no outputs; model.json may say them/ },
+    ])
+  })
+}
+
+t.test('what the metadata lists counts before what model.json says', async t => {
+  const wrong = [{ name: 'x', datatype: 'INT64', shape: [-1, 7] }]
+  const { model } = await open(t, {}, { signature: { inputs: wrong, outputs: wrong } })
+  t.match(model.info.inputs, [{ name: 'x', datatype: 'FP32', shape: ['batch', 2] }])
 })

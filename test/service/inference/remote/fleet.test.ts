@@ -128,7 +128,7 @@ t.test('what is too much is refused in front, and never reaches the backends', a
   )
   const refused = answers.filter(({ status }) => status !== 200)
   t.ok(refused.length > 100 && refused.length < 200, `${refused.length} of 200 were refused`)
-  t.strictSame([...new Set(refused.map(({ status, body }) => `${status} ${body.code}`))], ['503 INFERENCE_OVERLOADED'])
+  t.strictSame([...new Set(refused.map(({ status, body }) => `${status} ${body.code}`))], ['429 INFERENCE_OVERLOADED'])
   for (const [i, { status, body }] of answers.entries()) {
     if (status === 200) t.strictSame(body.predictions, [{ outputs: { y: [i] } }])
   }

@@ -1,0 +1,33 @@
+/** Browser apps of other origins: which may read the answers of the service, and which headers of them. */
+import cors from '@fastify/cors'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+
+/** Headers of answers that a script may read besides those that it always may. */
+const EXPOSED = [
+  ...['ratelimit', 'ratelimit-policy', 'x-ratelimit-limit', 'x-ratelimit-remaining', 'x-ratelimit-reset'],
+  ...['retry-after', 'retry-after-ms', 'server-timing', 'x-error-code', 'inference-header-content-length', 'etag'],
+]
+
+/** How long a browser remembers what a preflight was answered, in seconds. */
+const MAX_AGE_SECONDS = 600
+
+/** A preflight as the Fetch standard has it. Any other OPTIONS asks which methods a URL has. */
+const isPreflight = ({ method, headers }: FastifyRequest): boolean =>
+  method === 'OPTIONS' && headers.origin !== undefined && headers['access-control-request-method'] !== undefined
+
+/**
+ * Lets scripts of these origins, or of all with `*`, read the answers of routes that are made from here on. Preflights
+ * are answered before any limit. `notFound` answers OPTIONS of unknown URLs.
+ */
+export async function allowOrigins(app: FastifyInstance, origins: readonly string[], notFound: () => never) {
+  const origin = origins.includes('*') ? '*' : [...origins]
+  const shared = { origin, exposedHeaders: EXPOSED, maxAge: MAX_AGE_SECONDS }
+  const [answer, pass] = [true, false].map(preflight => ({ ...shared, preflight }))
+  app.addHook('onRoute', route => {
+    // The plugin's own route for OPTIONS of any URL. Its preflights are answered by now.
+    if (route.url === '*' && route.method === 'OPTIONS') route.onRequest = notFound
+  })
+  await app.register(cors, {
+    delegator: (request, callback) => callback(null, isPreflight(request) ? answer : pass),
+  })
+}

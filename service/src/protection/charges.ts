@@ -1,0 +1,159 @@
+/**
+ * What one request is charged: as a request before its body is read (`limits`), then here for its work, and what of it is
+ * given back.
+ *
+ * Compute time is reserved before a run, by what the model is expected to take, and settled when nothing of the request
+ * runs any more, whatever became of its caller. So calls that come together overdraw a quota by no more than what their
+ * runs took beyond what was reserved for them.
+ */
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import type { RateLimitHandler, RequestRateLimit } from 'ml-api-rate-limiter'
+import { Refusal } from '../http/problem.js'
+import {
+  BackendUnavailable,
+  Cancelled,
+  DeadlineExceeded,
+  Overloaded,
+  Stopping,
+  WorkerLost,
+} from '../inference/errors.js'
+import type { ComputeMeter, Model, RunOutcome, RunResult } from '../inference/types.js'
+import type { PlanLimiters } from './limits.js'
+
+/** Callers whose fractions of a millisecond are remembered; the oldest goes first, and is charged so much less. */
+const MOST_FRACTIONS = 10_000
+
+/** What the service refused, or lost: its caller is not charged for it where nothing ran. */
+const OURS = [Overloaded, DeadlineExceeded, Stopping, BackendUnavailable, WorkerLost]
+
+type Awaitable<T> = T | Promise<T>
+
+/** Goes on at once where nothing has to be waited for: all requests pass here, and each promise costs a turn. */
+export function then<T, R>(value: Awaitable<T>, next: (value: T) => Awaitable<R>): Awaitable<R> {
+  return value instanceof Promise ? value.then(next) : next(value)
+}
+
+/** Whole milliseconds of fractions: what is cut off a charge is added to the next one of the same caller. */
+export class Fractions {
+  readonly #left = new Map<string, number>()
+
+  take(key: string, ms: number): number {
+    const all = ms + (this.#left.get(key) ?? 0)
+    const whole = Math.floor(all)
+    this.#left.delete(key)
+    const [oldest] = this.#left.keys()
+    if (oldest !== undefined && this.#left.size >= MOST_FRACTIONS) this.#left.delete(oldest)
+    this.#left.set(key, all - whole)
+    return whole
+  }
+}
+
+/** A caller, the limiters of its plan, which stay the request's own while others are read, and its charges. */
+export class Charges implements ComputeMeter {
+  /** Partition key. */
+  readonly key: string
+  readonly limiters: PlanLimiters
+  /** Costs of the work, for the functions that its policies have. */
+  rows = 0
+  reservedMs = 0
+  readonly #fractions: Fractions
+  readonly #log: FastifyBaseLogger
+  #request: RequestRateLimit | undefined
+  #work: RequestRateLimit | undefined
+  /** What became of its runs; undefined before, and while one goes on. */
+  #outcome: RunOutcome | undefined
+  /** Whether what was reserved is still to be brought to what ran. */
+  #isOpen = false
+  #settled: Promise<void> | undefined
+
+  constructor(key: string, limiters: PlanLimiters, fractions: Fractions, log: FastifyBaseLogger) {
+    this.key = key
+    this.limiters = limiters
+    this.#fractions = fractions
+    this.#log = log
+  }
+
+  /** One request. Gives the QuotaExceeded of a request that is denied. */
+  chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
+    return then(check(this.limiters.requests, request, reply), denial => {
+      if (denial === undefined) this.#request = request.rateLimit ?? undefined
+      return denial
+    })
+  }
+
+  /**
+   * The rows of a request, and what the model is expected to compute for them, in one decision. Undefined where there is
+   * nothing to wait for. Throws, or rejects with, QuotaExceeded; throws Refusal (413) for more rows than any wait could
+   * free.
+   */
+  reserve(request: FastifyRequest, reply: FastifyReply, model: Model, rows: number): Promise<void> | undefined {
+    const { plan, work, mostRows, mostComputeMs, computeNames } = this.limiters
+    if (work === undefined || (rows === 0 && computeNames.length === 0)) return undefined
+    if (rows > mostRows && mostRows > 0) {
+      const detail = `a request of ${rows} rows never fits the plan '${plan.name}'; send at most ${mostRows} at once`
+      throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
+    }
+    this.rows = rows
+    // At least one, so that nothing runs once all is used up; at most the quota, or it would never run.
+    this.reservedMs = Math.max(1, Math.min(Math.ceil(model.predictedMs?.(rows) ?? 0), mostComputeMs))
+    const denial = check(work, request, reply)
+    const end = (denied: object | undefined): void => {
+      if (denied !== undefined) throw denied
+      this.#work = request.rateLimit ?? undefined
+      this.#isOpen = computeNames.length > 0
+    }
+    if (denial instanceof Promise) return denial.then(end)
+    end(denial)
+    return undefined
+  }
+
+  /** The model says what ran for the request, once. */
+  ended(outcome: RunOutcome, computeMs: number): void {
+    this.#outcome = outcome
+    // Its caller is about to learn why, and `failed` what is given back.
+    if (outcome !== 'not-run') this.#settle(computeMs, outcome === 'unknown')
+  }
+
+  /** The run has answered. Undefined where there is nothing to wait for. */
+  served({ computeShareMs }: RunResult): Promise<void> | undefined {
+    this.#settle(computeShareMs, false)
+    return this.#settled
+  }
+
+  /** The run has failed, or there was none: gives back what did not run. Undefined where there is nothing to wait for. */
+  failed(error: unknown): Promise<void> | undefined {
+    const goesOn = error instanceof Cancelled || (error instanceof DeadlineExceeded && error.running)
+    const ran = this.#outcome === undefined ? goesOn : this.#outcome !== 'not-run'
+    if (ran) return this.#settled
+    if (!OURS.some(kind => error instanceof kind)) {
+      this.#settle(0, false)
+      return this.#settled
+    }
+    this.#isOpen = false
+    const given = [this.#request, this.#work].map(decision => decision?.refund())
+    return Promise.all(given).then(
+      () => {},
+      // The store is away; what was charged leaves with its window.
+      reason => this.#log.debug({ err: reason }, 'a charge stays'),
+    )
+  }
+
+  /** Brings what was reserved to what ran. `atLeast`: nobody knows how much it was, so the reservation stays. */
+  #settle(computeMs: number, atLeast: boolean): void {
+    const work = this.#work
+    if (work === undefined || !this.#isOpen) return
+    this.#isOpen = false
+    const whole = atLeast ? Math.ceil(computeMs) : this.#fractions.take(this.key, computeMs)
+    const more = whole - this.reservedMs
+    if (more === 0 || (more < 0 && atLeast)) return
+    const cost = Object.fromEntries(this.limiters.computeNames.map(name => [name, Math.abs(more)]))
+    this.#settled = (more > 0 ? work.charge(cost) : work.refund(cost)).catch(error => {
+      this.#log.warn({ err: error }, 'compute time could not be charged')
+    })
+  }
+}
+
+function check(limiter: RateLimitHandler, request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
+  request.trace?.limiterAsked()
+  return limiter.check(request, reply)
+}

@@ -1,6 +1,6 @@
 /** A reload that comes between the look-up of a model and its run: there rows are charged, which may take a while. */
 import t, { type Test } from 'tap'
-import { Fractions } from '../../service/src/protection/charges.js'
+import { Charges } from '../../service/src/protection/charges.js'
 import { buildService } from '../support/build.js'
 import { openFolder, writeModels } from '../support/onnx-folder.js'
 import { type Call, doubling, sendJson, startV2Server } from '../support/v2-server.js'
@@ -25,7 +25,7 @@ async function swapping(t: Test, version: string, output: string, width?: number
   const after = await backendOf(t, version, output, width)
   const { models, dir } = await openFolder(t, await backendOf(t, '1', 'first'))
   const service = await buildService(t, { RATE_LIMIT_MAX: 1000, REQUEST_TIMEOUT_MS: 120_000 }, models)
-  Fractions.prototype.reserve = async () => {
+  Charges.prototype.reserve = async () => {
     writeModels(dir, after)
     await models.reload()
   }

@@ -24,6 +24,7 @@ import { PlainBodyReader } from './inference/tensors/plain-body.js'
 import type { Models } from './inference/types.js'
 import { measureRequests } from './metrics/http.js'
 import { Metrics } from './metrics/metrics.js'
+import { ERRORS } from './openapi/errors.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { countRequests, Stats } from './playground/stats.js'
 import { type Limits, registerLimits } from './protection/limits.js'
@@ -118,7 +119,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   }
   if (config.docs) await collectRoutes(app)
   if (config.events) countRequests(app, stats)
-  if (metrics !== undefined) measureRequests(app, metrics)
+  if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
   const limits = await registerLimits(app, config, models, metrics)
 
   rememberRoutes(app)
@@ -136,7 +137,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit })
   if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
   if (metrics !== undefined) {
-    metrics.watch(models, config.redis !== undefined)
+    metrics.watch(models, () => limits.plans, config.redis !== undefined)
     await app.register(metricsRoutes, { metrics })
   }
   if (config.playground) await app.register(playgroundRoutes)

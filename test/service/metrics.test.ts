@@ -1,5 +1,7 @@
 import t from 'tap'
+import { ERRORS } from '../../service/src/openapi/errors.js'
 import { buildService, IRIS, inRedis, startService } from '../support/build.js'
+import { limitsFile } from '../support/limits-file.js'
 import { startRedis, until } from '../support/redis-fleet.js'
 
 /** The value of a series as it is written, labels and all; undefined where there is none. */
@@ -43,6 +45,32 @@ t.test('requests, decisions, Redis, queue and batches are counted as they happen
   t.notMatch(text, secret)
   t.notMatch(text, '127.0.0.1')
   t.notMatch(text, 'no-such-url')
+})
+
+t.test('every counter is there with 0 before anything has happened, so that its first rise is seen', async t => {
+  const { path } = limitsFile(t, {
+    anonymous: 'free',
+    plans: { free: { policies: [{ name: 'requests', limit: 9, window: '1s' }], concurrency: 2 } },
+  })
+  const { ask } = await buildService(t, { LIMITS_FILE: path })
+  const text = (await ask('/metrics')).payload
+  const is0 = (series: string) => t.equal(sampleOf(text, series), 0, series)
+  for (const status of ['2xx', '4xx', '5xx']) {
+    is0(`http_requests_total{route="/v1/predict",method="POST",status="${status}"}`)
+    is0(`http_requests_total{route="/v2/models/:model/infer",method="POST",status="${status}"}`)
+    is0(`http_requests_total{route="/v1/models",method="GET",status="${status}"}`)
+  }
+  for (const [status, code] of ERRORS) {
+    if (status >= 503) is0(`http_requests_shed_total{reason="${code}",status="5xx"}`)
+  }
+  for (const policy of ['requests', 'concurrency']) {
+    for (const outcome of ['allowed', 'denied', 'unchecked']) {
+      is0(`rate_limit_decisions_total{plan="free",policy="${policy}",outcome="${outcome}"}`)
+    }
+  }
+  for (const model of ['digits', 'digits-wide', 'iris']) is0(`inference_batches_failed_total{model="${model}"}`)
+  is0('inference_workers_lost_total')
+  for (const reason of ['timeout', 'unavailable']) is0(`rate_limit_store_errors_total{reason="${reason}"}`)
 })
 
 t.test('buckets add up: each holds those below it, and the last all', async t => {

@@ -7,9 +7,23 @@ import type { Count, Distribution } from './series.js'
 /** What all URLs without a route have in common, so that nobody makes up series. */
 const UNKNOWN = 'unknown'
 
-/** Counts requests of the routes that are made from here on, and of unknown URLs. */
-export function measureRequests(app: FastifyInstance, metrics: Metrics): void {
+/** Methods whose counters appear with their first request. Nobody waits for a fault of theirs. */
+const UNCOUNTED = ['HEAD', 'OPTIONS']
+
+/**
+ * Counts requests of the routes that are made from here on, and of unknown URLs. `errors`: status and code of all that
+ * there are.
+ */
+export function measureRequests(
+  app: FastifyInstance,
+  metrics: Metrics,
+  errors: readonly (readonly [status: number, code: string, ...more: readonly unknown[]])[],
+): void {
+  for (const [status, code] of errors) if (isShed(status, code)) metrics.beginShed(code, status)
   app.addHook('onRoute', route => {
+    // A list of methods is a route that refuses them.
+    if (typeof route.method === 'string' && !UNCOUNTED.includes(route.method))
+      metrics.beginRoute(route.url, route.method)
     const observe = observerOf(route.url, metrics)
     route.onResponse = [
       ...[route.onResponse ?? []].flat(),

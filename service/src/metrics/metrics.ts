@@ -40,6 +40,15 @@ export interface GateState {
   readonly limit: number
 }
 
+type WatchedModels = Pick<Models, 'list' | 'queueRows' | 'ready'>
+
+/** What counters need of a plan. */
+export interface WatchedPlan {
+  readonly name: string
+  readonly policies: readonly { readonly name: string }[]
+  readonly concurrency: number | undefined
+}
+
 export class Metrics {
   readonly contentType = Registry.PROMETHEUS_CONTENT_TYPE
   readonly #registry = new Registry()
@@ -80,6 +89,8 @@ export class Metrics {
   readonly #failures = new Counters('inference_batches_failed_total', 'Batches that gave no answer.', ['model'])
   readonly #workersLost = new Counters('inference_workers_lost_total', 'Workers that ended unasked.')
   #storeUp = true
+  #models: WatchedModels | undefined
+  #plans: () => readonly WatchedPlan[] = () => []
 
   constructor() {
     const families = [
@@ -95,8 +106,31 @@ export class Metrics {
       this.#storeErrors.of(reason)
   }
 
+  // Prometheus sees that a counter rises only if it has seen the counter before. So series begin at 0, before anything
+  // happens that they count.
+
+  beginRoute(route: string, method: string): void {
+    for (const status of ['2xx', '4xx', '5xx']) this.requests.of(route, method, status)
+  }
+
+  beginShed(code: string, status: number): void {
+    this.#shed.of(code, classOf(status))
+  }
+
+  /** Those of plans and models, which a reload changes. */
+  #beginLoaded(): void {
+    for (const { info } of this.#models?.list() ?? []) this.#failures.of(info.name)
+    for (const { name: plan, policies, concurrency } of this.#plans()) {
+      const names = [...policies.map(({ name }) => name), ...(concurrency === undefined ? [] : ['concurrency'])]
+      for (const policy of names)
+        for (const outcome of ['allowed', 'denied', 'unchecked']) this.#decisions.of(plan, policy, outcome)
+    }
+  }
+
   /** Adds what is read when somebody asks. `usesStore`: limits are counted in Redis. */
-  watch(models: Pick<Models, 'list' | 'queueRows' | 'ready'>, usesStore: boolean): void {
+  watch(models: WatchedModels, plans: () => readonly WatchedPlan[], usesStore: boolean): void {
+    this.#models = models
+    this.#plans = plans
     this.#gauge('rate_limit_store_up', '1 while Redis is asked, 0 while it is left alone; 1 without Redis.', () =>
       this.#storeUp ? 1 : 0,
     )
@@ -177,6 +211,7 @@ export class Metrics {
   }
 
   async text(): Promise<string> {
+    this.#beginLoaded()
     const [own, ofProcess] = await Promise.all([this.#registry.metrics(), this.#process.metrics()])
     return `${own}\n${ofProcess}`
   }

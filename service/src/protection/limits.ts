@@ -182,6 +182,11 @@ export class Limits {
     return this.#app.rateLimiter.reset(key)
   }
 
+  /** The plans that callers have now. */
+  get plans(): readonly Plan[] {
+    return this.#plans.all
+  }
+
   /** Reads the file again and takes all of it or, where something is wrong, nothing. Undefined where there is no file. */
   reload(): LimitsReload | undefined {
     if (this.#file === undefined) return undefined

@@ -23,7 +23,8 @@ function onPath(names: readonly string[]): string | undefined {
 
 function install(debianPackage: string): boolean {
   if (process.getuid?.() !== 0) return false
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
+  // RUNLEVEL: the package must not start a service of its own.
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
   const apt = (...args: string[]) => spawnSync('apt-get', args, { env }).status === 0
   const once = () => apt('install', '-y', '--no-install-recommends', debianPackage)
   return once() || (apt('update') && once())

@@ -18,8 +18,8 @@ COPY service service
 RUN npm run build
 
 FROM build AS test
-# For tests that stop, freeze and fill a Redis of their own, that open the page, and that do what the docs say.
-RUN apt-get update && apt-get install -y --no-install-recommends redis-server chromium curl openssl && rm -rf /var/lib/apt/lists/*
+# For tests that stop, freeze and fill a Redis, start the proxy, open the page, and do what the docs say.
+RUN apt-get update && apt-get install -y --no-install-recommends redis-server nginx-light chromium curl openssl && rm -rf /var/lib/apt/lists/*
 COPY . .
 CMD ["npm", "test"]
 
@@ -30,6 +30,20 @@ RUN npm ci --omit=dev --no-audit --no-fund \
     ! -path "*/$(node -p 'process.platform')/$(node -p 'process.arch')" -exec rm -rf {} +
 
 FROM ${NODE_IMAGE}
+ARG NODE_IMAGE
+# A release gives these; see docs/releasing.md.
+ARG VERSION=0.0.0-dev
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+ARG SOURCE=
+LABEL org.opencontainers.image.title="ml-api-rate-limiter" \
+      org.opencontainers.image.description="An HTTP inference service for ONNX models with exact rate limits" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${NODE_IMAGE}"
 ENV NODE_ENV=production
 WORKDIR /app
 COPY --from=production /app ./
@@ -37,9 +51,9 @@ COPY --from=build /app/plugin/dist plugin/dist
 COPY --from=build /app/service/dist service/dist
 COPY service/web service/web
 COPY models models
+COPY LICENSE deploy/healthcheck.mjs ./
 USER node
 EXPOSE 3000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT || 3000}/health/ready`).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 CMD ["node", "healthcheck.mjs"]
 # No shell and no npm between the signals and the service.
 CMD ["node", "service/dist/server.js"]

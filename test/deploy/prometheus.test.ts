@@ -86,14 +86,38 @@ t.test('alerts say what is wrong and how bad it is; panels have names of their o
   t.equal(new Set(panels.map(({ title }) => title)).size, panels.length)
 })
 
+t.test('no expression names a job: a user may call it anything', async t => {
+  for (const expression of expressions) t.notMatch(expression, /\bjob\s*(?:=~|!~|!=|=)/)
+})
+
+t.test('every alert has a test in which it fires, and one in which it does not', async t => {
+  const { tests } = parse(read('prometheus/rules.test.yml')) as {
+    tests: { alert_rule_test: { alertname: string; exp_alerts?: object[] }[] }[]
+  }
+  const cases = tests.flatMap(({ alert_rule_test }) => alert_rule_test)
+  for (const { alert } of rules) {
+    if (alert === undefined) continue
+    const ofAlert = cases.filter(({ alertname }) => alertname === alert)
+    t.ok(
+      ofAlert.some(({ exp_alerts = [] }) => exp_alerts.length > 0),
+      `${alert} fires`,
+    )
+    t.ok(
+      ofAlert.some(({ exp_alerts = [] }) => exp_alerts.length === 0),
+      `${alert} does not fire`,
+    )
+  }
+})
+
 const { error } = spawnSync('promtool', ['--version'])
 t.test(
-  'promtool takes rules, configuration and the answer of /metrics',
+  'promtool takes rules, their tests, configuration and the answer of /metrics',
   { skip: error === undefined ? false : 'promtool is not installed (Debian: apt-get install prometheus)' },
   async t => {
     const run = (args: string[], input?: string) => spawnSync('promtool', args, { encoding: 'utf8', input })
     for (const args of [
       ['check', 'rules', path('prometheus/rules.yml')],
+      ['test', 'rules', path('prometheus/rules.test.yml')],
       ['check', 'config', path('prometheus/prometheus.yml')],
     ]) {
       const { status, stdout, stderr } = run(args)

@@ -37,7 +37,7 @@ t.test('an answer that is lost on its way is not asked for again', async t => {
   const server = await startRedis(t)
   const proxy = await startProxy(t, server.port)
   const redis = await clientOf(t, proxy.port)
-  const app = await limited(t, { redis, max: 10, timeWindow: '1 hour', storeTimeout: 3000 })
+  const app = await limited(t, { redis, max: 10, timeWindow: '1 hour', storeTimeout: 1000 })
   await until('Redis has counted', async () => (await ask(app)).statusCode === 200)
   const before = Number(await remaining(app))
   proxy.dropsAnswers = true

@@ -86,7 +86,7 @@ for (const { name, options } of STORES) {
     const first = [ask(app), ask(app)]
     await until('both run', async () => held.running === 2)
     const denied = await ask(app)
-    t.match(denied.headers, { 'x-ratelimit-limit': '2', 'retry-after': /^(60|[345]\d)$/ })
+    t.match(denied.headers, { 'x-ratelimit-limit': '2', 'retry-after': '60' })
     t.equal(await inFlight(app), 2, 'who has no quota takes no place')
     held.open()
     await Promise.all(first)
@@ -96,13 +96,12 @@ for (const { name, options } of STORES) {
 t.test('in Redis: a request that runs longer than a place lives keeps its place', async t => {
   const held = gate()
   const shared = inRedis(t)
-  const ttl = 2000
-  const options = { ...shared, concurrency: { max: 1, ttl } }
+  const options = { ...shared, concurrency: { max: 1, ttl: 300 } }
   const app = await limited(t, options, app => app.get('/', held.handler))
   const running = ask(app)
   await until('it runs', async () => held.running === 1)
-  await new Promise(resolve => setTimeout(resolve, 2 * ttl))
-  t.equal((await ask(app)).statusCode, 429, 'two lives later')
+  await new Promise(resolve => setTimeout(resolve, 1000))
+  t.equal((await ask(app)).statusCode, 429, 'three lives later')
   held.open()
   t.equal((await running).statusCode, 200)
 })
@@ -123,7 +122,7 @@ t.test('in Redis: a place lost with the store is taken again by its holder', asy
 t.test('in Redis: the places of a replica that was killed are free when their life ends', async t => {
   const shared = inRedis(t)
   const script = fileURLToPath(new URL('../support/holder.mjs', import.meta.url))
-  const app = await limited(t, { ...shared, concurrency: { max: 2, ttl: 5000 } })
+  const app = await limited(t, { ...shared, concurrency: { max: 2, ttl: 1000 } })
   const child = spawn(process.execPath, [script, shared.nameSpace as string], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env: childEnv(),
@@ -135,7 +134,9 @@ t.test('in Redis: the places of a replica that was killed are free when their li
   child.kill('SIGKILL')
   await once(child, 'exit')
   t.equal((await ask(app)).statusCode, 429, 'nobody knows yet')
-  await until('the places are free', async () => (await inFlight(app)) === 0)
+  const killed = Date.now()
+  await until('the places are free', async () => (await inFlight(app)) === 0, 5000)
+  t.ok(Date.now() - killed < 2500)
   t.equal((await ask(app)).statusCode, 200)
 })
 
@@ -155,7 +156,7 @@ t.test('in Redis: a request that ends while its app closes gives its place back'
   held.open()
   t.equal(await answered, 200)
   await closed
-  await until('its place is free', async () => (await inFlight(other)) === 0)
+  await until('its place is free', async () => (await inFlight(other)) === 0, 5000)
 })
 
 t.test('a place given twice to the same request is given back with the response', async t => {

@@ -112,7 +112,7 @@ t.test('an earlier route of two registrations is charged once by each', async t 
   await app.register(async scope => void scope.get('/inside', async () => 'ok'))
   await app.register(rateLimit, { ...LIMIT, max: 3 })
   t.strictSame(await statuses(app, 2), [200, 200])
-  t.match((await app.inject('/')).headers.ratelimit, /^"default";r=2;t=\d+, "default";r=0;t=\d+$/)
+  t.equal((await app.inject('/')).headers.ratelimit, '"default";r=2;t=60, "default";r=0;t=60')
   t.strictSame(await statuses(app, 1, '/inside'), [429])
 })
 

@@ -3,7 +3,7 @@ import { Redis } from 'ioredis'
 import { parseList } from 'structured-headers'
 import t from 'tap'
 import { limitField, policyField } from '../../plugin/src/headers.js'
-import { ask, frozenDate, limited, STORES, statuses } from '../support/plugin.js'
+import { ask, limited, STORES, statuses } from '../support/plugin.js'
 
 t.test('an allowed request is told its quota, what is left and until when', async t => {
   const app = await limited(t, { max: 2, timeWindow: '1 minute' })
@@ -19,7 +19,6 @@ t.test('an allowed request is told its quota, what is left and until when', asyn
 })
 
 t.test('a denied one is told when to come back, with the body that Fastify gives to errors', async t => {
-  frozenDate(t)
   const app = await limited(t, { max: 1, timeWindow: '1 minute' })
   await ask(app)
   const response = await ask(app)
@@ -42,7 +41,7 @@ for (const { name, options } of STORES) {
     const app = await limited(t, {
       ...options(t),
       policies: [
-        { name: 'burst', max: 2, timeWindow: '1 minute' },
+        { name: 'burst', max: 2, timeWindow: '10 seconds' },
         { name: 'daily', max: 3, timeWindow: '1 day', unit: 'content-bytes' },
       ],
     })
@@ -50,17 +49,17 @@ for (const { name, options } of STORES) {
     t.match(first.headers, {
       'x-ratelimit-limit': '2',
       'x-ratelimit-remaining': '1',
-      'x-ratelimit-reset': '60',
-      'ratelimit-policy': '"burst";q=2;w=60, "daily";q=3;qu="content-bytes";w=86400',
-      ratelimit: '"burst";r=1;t=60, "daily";r=2;t=86400',
+      'x-ratelimit-reset': '10',
+      'ratelimit-policy': '"burst";q=2;w=10, "daily";q=3;qu="content-bytes";w=86400',
+      ratelimit: '"burst";r=1;t=10, "daily";r=2;t=86400',
     })
     await ask(app)
     const burst = await ask(app)
-    t.match(burst.headers, { 'x-ratelimit-limit': '2', 'retry-after': /^(60|[345]\d)$/ })
+    t.match(burst.headers, { 'x-ratelimit-limit': '2', 'retry-after': '10' })
     await app.rateLimiter.refund('lone', { burst: 2 })
     await ask(app)
     const daily = await ask(app)
-    t.match(daily.headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '0', 'retry-after': /^86[34]\d\d$/ })
+    t.match(daily.headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '0', 'retry-after': '86400' })
   })
 }
 
@@ -114,7 +113,6 @@ t.test('numbers beyond fifteen digits are cut to what a structured field can hol
 })
 
 t.test('the draft names, hidden headers and no standard fields, as the options say', async t => {
-  frozenDate(t)
   const draft = await limited(t, { max: 1, enableDraftSpec: true, standardHeaders: false })
   t.match((await ask(draft)).headers, { 'ratelimit-limit': '1', 'ratelimit-remaining': '0', 'ratelimit-reset': '60' })
   t.match((await ask(draft)).headers, { 'ratelimit-limit': '1', 'retry-after': '60' })

@@ -79,7 +79,7 @@ for (const [where, options] of Object.entries(stores)) {
     t.equal(first.headers['x-ratelimit-remaining'], '0')
     const second = await app.inject('/')
     t.equal(second.statusCode, 429)
-    t.match(second.json(), { message: /^Rate limit exceeded, retry in / })
-    t.match(second.headers['retry-after'], /^(60|[45]\d)$/)
+    t.match(second.json(), { message: 'Rate limit exceeded, retry in 1 minute' })
+    t.equal(second.headers['retry-after'], '60')
   })
 }

@@ -1,7 +1,6 @@
 import { QuotaExceeded } from 'ml-api-rate-limiter'
 import t from 'tap'
-import { ask, atOnce, limited, STORES, statuses } from '../support/plugin.js'
-import { until } from '../support/redis-fleet.js'
+import { ask, limited, STORES, statuses } from '../support/plugin.js'
 
 for (const { name, options } of STORES) {
   t.test(`${name}: cost known only after the work is charged then, and may overdraw`, async t => {
@@ -121,30 +120,20 @@ for (const { name, options } of STORES) {
   })
 
   t.test(`${name}: who goes on although denied waits a whole window from then, with continueExceeding`, async t => {
-    const windowMs = 1000
-    const app = await limited(t, { ...options(t), max: 1, timeWindow: windowMs, continueExceeding: true })
+    const app = await limited(t, { ...options(t), max: 1, timeWindow: 600, continueExceeding: true })
     t.equal((await ask(app)).statusCode, 200)
     const start = Date.now()
-    let last = start
-    // For longer than a window. Where the machine stood still for a whole one, it says nothing.
-    while (Date.now() < start + 1.5 * windowMs) {
-      const { statusCode } = await ask(app)
-      const now = Date.now()
-      t.ok(statusCode === 429 || now - last >= windowMs, `${statusCode} after ${now - last} ms`)
-      last = now
+    while (Date.now() < start + 900) {
+      t.equal((await ask(app)).statusCode, 429)
       await new Promise(resolve => setTimeout(resolve, 100))
     }
-    const longest = Date.now()
-    t.strictSame((await atOnce(app, 2)).at(-1), 429, 'denied again')
-    await until('it is admitted', async () => {
-      await new Promise(resolve => setTimeout(resolve, windowMs + 20))
-      return (await ask(app)).statusCode === 200
-    })
-    t.ok(Date.now() - longest > windowMs)
+    t.match(await app.rateLimiter.status('lone'), { policies: [{ remaining: 0 }] })
+    await new Promise(resolve => setTimeout(resolve, 620))
+    t.equal((await ask(app)).statusCode, 200)
   })
 
   t.test(`${name}: the block doubles with every denial in a row, with exponentialBackoff`, async t => {
-    const app = await limited(t, { ...options(t), max: 1, timeWindow: '1 hour', exponentialBackoff: true, ban: 2 })
+    const app = await limited(t, { ...options(t), max: 1, timeWindow: 1000, exponentialBackoff: true, ban: 2 })
     const waits: unknown[] = []
     for (let attempt = 0; attempt < 4; attempt++) {
       const { statusCode, headers } = await ask(app)
@@ -152,9 +141,9 @@ for (const { name, options } of STORES) {
     }
     t.strictSame(waits, [
       [200, undefined],
-      [429, '3600'],
-      [429, '7200'],
-      [403, '14400'],
+      [429, '1'],
+      [429, '2'],
+      [403, '4'],
     ])
     await app.rateLimiter.reset('lone')
     t.equal((await ask(app)).statusCode, 200)
@@ -162,9 +151,9 @@ for (const { name, options } of STORES) {
 
   t.test(`${name}: denials in a window are counted for the ban, and forgotten with it`, async t => {
     const app = await limited(t, { ...options(t), max: 1, timeWindow: 400, ban: 1 })
-    t.strictSame(await atOnce(app, 4), [200, 429, 403, 403])
+    t.strictSame(await statuses(app, 4), [200, 429, 403, 403])
     await new Promise(resolve => setTimeout(resolve, 420))
-    t.strictSame(await atOnce(app, 3), [200, 429, 403])
+    t.strictSame(await statuses(app, 3), [200, 429, 403])
   })
 }
 

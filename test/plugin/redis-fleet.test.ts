@@ -132,7 +132,7 @@ t.test('on a cluster of three masters', async t => {
       nameSpace: 'failover:',
       max: 2,
       timeWindow: '1 hour',
-      storeTimeout: 3000,
+      storeTimeout: 1000,
       onStoreError: 'deny',
       denyMemory: false,
     })
@@ -167,7 +167,7 @@ t.test('with Sentinel, the limiter goes on with the new master', async t => {
   redis.on('error', () => {})
   t.teardown(() => redis.disconnect())
   await until('the client is ready', async () => redis.status === 'ready')
-  const options = { max: 5, timeWindow: '1 hour', storeTimeout: 3000, denyMemory: false } as const
+  const options = { max: 5, timeWindow: '1 hour', storeTimeout: 1000, denyMemory: false } as const
   const app = await replica(t, { redis, onStoreError: 'deny', ...options })
   t.equal(count(await statuses(app, 3, () => 'lone'), 200), 3)
   await master.client().call('WAIT', 1, 2000)

@@ -80,7 +80,7 @@ t.test('a lost store is left alone after some failures, tried behind the scenes,
       nameSpace: 'lost:',
       max: 3,
       timeWindow: '1 hour',
-      storeTimeout: 1000,
+      storeTimeout: 100,
       onStoreError: 'local',
       denyMemory: false,
     },
@@ -110,7 +110,7 @@ t.test('a lost store is left alone after some failures, tried behind the scenes,
 t.test('a check that was given up on charges nothing when Redis wakes up', async t => {
   const server = await startRedis(t)
   const redis = clientOf(t, server)
-  const app = await limited(t, { redis, nameSpace: 'late:', max: 10, timeWindow: '1 hour', storeTimeout: 1000 })
+  const app = await limited(t, { redis, nameSpace: 'late:', max: 10, timeWindow: '1 hour', storeTimeout: 80 })
   await until('Redis answers', async () => (await ask(app)).statusCode === 200)
   const remaining = (await app.rateLimiter.status('lone'))?.policies[0]?.remaining
   await freeze(server)

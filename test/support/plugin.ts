@@ -56,27 +56,6 @@ export async function statuses(app: App, times: number, request: InjectOptions |
   return list
 }
 
-/** A date that a test moves; in the process, windows follow it. In Redis time is real. */
-export function frozenDate(t: Test): { advance(ms: number): void } {
-  const real = Date.now
-  let now = real()
-  Date.now = () => now
-  t.teardown(() => {
-    Date.now = real
-  })
-  return {
-    advance: ms => {
-      now += ms
-    },
-  }
-}
-
-/** Asks all at once, in one turn of the event loop: whatever else the machine does, no window passes between them. */
-export async function atOnce(app: App, times: number, request: InjectOptions | string = '/'): Promise<number[]> {
-  const answers = await Promise.all(Array.from({ length: times }, () => app.inject(request)))
-  return answers.map(({ statusCode }) => statusCode)
-}
-
 /** Both ways of counting, for tests that must hold for either. */
 export const STORES: readonly { name: string; options: (t: Test) => RateLimitPluginOptions }[] = [
   { name: 'in process', options: () => ({}) },

@@ -400,8 +400,8 @@ export const registrationOptions = {
   ),
   /**
    * Stands in front of every key in Redis. Replicas must have the same one. The default names the program by its package
-   * and script, so that two programs on one Redis do not count together. Several apps of one process
-   * [should each have their own](how-it-works.md#keys-and-name-spaces).
+   * and script, so that two programs on one Redis do not count together. Apps of one process have the same default:
+   * [give each its own](how-it-works.md#keys-and-name-spaces).
    * @default from package and script
    * @example nameSpace: 'shop:limits:'
    */

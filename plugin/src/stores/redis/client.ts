@@ -32,24 +32,8 @@ export interface Connection {
   onReady(listener: () => void): () => void
 }
 
-/** One for each client, so that many registrations listen to it only once. */
-const connections = new WeakMap<RedisClient, Connection>()
-
-/** The connection of a client of `ioredis`, or of one that has its methods. */
+/** A client of `ioredis`, or one that has its methods. */
 export function connectionOf(client: RedisClient): Connection {
-  let connection = connections.get(client)
-  if (connection === undefined) {
-    connection = connect(client)
-    connections.set(client, connection)
-  }
-  return connection
-}
-
-function connect(client: RedisClient): Connection {
-  const listeners = new Set<() => void>()
-  const onReady = () => {
-    for (const listener of [...listeners]) listener()
-  }
   return {
     get status() {
       switch (client.status) {
@@ -70,14 +54,8 @@ function connect(client: RedisClient): Connection {
     evalsha: (sha, keys, args) => client.evalsha(sha, keys.length, ...keys, ...args),
     eval: (source, keys, args) => client.eval(source, keys.length, ...keys, ...args),
     onReady: listener => {
-      // Each call ends by itself, though two may pass the same function.
-      const own = () => listener()
-      if (listeners.size === 0) client.on('ready', onReady)
-      listeners.add(own)
-      return () => {
-        listeners.delete(own)
-        if (listeners.size === 0) client.off('ready', onReady)
-      }
+      client.on('ready', listener)
+      return () => void client.off('ready', listener)
     },
   }
 }

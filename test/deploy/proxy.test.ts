@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { readConfig } from '../../service/src/config.js'
 import { clientOf, IRIS, startService } from '../support/build.js'
-import { freePort, until } from '../support/redis-fleet.js'
 import {
   Load,
   lost,
@@ -22,7 +21,8 @@ import {
   startProxy,
   startReplica,
   vanish,
-} from './proxy-process.js'
+} from '../support/proxy.js'
+import { freePort, until } from '../support/redis-fleet.js'
 
 const PER_SECOND = 200
 const defaults = readConfig({})

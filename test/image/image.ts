@@ -8,10 +8,10 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { readConfig } from '../../service/src/config.js'
-import { Load, lost, sendLongBody } from '../deploy/proxy-process.js'
 import { clientOf } from '../support/build.js'
+import { askInside, engine, inspect, must, NO_COMPOSE, NO_ENGINE } from '../support/engine.js'
+import { Load, lost, sendLongBody } from '../support/proxy.js'
 import { freePort, until } from '../support/redis-fleet.js'
-import { askInside, engine, inspect, must, NO_COMPOSE, NO_ENGINE } from './engine.js'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const TAG = `ml-api-rate-limiter:test-${process.pid}`

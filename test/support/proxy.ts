@@ -9,13 +9,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-import { childEnv } from '../support/child-env.js'
-import { findProgram } from '../support/program.js'
-import { freePort, until } from '../support/redis-fleet.js'
+import { childEnv } from './child-env.js'
+import { findProgram } from './program.js'
+import { freePort, until } from './redis-fleet.js'
 
 const START = fileURLToPath(new URL('../../deploy/proxy/start.sh', import.meta.url))
 
-const REPLICA = fileURLToPath(new URL('replica.mjs', import.meta.url))
+const REPLICA = fileURLToPath(new URL('stand-in.mjs', import.meta.url))
 
 /** False where nginx is installed, else why tests of the proxy are skipped. */
 export const NO_NGINX =

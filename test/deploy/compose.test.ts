@@ -104,7 +104,7 @@ t.test('the proxy is told the settings that its limits follow', async t => {
   const { environment = {} } = base.services.proxy as Container
   const start = read('deploy/proxy/start.sh')
   for (const name of Object.keys(environment)) t.match(start, `\${${name}:-`, name)
-  for (const name of ['BODY_LIMIT', 'REQUEST_TIMEOUT_MS']) t.equal(environment[name], null, name)
+  for (const name of ['BODY_LIMIT', 'REQUEST_TIMEOUT_MS', 'UPLOAD_TIMEOUT_MS']) t.equal(environment[name], null, name)
 })
 
 t.test('a stop is given the time that it takes', async t => {

@@ -272,6 +272,7 @@ t.test(
     const body = await configOf(t, {})
     t.match(body, `client_max_body_size ${defaults.bodyLimit};`)
     t.match(body, `proxy_next_upstream_timeout ${defaults.requestTimeoutMs}ms;`)
+    t.match(body, `client_body_timeout ${defaults.uploadTimeoutMs}ms;`)
     t.match(await configOf(t, { BODY_LIMIT: '', REQUEST_TIMEOUT_MS: 900 }), /proxy_read_timeout 1300ms;/)
     t.notMatch(body, '${', 'everything is filled in')
     for (const wrong of ['1m', '-1', '0', '1; return 200']) {

@@ -2,7 +2,7 @@ import { SlidingLog } from '../../plugin/dist/window.js'
 import { randomOf } from '../arrivals.mjs'
 import { zipf } from './zipf.mjs'
 
-/** A denial is remembered for a second at most; see plugin/src/stores/deny-memory.ts. */
+/** A denial is remembered for a second at most; see plugin/src/stores/redis/denials.ts. */
 const DENY_MEMORY_MS = 1000
 /** The default of the plugin: where the quota is larger than 1 / precision, a slice shares an entry. */
 const PRECISION = 0.01
@@ -50,7 +50,7 @@ export function simulate(given) {
       log = new SlidingLog()
       logs.set(key, log)
     }
-    const { retryMs } = log.read(now, windowMs, windowMs, max, 1)
+    const { retryMs } = log.read(now, windowMs, max, 1)
     if (retryMs === 0) {
       log.append(now, 1, sliceMs)
       counted.admitted += counts

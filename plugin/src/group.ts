@@ -10,6 +10,9 @@ export interface GroupLog {
   readonly sliced: boolean
 }
 
+/** Logs that are remembered as sliced though their window is a function. */
+const MOST_GIVEN = 1000
+
 /**
  * The logs that the limiters of one group share. Each distinct window of a policy has a log, and a request that one
  * limiter admits is charged to all of them.
@@ -20,6 +23,8 @@ export class Group {
   /** A fraction of the window; the same for all limiters, because their entries stand in the same logs. */
   readonly precision: number
   readonly #logs = new Map<string, GroupLog>()
+  /** Sliced logs whose window a function has given. */
+  readonly #given = new Set<string>()
   #version = 0
 
   constructor(precision: number) {
@@ -44,8 +49,9 @@ export class Group {
   /** Whether a log is sliced, given one more quota on it. */
   isSliced(log: string, limit: number): boolean {
     const known = this.#logs.get(log)
-    const sliced = known?.sliced === true || sharesSlices(limit, this.precision)
+    const sliced = known?.sliced === true || this.#given.has(log) || sharesSlices(limit, this.precision)
     if (known !== undefined && sliced && !known.sliced) this.#set({ ...known, sliced })
+    if (known === undefined && sliced && this.#given.size < MOST_GIVEN) this.#given.add(log)
     return sliced
   }
 

@@ -19,7 +19,7 @@ import { requestLog } from './http/request-log.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
 import { discardRest, isUnread } from './http/unread-body.js'
 import type { InferenceEvent } from './inference/index.js'
-import { jsonFault } from './inference/tensors/json-text.js'
+import { readJsonText } from './inference/tensors/json-text.js'
 import { PlainBodyReader } from './inference/tensors/plain-body.js'
 import type { Models } from './inference/types.js'
 import { measureRequests } from './metrics/http.js'
@@ -109,7 +109,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   app.decorateRequest('refusedAs', null)
   app.setErrorHandler(sendErrorInForm)
   const plain = new PlainBodyReader()
-  acceptJsonOnly(app, { readPlain: body => plain.read(body), faultOf: jsonFault }, config.unpackedBodyLimit)
+  acceptJsonOnly(app, { readPlain: body => plain.read(body), read: readJsonText }, config.unpackedBodyLimit)
   // Schemas of answers are for the OpenAPI document.
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   if (config.corsOrigins.length > 0) {

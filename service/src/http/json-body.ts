@@ -5,32 +5,38 @@ import { Refusal } from './problem.js'
 
 /** Reads the bytes of bodies. `inference/tensors` has the functions, since both protocols need them. */
 export interface BodyReader {
-  /** The value of a body in the commonest form; undefined where it is left to JSON.parse. */
+  /** The value of a body in the commonest form; undefined where it is left to `read`. */
   readPlain(body: Buffer): unknown
-  /** Why these bytes are not to be parsed as JSON; undefined where they may be. */
-  faultOf(body: Buffer): string | undefined
+  /** The value of any other body with its text, or what is wrong with it. */
+  read(
+    body: Buffer,
+  ): { readonly text: string; readonly value: unknown; readonly fault?: undefined } | { readonly fault: string }
 }
 
 /** Takes JSON alone on `app` and its plugins, also packed, but no more than `unpackedLimit` bytes of it. */
 export function acceptJsonOnly(app: FastifyInstance, reader: BodyReader, unpackedLimit: number): void {
-  const parse = app.getDefaultJsonParser('error', 'error')
+  const parseWary = app.getDefaultJsonParser('error', 'error')
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, packed, done) => {
     const { headers } = request
     unpackBody(headers, packed, unpackedLimit, (error, body) => {
-      let plain: unknown
+      let read: ReturnType<BodyReader['read']>
       try {
         if (error !== null) throw error
         checkCharset(headers['content-type'])
-        plain = reader.readPlain(body)
-        const fault = plain === undefined ? reader.faultOf(body) : undefined
-        if (fault !== undefined) throw new Refusal({ status: 400, code: 'INVALID_JSON', detail: fault })
+        const plain = reader.readPlain(body)
+        read = plain === undefined ? reader.read(body) : { text: '', value: plain }
+        if (read.fault !== undefined) throw new Refusal({ status: 400, code: 'INVALID_JSON', detail: read.fault })
       } catch (refusal) {
         done(refusal as FastifyError)
         return
       }
-      if (plain === undefined) parse(request, body.toString('utf8'), done)
-      else done(null, plain)
+      if (mayPoison(read.text)) parseWary(request, read.text, done)
+      else done(null, read.value)
     })
   })
 }
+
+/** Whether a text may have members that JavaScript gives a meaning to. Nearly none has, and to look closer takes as long as to parse. */
+const mayPoison = (json: string): boolean =>
+  json.includes('__proto__') || json.includes('constructor') || json.includes('\\u')

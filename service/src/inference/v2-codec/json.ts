@@ -5,7 +5,7 @@
 import { InvalidInput } from '../errors.js'
 import { allocate, elementCount, isInteger } from '../tensors/datatype.js'
 import { JsonBytes } from '../tensors/json-bytes.js'
-import { jsonFault } from '../tensors/json-text.js'
+import { readJsonText } from '../tensors/json-text.js'
 import { findRagged, type Misfit, writeNestedLists } from '../tensors/nested.js'
 import { showShape } from '../tensors/signature.js'
 import { refusal, writeElements } from '../tensors/tensor.js'
@@ -19,27 +19,16 @@ export interface JsonDocument {
 
 /** Parses the JSON of a message. Throws InvalidInput. */
 export function readJson(bytes: Buffer): JsonDocument {
-  if (bytes.length === 0) throw invalid('', 'the body is empty where a JSON object is needed')
-  const fault = jsonFault(bytes)
-  if (fault !== undefined) throw invalid('', fault)
-  const marked = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf
-  const text = bytes.toString('utf8', marked ? 3 : 0)
+  const read = readJsonText(bytes)
+  if (read.fault !== undefined) throw invalid('', read.fault)
+  const { text, value } = read
   let exact: unknown
   return {
-    value: parse(text),
+    value,
     exact: () => {
       exact ??= JSON.parse(quoteLongIntegers(text))
       return exact
     },
-  }
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    const [, place] = /at position (\d+)/.exec((error as Error).message) ?? []
-    throw invalid('', `the body is not valid JSON${place === undefined ? '' : ` from character ${place} on`}`)
   }
 }
 

@@ -15,9 +15,15 @@ t.test('plain bodies are what JSON.parse makes of them', async t => {
     ' {\t"version" : "1" ,\r\n"model":"m", "features" : [ 1 , 2 ] } ',
     '{"features":[]}',
     '{"features":[[],[1]]}',
-    '{"features":7}',
     '{"features":"a text, and {[none]} of its signs"}',
     '{"model":"","features":[123456789,1234567890,123456789012345,0.1,1.10,0.000001,99999.9999999999]}',
+    '{"features":[1e3,1E-5,1.5e+2,-2.5e-07,1e400,1e-400,0e5,0.0e-9,1e0000000000000001,12e-99999999999]}',
+    '{"features":[1234567890123456,9007199254740993,12345678901234567890,123456789012345678901234567890]}',
+    '{"features":[0.1234567890123456,0.30000001192092896,-0.8376536965370178,5e-324,1.7976931348623157e308]}',
+    '{"features":[0.000000000000000000000000000000000001,2.2250738585072011e-308,0.1000000000000000055511151231257827]}',
+    '{"inputs":{"a":[1,2],"b b":[[3.5]],"":[]},"model":"m"}',
+    '{"inputs":{}}',
+    '{ "inputs" : { "2" : [ 1 ] , "1" : [ ] , "2" : [ 3 ] } }',
   ]) {
     t.strictSame(read(text), JSON.parse(text), text)
   }
@@ -46,11 +52,25 @@ t.test('anything else is left to JSON.parse', async t => {
     '{"features":[.5]}',
     '{"features":[1.]}',
     '{"features":[1.,2]}',
-    '{"features":[1e3]}',
-    '{"features":[1.5E3]}',
-    '{"features":[1234567890123456]}',
-    '{"features":[0.1234567890123456]}',
     '{"features":[1.2.3]}',
+    '{"features":[1e]}',
+    '{"features":[1e+]}',
+    '{"features":[1e5.5]}',
+    '{"features":[e5]}',
+    '{"features":[--1]}',
+    '{"features":[-]}',
+    '{"features":[-,1]}',
+    '{"features":[1,-]}',
+    '{"features":[1,]}',
+    '{"features":[1,2 3]}',
+    '{"features":7}',
+    '{"inputs":{"a":1}}',
+    '{"inputs":{"a":{"b":[1]}}}',
+    '{"inputs":{"__proto__":[1]}}',
+    '{"inputs":{"constructor":[1]}}',
+    '{"inputs":{"a":[1],}}',
+    '{"inputs":{"\\u0061":[1]}}',
+    '{"inputs":{"a" [1]}}',
     '{"features":[true,null]}',
     '{"features":["1"]}',
     '{"features":[{}]}',
@@ -79,7 +99,7 @@ const odd = fc
     sign: fc.constantFrom('', '-'),
     whole: digits(17).map(list => list.join('')),
     decimals: fc.option(digits(20), { nil: undefined }),
-    exponent: fc.option(fc.integer({ min: -30, max: 30 }), { nil: undefined }),
+    exponent: fc.option(fc.integer({ min: -330, max: 330 }), { nil: undefined }),
   })
   .map(({ sign, whole, decimals, exponent }) => {
     const fraction = decimals === undefined ? '' : `.${decimals.join('')}`
@@ -92,7 +112,9 @@ const number = fc.oneof(
     weight: 30,
     arbitrary: plain.map(([sign, whole, rest]) => `${sign}${whole}${rest === undefined ? '' : `.${rest.join('')}`}`),
   },
-  { weight: 1, arbitrary: odd },
+  { weight: 10, arbitrary: odd },
+  { weight: 10, arbitrary: fc.double({ noNaN: true, noDefaultInfinity: true }).map(value => JSON.stringify(value)) },
+  { weight: 10, arbitrary: fc.float({ noNaN: true, noDefaultInfinity: true }).map(value => JSON.stringify(value)) },
 )
 const list = fc.letrec<{ list: string; value: string }>(tie => ({
   value: fc.oneof({ maxDepth: 5 }, number, tie('list')),
@@ -100,9 +122,15 @@ const list = fc.letrec<{ list: string; value: string }>(tie => ({
     .array(fc.tuple(space, tie('value'), space), { maxLength: 12 })
     .map(values => `[${values.map(parts => parts.join('')).join(',')}]`),
 })).list
+const inputs = fc
+  .array(fc.tuple(fc.constantFrom('a', 'b', '1', '__proto__', 'long name'), space, list), { maxLength: 3 })
+  .map(named => `{${named.map(([name, before, value]) => `"${name}":${before}${value}`).join(',')}}`)
 const body = fc
   .tuple(space, list, space, fc.constantFrom('"model":"digits",', '"version":"12","model":"m",', ''))
-  .map(([before, features, after, others]) => `{${before}${others}"features":${features}${after}}`)
+  .chain(parts => fc.tuple(fc.constant(parts), inputs, fc.nat(3)))
+  .map(([[before, features, after, others], named, odd]) =>
+    odd === 0 ? `{${others}${before}"inputs":${named}${after}}` : `{${before}${others}"features":${features}${after}}`,
+  )
 
 const parsed = (text: string): unknown => {
   try {
@@ -124,7 +152,8 @@ const agrees = (bytes: Buffer): boolean => {
   return (
     other !== undefined &&
     JSON.stringify(own) === JSON.stringify(other) &&
-    sameZeros(own.features, (other as typeof own).features)
+    sameZeros(own.features, (other as typeof own).features) &&
+    sameZeros(Object.values(own.inputs ?? {}), Object.values((other as typeof own).inputs ?? {}))
   )
 }
 

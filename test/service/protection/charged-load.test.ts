@@ -17,20 +17,20 @@ import { answerDouble, startV2Server, type V2Server } from '../../support/v2-ser
 t.setTimeout(600_000)
 
 const SEED = Number(process.env.FUZZ_SEED ?? 1)
-const REQUESTS = 500
-const LANES = 16
+const REQUESTS = 400
+const LANES = 12
 const CALLERS = Array.from({ length: 5 }, (_, index) => `203.0.113.${index + 1}`)
 /** More than anybody can use, so that all of it is seen. */
 const PLENTY = 1_000_000_000
 
 const asked = fc.record({
   caller: fc.constantFrom(...CALLERS),
-  model: fc.constantFrom('slow', 'slow', 'double'),
+  model: fc.constantFrom('slow', 'double'),
   protocol: fc.constantFrom('v1', 'v2'),
   rows: fc.oneof({ weight: 3, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.integer({ min: 0, max: 9 }) }),
-  timeoutMs: fc.option(fc.integer({ min: 1, max: 400 }), { nil: undefined }),
+  timeoutMs: fc.option(fc.integer({ min: 1, max: 1000 }), { nil: undefined, freq: 2 }),
   /** When the caller hangs up. */
-  abortAfterMs: fc.option(fc.integer({ min: 0, max: 150 }), { nil: undefined }),
+  abortAfterMs: fc.option(fc.integer({ min: 0, max: 500 }), { nil: undefined, freq: 2 }),
   /** Whether its rows do not fit the model. */
   isBroken: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(true) }),
 })
@@ -85,7 +85,12 @@ function bodyOf({ model, protocol, rows, isBroken }: Asked): [path: string, body
 for (const { name, settings } of STORES) {
   t.test(`what is charged is what ran, to the millisecond, whatever happens meanwhile, ${name}`, async (t: Test) => {
     t.comment(`seed ${SEED}`)
-    const infer: typeof answerDouble = (call, response) => void setTimeout(() => answerDouble(call, response), 15)
+    let calls = 0
+    const infer: typeof answerDouble = (call, response) => {
+      // Now and then a connection is lost while a call is on it.
+      if (++calls % 9 === 0) response.socket?.destroy()
+      else setTimeout(() => answerDouble(call, response), 15)
+    }
     const backends: V2Server[] = [await startV2Server(t, { infer }), await startV2Server(t, { infer })]
     const urls = backends.map(({ url }) => url)
     const files = {

@@ -203,7 +203,7 @@ for (const { name, settings } of STORES) {
 }
 
 t.test('callers that hang up are charged for what ran, and for nothing that did not', async t => {
-  const files = { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(1024, 32) }
+  const files = { 'slow/model.json': { maxBatchRows: 1 }, 'slow/1/model.onnx': slow(512, 8) }
   const { models } = await openFolder(t, files)
   let ran = 0
   const model = models.get('slow')

@@ -78,7 +78,8 @@ t.test('the variant with a cluster changes where limits are counted, and nothing
   const { environment, ...more } = cluster.services.service as Container
   t.strictSame(Object.keys(environment ?? {}), ['REDIS_URL'])
   t.strictSame(Object.keys(more), ['depends_on'])
-  const { redisUrls } = readConfig(environment as Record<string, string>)
+  t.ok(readConfig(environment as Record<string, string>).redis)
+  const redisUrls = `${environment?.REDIS_URL}`.split(',')
   t.strictSame(
     redisUrls.map(url => new URL(url).hostname),
     Object.keys(cluster.services).filter(name => /^redis(?:-\d)?$/.test(name)),

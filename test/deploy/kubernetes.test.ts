@@ -242,7 +242,9 @@ t.test(
   'the nodes that the service of the cluster overlay asks first are those of its Redis',
   { skip: NO_KUSTOMIZE },
   async t => {
-    const { redisUrls } = readConfig(envIn('overlays/cluster/settings.env'))
+    const env = envIn('overlays/cluster/settings.env')
+    t.ok(readConfig(env).redis)
+    const redisUrls = env.REDIS_URL?.split(',')
     const { serviceName, replicas } = find('StatefulSet', 'ml-api-redis').spec
     t.strictSame(
       redisUrls,

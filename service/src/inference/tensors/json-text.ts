@@ -14,7 +14,7 @@ export type JsonRead =
 
 /** Parses bytes as JSON in UTF-8 that nests no deeper than a tensor can. A byte order mark is no fault. */
 export function readJsonText(bytes: Buffer): JsonRead {
-  if (bytes.length === 0) return { fault: 'the body is empty where JSON is needed' }
+  if (bytes.length === 0) return { fault: 'the body is empty where a JSON object is needed' }
   if (!isUtf8(bytes)) return { fault: 'the body is not UTF-8' }
   if (nestsDeeper(bytes, maxDepth)) return { fault: `the body nests deeper than ${maxDepth} levels` }
   const isMarked = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf

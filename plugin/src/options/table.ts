@@ -354,8 +354,8 @@ export const limiterOptions = {
    */
   refundOn: kind<RefundOn>('a function (request, reply) that returns true or false', isFunction),
   /**
-   * With Redis, takes quota of a busy key ahead of its requests, so that they are answered without asking Redis. Never
-   * admits more than `max`. `{ max }` bounds [how much is taken](#prefetch); `false` asks Redis for each request.
+   * Reserved: checked, and without effect so far. Every request asks Redis, unless a denial is remembered. Later it says
+   * whether quota of a busy key is taken ahead of its requests, and [how much](#prefetch).
    * @default `true`
    * @example prefetch: false
    */

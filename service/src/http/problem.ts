@@ -102,7 +102,11 @@ export const badRequest = (code: string, errors: readonly InvalidValue[]): Fault
 /** Refusals that Fastify itself makes, in our words. */
 const byFastify: Readonly<Record<string, { code: string; status: number; detail: string }>> = {
   FST_ERR_CTP_INVALID_JSON_BODY: { code: 'INVALID_JSON', status: 400, detail: 'the body is not valid JSON' },
-  FST_ERR_CTP_EMPTY_JSON_BODY: { code: 'INVALID_JSON', status: 400, detail: 'the body is empty where a JSON object is needed' },
+  FST_ERR_CTP_EMPTY_JSON_BODY: {
+    code: 'INVALID_JSON',
+    status: 400,
+    detail: 'the body is empty where a JSON object is needed',
+  },
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: {
     code: 'INVALID_CONTENT_LENGTH',
     status: 400,

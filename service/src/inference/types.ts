@@ -121,9 +121,9 @@ export interface RunOptions {
   /** The version that was asked for by name, if any: no other may run in its place after a reload. */
   readonly version?: string | undefined
   /** Outputs wanted; all when left out. */
-  readonly outputs?: readonly string[]
+  readonly outputs?: readonly string[] | undefined
   /** The answer of `/v1` will do in place of all outputs: what runs the model may write it, so that nobody else need. */
-  readonly json?: boolean
+  readonly json?: boolean | undefined
   /** Once it is aborted the request leaves the queue, within 50 ms; a run that has begun ends unheard. */
   readonly signal?: Caller
   /** Whose requests go first where several wait: the higher. 0 by default. */

@@ -18,18 +18,22 @@ export interface Task extends Pick<RunOptions, 'rows' | 'outputs' | 'json' | 've
  * long. Rejects with QuotaExceeded, Refusal (413) or what the model fails with; what did not run is given back by then.
  */
 export async function runCharged(request: FastifyRequest, reply: FastifyReply, task: Task): Promise<RunResult> {
-  const { model, inputs, timeoutMs, ...options } = task
+  const { model, rows } = task
   const { caller } = request
   try {
     // Awaited only where there is something to wait for: all predictions pass here, and each promise costs a turn.
-    const reserved = caller?.reserve(request, reply, model, options.rows)
+    const reserved = caller?.reserve(request, reply, model, rows)
     if (reserved !== undefined) await reserved
-    const result = await runTraced(request, model, inputs, {
-      ...options,
+    // Field by field: `...` of an object makes one of a slow kind, at 5 % of a prediction.
+    const result = await runTraced(request, model, task.inputs, {
+      rows,
+      outputs: task.outputs,
+      json: task.json,
+      version: task.version,
       signal: callerOfReply(reply),
       priority: priorityOf(request),
       partitionKey: caller?.key,
-      deadline: deadlineOf(request, timeoutMs),
+      deadline: deadlineOf(request, task.timeoutMs),
       meter: caller ?? undefined,
     })
     const settled = caller?.served(result)

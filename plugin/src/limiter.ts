@@ -42,7 +42,7 @@ export interface LimiterParts {
   readonly local: Store
   /** The replicas that share the quotas, so that each counts its part of them there; undefined where there is only one. */
   readonly replicas: (() => Replicas | undefined) | undefined
-  /** Last known usage per key, used while the shared store is unavailable. Set only when `replicas` is. */
+  /** Last known usage per key, which the shared store reports, for when it is unavailable. Set only when `replicas` is. */
   readonly learnt: MemoryStore | undefined
 }
 
@@ -127,7 +127,6 @@ export class Limiter {
     try {
       const answer = await store.charge(charged)
       ledger.charge(charged, answer)
-      if (store === this.#parts.store) this.#parts.learnt?.learn(charged, answer)
     } catch (reason) {
       if (isAboutCall(reason)) throw reason
       const { onStoreError } = this.config
@@ -185,7 +184,7 @@ export class Limiter {
   }
 
   #ask(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
-    const { store, learnt, replicas } = this.#parts
+    const { store, replicas } = this.#parts
     replicas?.()
     let answer: Awaitable<Answer>
     try {
@@ -195,10 +194,7 @@ export class Limiter {
     }
     if (!isThenable(answer)) return this.#decided(key, check, store, answer)
     return answer.then(
-      settled => {
-        learnt?.learn(check, settled)
-        return this.#decided(key, check, store, settled)
-      },
+      settled => this.#decided(key, check, store, settled),
       reason => this.#withoutStore(key, check, peek, reason),
     )
   }

@@ -38,7 +38,10 @@ export class Registration {
   readonly #custom: CustomStore | undefined
   readonly #local: MemoryStore
   #presence: ReturnType<App['announce']> | undefined
+  /** Last known usage per key, of the limiters that go on without Redis. */
   readonly #learnt: MemoryStore
+  /** The ids of these limiters. */
+  readonly #learning = new Set<string>()
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routeNames = new RouteNames()
@@ -142,9 +145,11 @@ export class Registration {
     const sharesQuotas = config.onStoreError === 'local' && this.#connection !== undefined
     // A name that nobody gave is settled with the first request.
     if (sharesQuotas && this.config.nameSpace !== undefined) this.#announced()
+    const name = limiterId(...this.#scope, ...id)
+    if (sharesQuotas) this.#learning.add(name)
     const limiter = new Limiter({
       config,
-      id: limiterId(...this.#scope, ...id),
+      id: name,
       group: id[0] === 'group' ? this.#groupOf(config) : undefined,
       store,
       local: this.#local,
@@ -196,6 +201,10 @@ export class Registration {
       timeoutMs: storeTimeoutMs,
       startTimeoutMs,
       denyMemory,
+      replicas: () => this.#announced()?.seen.count ?? 1,
+      onAnswer: (check, answer) => {
+        if (this.#learning.has(check.limiter)) this.#learnt.learn(check, answer)
+      },
       onEvent: onStoreEvent,
       onCircuit: (error, node) => {
         if (error === undefined) this.#app.log.info({ node }, 'the rate limit store answers again')

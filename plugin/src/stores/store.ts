@@ -48,6 +48,8 @@ export interface PolicyAnswer {
   readonly retryMs: number
   /** Denials that count towards a ban, this one included; 0 without a penalty. */
   readonly denials: number
+  /** Units of grants that this replica holds and has not spent. They count for all others and not in `used`. */
+  readonly prefetched?: number | undefined
   /** What was charged here, for a refund; undefined where nothing was. */
   readonly admission?: Admission | undefined
 }

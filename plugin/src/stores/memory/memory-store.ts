@@ -90,17 +90,17 @@ export class MemoryStore implements Store {
   }
 
   /**
-   * Takes over what another store says is used, as if what is more than was known here had been used now: it expires
-   * here no earlier than there. What is older than the oldest that still counts there has expired there, and is dropped.
+   * Takes over the usage that another store reports. What exceeds the usage known here is dated now, so it expires here
+   * no earlier than there. Entries older than the oldest one that still counts there are dropped.
    */
   learn(check: Check, answer: Answer): void {
     const now = this.#tick()
     for (let index = 0; index < check.policies.length; index++) {
       const { log: name, windowMs } = check.policies[index] as Policy
-      const { used, resetMs } = answer.policies[index] as PolicyAnswer
-      if (used === 0) continue
+      const { used, prefetched = 0, resetMs } = answer.policies[index] as PolicyAnswer
+      if (used + prefetched === 0) continue
       const { log } = this.#row(name, check.key, now)
-      const more = used - log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
+      const more = used + prefetched - log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
       if (more > 0) log.append(now, more, windowMs * LEARNT_PRECISION)
     }
   }

@@ -32,6 +32,10 @@ export interface RedisStoreOptions {
   readonly startTimeoutMs?: number
   /** Denials remembered in this process; 0 for none. */
   readonly denyMemory?: number
+  /** How many replicas share the quotas. */
+  readonly replicas?: () => number
+  /** Called with every answer of Redis, also where nobody waits for it any more. */
+  readonly onAnswer?: (check: Check, answer: Answer) => void
   readonly onEvent?: StoreListener | undefined
   /** Called when the circuit of a node opens, with the reason, and with `undefined` when it closes. */
   readonly onCircuit?: (error: Error | undefined, node: string | undefined) => void
@@ -268,6 +272,7 @@ export class RedisStore implements Store {
 
   #answer(pending: Pending, { answer, permit }: { answer: Answer; permit: number }): void {
     const { check, operation, key } = pending
+    this.#options.onAnswer?.(check, answer)
     if (operation === 'check' && !answer.allowed) this.#denials.remember(check, answer)
     if (check.concurrency === undefined || permit === 0) {
       this.#settle(pending, answer as never)

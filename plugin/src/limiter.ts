@@ -236,8 +236,8 @@ export class Limiter {
     const replicas = this.#parts.replicas?.()
     if (replicas === undefined) return check
     const used = learnt?.peek(check).policies.map(policy => policy.used)
-    const held = check.concurrency === undefined ? 0 : store.held(check.key, check.concurrency.log)
-    return shareOfCheck(check, replicas.seen, used ?? [], held)
+    const held = check.concurrency === undefined ? 0 : store.held?.(check.key, check.concurrency.log)
+    return shareOfCheck(check, replicas.seen, used ?? [], held ?? 0)
   }
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {

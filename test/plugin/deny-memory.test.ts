@@ -42,6 +42,23 @@ t.test('a client known to be over its quota is denied without the store, with a 
   t.match(memory.check(checkOf([{ limit: 1, windowMs: hour }], { key: 'other' })), { allowed: true })
 })
 
+t.test('when everything remembered is over, the memory is free for new denials', async t => {
+  const memory = new Remembering(2)
+  const denied = (key: string, windowMs: number) => {
+    const check = checkOf([{ limit: 1, windowMs }], { key })
+    memory.check(check)
+    memory.check(check)
+    return check
+  }
+  denied('a', 20)
+  denied('b', 20)
+  await new Promise(resolve => setTimeout(resolve, 30))
+  const check = denied('c', hour)
+  const { asked } = memory
+  t.match(memory.check(check), { allowed: false })
+  t.equal(memory.asked, asked, 'the new one is remembered')
+})
+
 t.test('a smaller cost, a larger quota, a penalty and a reset are asked of the store', async t => {
   const memory = new Remembering(10)
   const check = (cost: number, limit = 10) => checkOf([{ limit, windowMs: hour, cost }])

@@ -3,7 +3,8 @@ import { Redis } from 'ioredis'
 import rateLimit from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
 import type { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
-import { shareOf } from '../../plugin/src/stores/redis/presence.js'
+import type { Connection } from '../../plugin/src/stores/redis/client.js'
+import { Replicas, shareOf } from '../../plugin/src/stores/redis/presence.js'
 import { type RedisProcess, startRedis, until } from '../support/redis-fleet.js'
 import { checkOf, memoryStore } from '../support/stores.js'
 
@@ -16,6 +17,25 @@ t.test('the parts of all replicas add up to the limit, whatever it is', async t 
       if (Math.max(...shares) - Math.min(...shares) > 1) t.fail(`${shares} are not even`)
     }
   }
+})
+
+t.test('an announcement that fails changes nothing of the replicas that are known', async t => {
+  const replies = [[3, 1], undefined, [4, 2]]
+  let asked = 0
+  const connection = {
+    status: 'ready',
+    evalsha: async () => {
+      const reply = replies[Math.min(asked++, replies.length - 1)]
+      if (reply === undefined) throw new Error('on purpose')
+      return reply
+    },
+  } as unknown as Connection
+  const replicas = new Replicas(connection, 'announced:')
+  t.teardown(() => replicas.close(false))
+  await until('the first announcement is answered', async () => replicas.seen.count === 3)
+  await until('the second one has failed', async () => asked === 2)
+  t.strictSame(replicas.seen, { count: 3, place: 1 })
+  await until('the third one is answered', async () => asked > 2 && replicas.seen.count === 4)
 })
 
 t.test('what is learnt of a shared log counts until the log itself would have let it go, and no less', async t => {

@@ -174,6 +174,22 @@ t.test('a check that runs too late by what was known of the clock is asked again
   t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, 1, 'it was charged once')
 })
 
+t.test('a refund that runs too late by what was known of the clock is asked again, and happens once', async t => {
+  const redis = redisClient(t)
+  const app = await limited(t, { ...inRedis(t), redis, max: 5, timeWindow: '1 hour' })
+  t.strictSame(await statuses(app, 3), [200, 200, 200])
+  // As if the server's clock had jumped ahead: what is sent says an earlier latest time.
+  const send = redis.evalsha.bind(redis) as (...args: unknown[]) => Promise<unknown>
+  let calls = 0
+  redis.evalsha = (async (sha: string, keys: number, ...args: (string | number)[]) => {
+    if (++calls === 1) args[keys] = 1
+    return send(sha, keys, ...args)
+  }) as never
+  await app.rateLimiter.refund('lone', 2)
+  t.equal(calls, 2)
+  t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, 4)
+})
+
 t.test('a script that Redis has lost is sent again, and no request fails', async t => {
   const shared = inRedis(t)
   const app = await limited(t, { ...shared, max: 100 })

@@ -57,10 +57,6 @@ export class CustomStoreAdapter implements Store {
     throw new StoreCannot('reset a key')
   }
 
-  held(): number {
-    return 0
-  }
-
   close(): void {}
 
   /** What the store does first settles it: an answer, an error, a throw, a rejection. After that, or too late, nothing does. */

@@ -102,8 +102,8 @@ export interface Store {
   refund(check: Check, refunds: readonly Refund[]): readonly number[] | Promise<readonly number[]>
   /** Forgets logs, penalties and permits of a key. */
   reset(key: string, names: Names): void | Promise<void>
-  /** Permits that this process holds for a key. */
-  held(key: string, permits: string): number
+  /** Permits that this process holds for a key. Absent in stores that give none. */
+  held?(key: string, permits: string): number
   /** Stops timers. The user's Redis client stays open. */
   close(): void
 }

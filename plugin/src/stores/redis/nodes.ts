@@ -5,8 +5,6 @@ import { RedisClock } from './clock.js'
 
 /** One server: its circuit and its clock. */
 export interface Node {
-  /** Undefined where there is only one. */
-  readonly name: string | undefined
   readonly circuit: Circuit
   readonly clock: RedisClock
 }
@@ -58,7 +56,7 @@ export class Nodes {
       const { probe, onChange } = this.#parts
       const circuit = new Circuit({ probe: () => probe(key), onChange: error => onChange(error, name) })
       if (this.#disposed) circuit.dispose()
-      node = { name, circuit, clock: new RedisClock() }
+      node = { circuit, clock: new RedisClock() }
       this.#nodes.set(name, node)
     }
     return node

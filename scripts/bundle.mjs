@@ -1,10 +1,22 @@
-// Bundles the plugin into one file: each module would cost its part of a millisecond to import. The Lua files become
-// strings, so that an app can be bundled too. Dependencies stay outside. Usage: node bundle.mjs ENTRY.ts OUT.js
-import { readdirSync, readFileSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+// Builds what `exports` of a package names: each entry whose source is given there, once for `import` and once for `require`.
+// All sources go into one CommonJS file, because each module would cost its part of a millisecond to load, and because
+// the state of the package (counts, presence) is then one, however and through whichever entry it is loaded. The entries
+// only hand its parts on. Lua files become strings, so that an app can be bundled too. Dependencies stay outside.
+//
+// To add an entry, add it to `exports` of the package, as the others are. It needs nothing here.
+// Usage, after tsc has written the declarations to dist: node bundle.mjs (in the folder of the package)
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { basename, dirname, join, resolve } from 'node:path'
 import { build } from 'esbuild'
+import { requireTypes } from './require-types.mjs'
 
-const [entry, outfile] = process.argv.slice(2)
+const SOURCE = 'ml-api-rate-limiter:source'
+const BUNDLE = 'bundle.cjs'
+
+const { exports } = JSON.parse(readFileSync('package.json', 'utf8'))
+const entries = Object.values(exports).flatMap(entry => (entry[SOURCE] === undefined ? [] : [entry[SOURCE]]))
+const names = entries.map(source => basename(source, '.ts'))
 
 /** Replaces the module that reads the Lua files by one that holds their texts. */
 const inlineLua = {
@@ -23,16 +35,35 @@ const inlineLua = {
 }
 
 await build({
-  entryPoints: [entry],
-  outfile,
-  allowOverwrite: true,
+  stdin: {
+    contents: entries.map((source, index) => `export * as ${names[index]} from '${source}'`).join('\n'),
+    resolveDir: '.',
+  },
+  outfile: `dist/${BUNDLE}`,
   bundle: true,
   packages: 'external',
   platform: 'node',
-  format: 'esm',
+  format: 'cjs',
   target: 'node20.19',
   sourcemap: true,
   // Sources lie in the package.
   sourcesContent: false,
   plugins: [inlineLua],
 })
+
+const built = createRequire(import.meta.url)(resolve('dist', BUNDLE))
+for (const name of names) {
+  const { default: main, ...others } = built[name]
+  const values = Object.keys(others)
+  // For `require`, an entry with a default export is that export, and its other exports are properties.
+  const required = main === undefined ? name : `Object.assign(${name}.default, ${name})`
+  writeFileSync(`dist/${name}.cjs`, `const { ${name} } = require('./${BUNDLE}')\nmodule.exports = ${required}\n`)
+  // The small file is imported and not the bundle: Node.js looks through what it imports for the names of exports.
+  const imported = [
+    `import ${name} from './${name}.cjs'`,
+    ...(main === undefined ? [] : [`export default ${name}`]),
+    `export const { ${values.join(', ')} } = ${name}`,
+  ]
+  writeFileSync(`dist/${name}.js`, `${imported.join('\n')}\n`)
+  writeFileSync(`dist/${name}.d.cts`, requireTypes(`dist/${name}.d.ts`, { values, hasDefault: main !== undefined }))
+}

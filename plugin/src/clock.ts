@@ -1,11 +1,14 @@
 /**
- * Time and timers as they were when this module was imported. Test runners replace the globals later: a test that
- * stops time must stop the windows it looks at, and must not stop the calls to the store.
+ * Time, and the timers of Node.js itself. A test that stops time must stop the windows it looks at, and must not stop
+ * the calls to the store. Test runners replace the globals, before or after this module is imported. Some replace what
+ * stands in `node:timers` too, but only while a test runs, so each timer is taken from there once.
  */
+import { performance } from 'node:perf_hooks'
+import timers from 'node:timers'
 
-export const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate } = globalThis
+export const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate } = timers
 
-const { Date: importedDate, performance } = globalThis
+const { Date: importedDate } = globalThis
 const importedNow = importedDate.now
 
 /** False where a test runner had replaced `Date` before this module was imported. */

@@ -1,4 +1,5 @@
 import createError from '@fastify/error'
+import type { Decision } from './decision.js'
 
 /** A wrong option. Arguments: the option, the value given, what is allowed. */
 export const InvalidOption = createError<[string, string, string]>(
@@ -88,13 +89,6 @@ export const StoreUnavailable = createError(
   false,
 )
 
-/** What `QuotaExceeded.decision` needs of a decision; kept apart so that errors import nothing. */
-interface Denial {
-  readonly key: string
-  readonly retryAfterMs: number
-  readonly violated: readonly string[]
-}
-
 /**
  * A denial: 429, or 403 once the client is banned. It is an answer, not a fault, and so has no stack
  * (making one costs fifty times as much as the error itself).
@@ -102,12 +96,12 @@ interface Denial {
  * The code stands on the class and not on the instance, because Fastify copies an instance's `code` into its
  * default body, which clients of `@fastify/rate-limit` know without one.
  */
-export class QuotaExceeded<D extends Denial = Denial> extends Error {
+export class QuotaExceeded extends Error {
   static readonly code = 'ML_RATE_QUOTA_EXCEEDED'
   readonly statusCode: 429 | 403
-  readonly decision: D
+  readonly decision: Decision
 
-  constructor(after: string, statusCode: 429 | 403, decision: D) {
+  constructor(after: string, statusCode: 429 | 403, decision: Decision) {
     const { stackTraceLimit } = Error
     Error.stackTraceLimit = 0
     super(`Rate limit exceeded, retry in ${after}`)

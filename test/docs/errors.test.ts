@@ -1,3 +1,4 @@
+import type { Decision } from 'ml-api-rate-limiter'
 import t from 'tap'
 import * as errors from '../../plugin/src/errors.js'
 import { codeOf, readPage, tableRows } from './markdown.js'
@@ -14,7 +15,7 @@ interface Known {
 function known(name: string): Known {
   if (name === 'QuotaExceeded') {
     const { code } = errors.QuotaExceeded
-    const decision = { key: '', retryAfterMs: 0, violated: [] }
+    const decision = {} as Decision
     const denials = ([429, 403] as const).map(status => new errors.QuotaExceeded('%s', status, decision))
     return { code, statuses: denials.map(error => error.statusCode).join(', '), message: denials[0]?.message ?? '' }
   }

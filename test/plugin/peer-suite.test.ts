@@ -20,7 +20,7 @@ t.test('the suite of @fastify/rate-limit passes with this package in its place',
   const home = dirname(createRequire(import.meta.url).resolve('@fastify/rate-limit/package.json'))
   const folder = t.testdir({
     // A busy machine is given time to answer, which is not what these tests are about.
-    'index.js': `const ours = require('${resolve('plugin/dist/index.js')}')
+    'index.js': `const ours = require('${resolve('plugin/dist/index.cjs')}')
 const patient = (app, options) => ours.default(app, options.redis ? { storeTimeout: 10_000, ...options } : options)
 for (const name of Object.getOwnPropertySymbols(ours.default)) patient[name] = ours.default[name]
 module.exports = Object.assign(patient, ours, { default: patient, rateLimit: patient })

@@ -8,7 +8,7 @@ import Fastify, {
   type FastifyServerOptions,
   LogController,
 } from 'fastify'
-import { trustIn } from './auth.js'
+import { adminOnly, trustIn } from './auth.js'
 import type { Config } from './config.js'
 import { noteArrivals } from './http/arrival.js'
 import { allowOrigins } from './http/cors.js'
@@ -24,14 +24,17 @@ import { PlainBodyReader } from './inference/tensors/plain-body.js'
 import type { Models } from './inference/types.js'
 import { measureRequests } from './metrics/http.js'
 import { Metrics } from './metrics/metrics.js'
+import { openKeys } from './open-keys.js'
 import { ERRORS } from './openapi/errors.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { countRequests, Stats } from './playground/stats.js'
+import { limitGuesses } from './protection/guesses.js'
 import { type Limits, registerLimits } from './protection/limits.js'
 import { redisAnswers, registerRedis } from './redis.js'
 import { adminRoutes } from './routes/admin.js'
 import { eventRoutes } from './routes/events.js'
 import { healthRoutes } from './routes/health.js'
+import { keyRoutes } from './routes/keys.js'
 import { limitRoutes } from './routes/limits.js'
 import { metricsRoutes } from './routes/metrics.js'
 import { modelRoutes } from './routes/models.js'
@@ -95,6 +98,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   app.addHook('onClose', () => opening.then(models => models.close(), nothing))
   if (config.redis !== undefined) await registerRedis(app, config, config.redis)
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
+  const keys = await openKeys(app, config)
   const models = await opening
 
   app.addHook('onSend', (request, reply, _payload, done) => {
@@ -120,7 +124,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   if (config.docs) await collectRoutes(app)
   if (config.events) countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
-  const limits = await registerLimits(app, config, models, metrics)
+  const limits = await registerLimits(app, config, models, metrics, keys.keyring)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
@@ -132,10 +136,15 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
     storeAnswers:
       config.redis === undefined ? undefined : async () => !limits.storeLost && (await redisAnswers(app.redis)),
     isStopping,
+    keys,
   })
   const unpackedLimit = config.unpackedBodyLimit
   await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit })
-  if (adminToken !== undefined) await app.register(adminRoutes, { models, limits, token: adminToken })
+  if (adminToken !== undefined) {
+    const onRequest = adminOnly(adminToken, limitGuesses(app, 'admin-guesses'))
+    await app.register(adminRoutes, { models, limits, onRequest })
+    await app.register(keyRoutes, { models, limits, keys, onRequest })
+  }
   if (metrics !== undefined) {
     metrics.watch(models, () => limits.plans, config.redis !== undefined)
     await app.register(metricsRoutes, { metrics })

@@ -45,20 +45,21 @@ export function trustIn(proxies: readonly string[]): false | ((address: string) 
 }
 
 /**
- * SHA-256, in hex, of the API key that a request carries in `x-api-key`, or else, with `bearerKeys`, as
- * `authorization: Bearer`; undefined where it carries none. The key itself goes no further.
+ * The API key that a request carries in `x-api-key`, or else, with `bearerKeys`, as `authorization: Bearer`; undefined
+ * where it carries none.
  */
-export function keyDigestOf({ headers }: FastifyRequest, bearerKeys: boolean): string | undefined {
+export function keyTextOf({ headers }: FastifyRequest, bearerKeys: boolean): string | undefined {
   const given = headers['x-api-key'] ?? (bearerKeys ? bearerOf(headers.authorization) : undefined)
-  return given === undefined ? undefined : digestOfKey(String(given))
+  return given === undefined ? undefined : String(given)
 }
 
 /** SHA-256 of an API key, in hex, as the limits file has it. */
 export const digestOfKey = (key: string): string => digest(key).toString('hex')
 
-/** Partition keys: an address, as it stands in one of its spellings, or an API key by its digest. */
+/** Partition keys: an address, as it stands in one of its spellings, or an API key by its digest or its id. */
 export const keyOfAddress = (address: string): string => `ip:${normalizeIP(address)}`
 export const keyOfDigest = (sha256: string): string => `key:${sha256}`
+export const keyOfId = (id: string): string => `key:${id}`
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
 

@@ -21,6 +21,9 @@ export interface Words {
   readonly secret?: boolean
 }
 
+/** Below the folder that the service was started in. */
+const DEFAULT_KEYS_FILE = 'data/keys.jsonl'
+
 const milliseconds = (minimum: number, byDefault: number, description: string) =>
   Type.Integer({ minimum, default: byDefault, description, takes: `milliseconds, ${minimum} or more` })
 
@@ -85,6 +88,25 @@ export const settings = {
     takes: 'a JSON file',
     otherwise: 'one plan, of `RATE_LIMIT_MAX` in `RATE_LIMIT_WINDOW`',
   }),
+  KEYS_STORE: optionalText(
+    {
+      description:
+        'Where the API keys that are made at run time are kept, and what was used: a file, or a Redis of their own that all replicas share; see docs/keys.md.',
+      takes: 'a file, or redis://… in the forms of `REDIS_URL`',
+      otherwise: 'the file `data/keys.jsonl`',
+      secret: true,
+    },
+    'keys-store',
+  ),
+  KEYS_MAX_STALE: optionalText(
+    {
+      description:
+        'How long a replica that cannot ask `KEYS_STORE` goes on with the keys that it knows; then requests with such a key get 503.',
+      takes: 'a duration such as 10s, 1 minute or 2h, or milliseconds',
+      otherwise: 'without an end',
+    },
+    'duration-text',
+  ),
   BEARER_KEYS: oneOf(
     ['off', 'on'],
     'off',
@@ -236,6 +258,14 @@ export interface Config {
   readonly rateLimit: { readonly max: number; readonly windowMs: number }
   /** Where plans and keys are read from; undefined: `rateLimit` is the plan of everybody. */
   readonly limitsFile: string | undefined
+  readonly keys: {
+    /** A file, or a Redis. */
+    readonly store: string | RedisTarget
+    /** Whether a setting names the store. */
+    readonly isGiven: boolean
+    /** How long keys are good without a word from the store; Infinity: for ever. */
+    readonly maxStaleMs: number
+  }
   /** Whether `authorization: Bearer` may carry an API key. */
   readonly bearerKeys: boolean
   readonly onStoreError: Settings['ON_STORE_ERROR']
@@ -310,6 +340,7 @@ const formats: Readonly<Record<string, (text: string) => boolean>> = {
   'duration-text': text => durationMs(text) !== undefined,
   origins: text => commaSeparated(text).every(isOrigin),
   proxies: text => commaSeparated(text).every(isProxy),
+  'keys-store': text => !text.includes('://') || parseRedisUrl(text) !== undefined,
   'redis-url': text => parseRedisUrl(text) !== undefined,
   token: text => /^[\x21-\x7e]+$/.test(text),
 }
@@ -374,6 +405,12 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     redisNameSpace: read.REDIS_NAMESPACE,
     rateLimit: { max: read.RATE_LIMIT_MAX, windowMs: durationMs(read.RATE_LIMIT_WINDOW) as number },
     limitsFile: read.LIMITS_FILE,
+    keys: {
+      store: (read.KEYS_STORE && parseRedisUrl(read.KEYS_STORE)) || (read.KEYS_STORE ?? DEFAULT_KEYS_FILE),
+      isGiven: read.KEYS_STORE !== undefined,
+      maxStaleMs:
+        read.KEYS_MAX_STALE === undefined ? Number.POSITIVE_INFINITY : (durationMs(read.KEYS_MAX_STALE) as number),
+    },
     bearerKeys: read.BEARER_KEYS === 'on',
     onStoreError: read.ON_STORE_ERROR,
     storeTimeoutMs: read.STORE_TIMEOUT_MS,

@@ -22,8 +22,11 @@ export function retryDelayMs(attempt: number): number {
   return 20 + Math.random() * (cap - 20)
 }
 
-/** A call fails soon or not at all: nothing waits in a queue, and nothing is sent twice that may have been counted. */
-function connect(target: RedisTarget, storeTimeoutMs: number): RedisConnection {
+/**
+ * A call fails soon or not at all: nothing waits in a queue, and nothing is sent twice that may have been counted.
+ * `retryMs`: how long to wait before a further attempt to connect.
+ */
+function connect(target: RedisTarget, storeTimeoutMs: number, retryMs = retryDelayMs): RedisConnection {
   const { kind, hosts, username, password, database, family } = target
   const tls = target.tls ? { tls: { checkServerIdentity: identityCheck(hosts) } } : {}
   const options = {
@@ -42,7 +45,7 @@ function connect(target: RedisTarget, storeTimeoutMs: number): RedisConnection {
   if (kind === 'cluster') {
     return new Cluster([...hosts], {
       enableOfflineQueue: false,
-      clusterRetryStrategy: retryDelayMs,
+      clusterRetryStrategy: retryMs,
       slotsRefreshTimeout: 1000,
       // With TLS a node is reached by the name that it gives: its certificate has no address.
       ...(target.tls ? { dnsLookup: (address, callback) => callback(null, address) } : {}),
@@ -50,15 +53,15 @@ function connect(target: RedisTarget, storeTimeoutMs: number): RedisConnection {
       redisOptions: options,
     } satisfies ClusterOptions)
   }
-  const single = { ...options, db: database, enableOfflineQueue: false, retryStrategy: retryDelayMs }
+  const single = { ...options, db: database, enableOfflineQueue: false, retryStrategy: retryMs }
   if (kind === 'single') return new Redis({ ...single, ...(hosts[0] as RedisHost) })
   const { primary, sentinelUsername, sentinelPassword } = target
   return new Redis({
     ...single,
     ...definedOf({ name: primary, sentinelUsername, sentinelPassword }),
     sentinels: [...hosts],
-    sentinelRetryStrategy: retryDelayMs,
-    sentinelReconnectStrategy: retryDelayMs,
+    sentinelRetryStrategy: retryMs,
+    sentinelReconnectStrategy: retryMs,
     sentinelCommandTimeout: CONNECT_TIMEOUT_MS,
     // Leaves a primary that is frozen once another takes its place.
     failoverDetector: true,
@@ -140,6 +143,38 @@ function open(app: FastifyInstance, { storeTimeoutMs }: Config, target: RedisTar
   // Said once by the limiter when it matters; here it would be said at every attempt.
   client.on('error', error => app.log.debug({ err: error }, 'redis'))
   return client
+}
+
+/** How long the Redis of the keys may take to answer: it syncs each change to its disk first. */
+const KEYS_TIMEOUT_MS = 3000
+
+/** Soon enough that a change is known within a second of being back. */
+const keysRetryMs = (): number => 50 + Math.random() * 150
+
+/** The connections to the Redis of the keys: for commands, and for messages. Closed with the app. */
+export async function connectKeys(
+  app: FastifyInstance,
+  target: RedisTarget,
+): Promise<{ readonly client: RedisConnection; readonly subscriber: RedisConnection }> {
+  const open = (target: RedisTarget) => {
+    const client = connect(target, KEYS_TIMEOUT_MS, keysRetryMs)
+    client.on('error', error => app.log.debug({ err: error }, 'redis of the keys'))
+    return client
+  }
+  let client = open(target)
+  app.addHook('onClose', () => disconnect(client))
+  const ready = await readyWithin(client, FIRST_CONNECT_MS)
+  let subscriber: RedisConnection | undefined
+  if (ready && client instanceof Redis && target.kind === 'single' && (await isClusterNode(client))) {
+    client.disconnect()
+    const cluster = { ...target, kind: 'cluster' } as const
+    client = open(cluster)
+    await readyWithin(client, FIRST_CONNECT_MS)
+    subscriber = open(cluster)
+  }
+  const listening = subscriber ?? open(target)
+  app.addHook('onClose', () => disconnect(listening))
+  return { client, subscriber: listening }
 }
 
 /** What could not be seen at the start, as Redis was not there. */

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { cli } from '../support/cli.js'
 
-const COMMANDS = ['serve', 'call', 'bench-call', 'inspect', 'reset', 'hash-key']
+const COMMANDS = ['serve', 'call', 'bench-call', 'inspect', 'reset', 'keys', 'hash-key']
 
 t.test('the help names every command, and each has one of its own, with examples', async t => {
   const { code, stdout } = await cli(['--help'])

@@ -69,7 +69,7 @@ t.test('every setting is handed on, and what is in .env as a whole', async t => 
   const fixed = Object.fromEntries(
     Object.entries(environment).filter((entry): entry is [string, string | number] => entry[1] !== null),
   )
-  t.strictSame(Object.keys(fixed).sort(), ['MODELS_DIR', 'PORT', 'REDIS_URL', 'TRUST_PROXY'])
+  t.strictSame(Object.keys(fixed).sort(), ['KEYS_STORE', 'MODELS_DIR', 'PORT', 'REDIS_URL', 'TRUST_PROXY'])
   t.strictSame(fixed.PORT, 3000, 'where the proxy and the health check look for it')
   t.doesNotThrow(() => readPlans(fileURLToPath(new URL('deploy/limits/limits.json', root))), 'the sample of limits')
 })
@@ -122,4 +122,16 @@ t.test('the proxy of the compose file is believed, and nobody else', async t => 
   t.match(proxy, 'proxy_set_header X-Forwarded-For $remote_addr;')
   t.notMatch(proxy, '$proxy_add_x_forwarded_for')
   t.equal(services.service.deploy.replicas, 2)
+})
+
+t.test('the Redis of the keys writes each change to a volume of its own, and forgets nothing', async t => {
+  const { services, volumes } = parse(read('compose.yaml'))
+  for (const part of ['--appendonly yes', '--appendfsync always', '--maxmemory-policy noeviction']) {
+    t.match(services.keys.command, part)
+  }
+  t.strictSame(services.keys.volumes, ['keys:/data'])
+  t.ok('keys' in volumes)
+  const [, store] = /:-([^}]+)\}/.exec(services.service.environment.KEYS_STORE) ?? []
+  t.equal(new URL(store as string).hostname, 'keys')
+  t.strictSame(services.service.depends_on.keys, { condition: 'service_healthy' })
 })

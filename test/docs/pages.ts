@@ -14,5 +14,5 @@ export const PAGES: readonly string[] = [
 export const SHELL_PAGES = {
   begin: ['README.md', 'plugin/README.md', 'docs/tutorial.md'],
   lookUp: ['docs/http-api.md', 'docs/limits.md', 'docs/command-line.md'],
-  run: ['docs/operations.md', 'docs/performance.md', 'docs/traces.md'],
+  run: ['docs/keys.md', 'docs/operations.md', 'docs/performance.md', 'docs/traces.md'],
 } as const

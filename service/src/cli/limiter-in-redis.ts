@@ -1,24 +1,30 @@
 /** The limits as the service has them, on its Redis, without the service. */
 import Fastify from 'fastify'
+import { keyOfDigest, keyOfId } from '../auth.js'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
-import { openLimits, type Standing } from '../protection/limits.js'
+import { Refusal } from '../http/problem.js'
+import type { Keyring } from '../keys/keyring.js'
+import { openKeys } from '../open-keys.js'
+import type { Identity } from '../protection/callers.js'
+import { type Limits, openLimits, type Standing } from '../protection/limits.js'
 import { redisAnswersWithin, registerRedis } from '../redis.js'
 import type { RedisTarget } from '../redis-url.js'
 import { Failure, PATIENCE_MS, UsageError } from './io.js'
 
-export interface Caller {
+/** Whose quota it is: an address by its partition key, or an API key by its SHA-256 or its id. */
+export type Caller = { readonly address: string } | { readonly sha256: string } | { readonly id: string }
+
+export interface CallerStanding extends Standing {
   /** Partition key. */
   readonly key: string
-  /** Of an API key. */
-  readonly sha256: string | undefined
 }
 
 /** Where a caller stands, after a reset if that is asked for. Throws Failure and UsageError. */
 export async function standingInRedis(
-  { key, sha256 }: Caller,
+  caller: Caller,
   environment: Environment,
   reset: boolean,
-): Promise<Standing> {
+): Promise<CallerStanding> {
   const app = Fastify({ logger: false })
   try {
     const config = limitsConfig(environment)
@@ -26,25 +32,35 @@ export async function standingInRedis(
     if (!(await redisAnswersWithin(app.redis, PATIENCE_MS))) {
       throw new Failure(`Redis does not answer at ${placesOf(config.redis)}`)
     }
-    const limits = await openLimits(app, config, undefined, () => {})
-    const plan = limits.planOf(sha256)
-    if (plan === undefined) {
-      throw new Failure(
-        sha256 === undefined
-          ? `the limits file (LIMITS_FILE) has no plan for callers without an API key: ${key}`
-          : `there is no such API key in the limits file (LIMITS_FILE), or it is revoked: ${key}`,
-      )
-    }
+    const { keyring } = await openKeys(app, config)
+    const limits = await openLimits(app, config, undefined, () => {}, keyring)
+    const { key, plan } = identityOf(caller, limits, keyring)
     if (reset) await limits.reset(key)
-    return await limits.standingOf(key, plan)
+    return { key, ...(await limits.standingOf(key, plan)) }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     // Redis went away after it had answered.
     const isStoreError = code?.startsWith('ML_RATE_STORE') === true
-    throw isStoreError || error instanceof ConfigError ? new Failure(message) : error
+    throw isStoreError || error instanceof ConfigError || error instanceof Refusal ? new Failure(message) : error
   } finally {
     await app.close()
   }
+}
+
+function identityOf(caller: Caller, limits: Limits, keyring: Keyring): Pick<Identity, 'key' | 'plan'> {
+  if ('address' in caller) {
+    const { address: key } = caller
+    const { anonymous } = limits
+    if (anonymous !== undefined) return { key, plan: anonymous }
+    throw new Failure(`the limits file (LIMITS_FILE) has no plan for callers without an API key: ${key}`)
+  }
+  const sha256 = 'sha256' in caller ? caller.sha256 : keyring.get(caller.id)?.record.secrets[0]?.sha256
+  const identity = sha256 === undefined ? undefined : limits.identityOf(sha256)
+  if (identity !== undefined) return identity
+  const shown = 'id' in caller ? keyOfId(caller.id) : keyOfDigest(caller.sha256)
+  throw new Failure(
+    `there is no such API key in the limits file (LIMITS_FILE) or in KEYS_STORE, or it is revoked: ${shown}`,
+  )
 }
 
 function limitsConfig(environment: Environment): Config & { readonly redis: RedisTarget } {

@@ -1,19 +1,20 @@
 /** `inspect KEY` and `reset KEY`: what the limiter knows of a caller in Redis, read and forgotten by its own means. */
 import { isIP } from 'node:net'
 import { Command } from 'commander'
-import { digestOfKey, keyOfAddress, keyOfDigest } from '../auth.js'
-import type { Standing } from '../protection/limits.js'
+import { digestOfKey, keyOfAddress } from '../auth.js'
+import { isId } from '../keys/key-text.js'
 import { type Io, UsageError } from './io.js'
-import type { Caller } from './limiter-in-redis.js'
+import type { Caller, CallerStanding } from './limiter-in-redis.js'
 import { readSecret } from './secret.js'
 import { addSettings, SETTINGS_HELP, settingsOf } from './settings.js'
 import { table } from './table.js'
 
-const SETTINGS = ['REDIS_URL', 'REDIS_NAMESPACE', 'LIMITS_FILE', 'RATE_LIMIT_MAX', 'RATE_LIMIT_WINDOW']
+const SETTINGS = ['REDIS_URL', 'REDIS_NAMESPACE', 'LIMITS_FILE', 'KEYS_STORE', 'RATE_LIMIT_MAX', 'RATE_LIMIT_WINDOW']
 
 const KEY = `KEY is one of
   192.0.2.7, 2001:db8::1     an address: of callers without an API key (IPv6 counts by its /64)
   2c26b46b…  (64 hex digits) an API key by its SHA-256, as "keys" of the limits file has it
+  tY3f09aLq7WmZx2K           an API key by its id, as "keys list" shows it
   -                          an API key itself, asked for without showing it, or read from a pipe
   ip:192.0.2.7, key:2c26b46b…  the same, as it stands in Redis`
 
@@ -72,32 +73,32 @@ async function act(what: 'inspect' | 'reset', given: string, options: Options, i
   const { standingInRedis } = await import('./limiter-in-redis.js')
   const standing = await standingInRedis(caller, settings.environment, what === 'reset')
   if (options.json) {
-    io.stdout.write(`${json(caller, standing)}\n`)
+    io.stdout.write(`${json(standing)}\n`)
     return
   }
-  io.stdout.write(human(caller, standing, io))
-  if (what === 'reset') io.stdout.write(`${caller.key} has its whole quota again\n`)
+  io.stdout.write(human(standing, io))
+  if (what === 'reset') io.stdout.write(`${standing.key} has its whole quota again\n`)
 }
 
 async function readCaller(given: string, io: Io): Promise<Caller> {
   if (given === '-') {
     const key = await readSecret(io, 'API key (not shown): ')
     if (key === '') throw new UsageError('there is no key: nothing was read')
-    return ofDigest(digestOfKey(key))
+    return { sha256: digestOfKey(key) }
   }
+  const id = given.replace(/^key:/, '')
+  if (isId(id)) return { id }
   const sha256 = given.replace(/^key:/, '').toLowerCase()
-  if (/^[0-9a-f]{64}$/.test(sha256)) return ofDigest(sha256)
+  if (/^[0-9a-f]{64}$/.test(sha256)) return { sha256 }
   const address = given.replace(/^ip:/, '')
   if (isIP(address.split('/', 1)[0] as string) !== 0) {
-    return { key: keyOfAddress(address.replace(/\/\d+$/, '')), sha256: undefined }
+    return { address: keyOfAddress(address.replace(/\/\d+$/, '')) }
   }
   // Not quoted: it may be an API key.
-  throw new UsageError('KEY takes an address, the SHA-256 of an API key, or - to be asked for the API key')
+  throw new UsageError('KEY takes an address, the SHA-256 or the id of an API key, or - to be asked for the API key')
 }
 
-const ofDigest = (sha256: string): Caller => ({ key: keyOfDigest(sha256), sha256 })
-
-const json = ({ key }: Caller, { plan, policies }: Standing): string =>
+const json = ({ key, plan, policies }: CallerStanding): string =>
   JSON.stringify({
     key,
     plan,
@@ -107,7 +108,7 @@ const json = ({ key }: Caller, { plan, policies }: Standing): string =>
     })),
   })
 
-function human({ key }: Caller, { plan, policies }: Standing, { stdout, env }: Io): string {
+function human({ key, plan, policies }: CallerStanding, { stdout, env }: Io): string {
   const rows = policies.map(({ name, unit, limit, remaining, windowMs, reset }) => [
     ...[name, unit, limit, windowMs === 0 ? '' : `${windowMs / 1000} s`, limit - remaining, remaining],
     reset === 0 ? '' : `${Math.ceil(reset / 1000)} s`,

@@ -5,6 +5,7 @@ import { benchCallCommand } from './bench-call.js'
 import { callCommand } from './call.js'
 import { hashKeyCommand } from './hash-key.js'
 import { coloursOf, EXIT, Failure, hasColours, type Io, UsageError } from './io.js'
+import { keysCommand } from './keys.js'
 import { inspectCommand, resetCommand } from './limiter-state.js'
 import { serveCommand } from './serve.js'
 
@@ -15,6 +16,7 @@ Examples:
   $ npx ml-api-rate-limiter bench-call --duration 10s   see how much it answers, how fast, and whom it denies
   $ npx ml-api-rate-limiter inspect 192.0.2.7           where a client stands (limits in Redis)
   $ npx ml-api-rate-limiter reset 192.0.2.7             give it its whole quota back
+  $ npx ml-api-rate-limiter keys create --owner acme --plan pro   an API key, known to the service within a second
   $ npx ml-api-rate-limiter hash-key --new --plan pro   an API key, and its entry for the limits file
   $ npx ml-api-rate-limiter serve --help                what a command takes, with examples
 
@@ -56,6 +58,7 @@ export async function main(args: readonly string[], io: Io = process): Promise<n
     benchCallCommand(io, end),
     inspectCommand(io),
     resetCommand(io),
+    keysCommand(io),
     hashKeyCommand(io),
   ]
   for (const command of commands) {

@@ -42,9 +42,10 @@ export function settingsOf(options: Readonly<Record<string, unknown>>, env: Envi
     const value = options[attributeOf(name)]
     if (typeof value === 'string') given[name] = value
   }
-  if (given.REDIS_URL !== undefined && /:[^/@]+@/.test(given.REDIS_URL)) {
+  for (const name of ['REDIS_URL', 'KEYS_STORE']) {
+    if (!/:\/\/[^/]*:[^/@]+@/.test(given[name] ?? '')) continue
     throw new UsageError(
-      '--redis-url holds a password, which everybody on the machine could see: set REDIS_URL instead',
+      `${optionOf(name)} holds a password, which everybody on the machine could see: set ${name} instead`,
     )
   }
   const sources = [

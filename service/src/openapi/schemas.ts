@@ -43,9 +43,10 @@ const MEANS: Readonly<Record<number, string>> = {
   304: 'The document is still the one that `if-none-match` names.',
   400: 'It is malformed or does not fit; `detail` and `errors` say what was wrong and what would be right.',
   401: 'The token or key is missing or wrong.',
-  404: 'There is no such URL, model or version; it names what there is.',
+  403: 'The caller may not ask this model.',
+  404: 'There is no such URL, model, version or key; it names what there is.',
   405: 'The URL takes other methods, which the header `allow` lists.',
-  409: 'The models folder holds nothing that can be served.',
+  409: 'The state of things does not allow it: `detail` says why.',
   413: 'The body is too long, or the request has too many rows.',
   415: 'The body is not of a type that is taken.',
   429: 'A quota is used up, or the service is overloaded. `retry-after` says when it is worth asking again.',
@@ -63,6 +64,8 @@ export interface Answers {
   readonly limited?: boolean
   /** Form of the refusals: a problem document, or what the protocol of the route prescribes. */
   readonly refusal?: { readonly type: string; readonly schema: object; readonly headers?: object }
+  /** Status of the success; 200 by default. A success of 204 has no body. */
+  readonly status?: 200 | 201 | 204
   /** Media type of the success. */
   readonly type?: string
   /** Whether it has an `etag`, by which a caller that has it already spares itself the rest. */
@@ -71,7 +74,15 @@ export interface Answers {
 
 /** The `response` of a route's schema. */
 export function answers(wanted: Answers) {
-  const { success, refusals, limited = false, refusal, type = 'application/json', unchanged = false } = wanted
+  const {
+    success,
+    refusals,
+    limited = false,
+    refusal,
+    type = 'application/json',
+    unchanged = false,
+    status: done = 200,
+  } = wanted
   const form = refusal ?? { type: 'application/problem+json', schema: Problem }
   const quota = limited ? QUOTA_HEADERS : {}
   const validator = unchanged ? ETAG : {}
@@ -81,7 +92,14 @@ export function answers(wanted: Answers) {
     content: { [form.type]: { schema: form.schema } },
   })
   return Object.fromEntries<object>([
-    [200, { description: 'OK', headers: { ...quota, ...validator }, content: { [type]: { schema: success } } }],
+    [
+      done,
+      {
+        description: STATUS_CODES[done],
+        headers: { ...quota, ...validator },
+        ...(done === 204 ? {} : { content: { [type]: { schema: success } } }),
+      },
+    ],
     ...(unchanged ? [[304, { description: MEANS[304], headers: { ...quota, ...validator } }] as const] : []),
     ...refusals.map((status): [number, object] => [status, refused(status)]),
   ])
@@ -148,5 +166,28 @@ export const Limits = Type.Object({
     }),
   ),
 })
+
+const orNull = (type: TSchema) => Type.Union([type, Type.Null()])
+
+const keyFields = {
+  id: Type.String(),
+  shown: Type.String({ description: 'The part of the key that may be shown.' }),
+  owner: Type.String(),
+  plan: Type.String(),
+  name: orNull(Type.String()),
+  models: orNull(Type.Array(Type.String())),
+  expiresAt: orNull(Type.String({ format: 'date-time' })),
+  disabled: Type.Boolean(),
+  standing: Type.Union([Type.Literal('active'), Type.Literal('disabled'), Type.Literal('expired')]),
+  createdAt: Type.String({ format: 'date-time' }),
+  updatedAt: Type.String({ format: 'date-time' }),
+  outgoing: Type.Array(Type.Object({ expiresAt: Type.String({ format: 'date-time' }) }), {
+    description: 'Keys that were rotated away and still live.',
+  }),
+}
+
+export const ApiKey = Type.Object(keyFields)
+
+export const IssuedApiKey = Type.Object({ ...keyFields, key: Type.String({ description: 'Shown this once.' }) })
 
 export const list = (items: TSchema, name: string) => Type.Object({ [name]: Type.Array(items) })

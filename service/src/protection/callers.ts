@@ -1,9 +1,11 @@
 /** Who asks: the holder of an API key, or an address, and which plan it has. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { PolicyState, RateLimitHandler } from 'ml-api-rate-limiter'
-import { addressKey, keyDigestOf, keyOfDigest } from '../auth.js'
+import { addressKey, digestOfKey, keyOfDigest, keyOfId, keyTextOf } from '../auth.js'
 import type { Config } from '../config.js'
-import { type Fault, Refusal } from '../http/problem.js'
+import { type Fault, Refusal, unavailable } from '../http/problem.js'
+import { claimsKeyText, isKeyText } from '../keys/key-text.js'
+import type { Keyring } from '../keys/keyring.js'
 import { limitGuesses } from './guesses.js'
 import type { Plan, Plans } from './plans.js'
 
@@ -11,19 +13,36 @@ export interface Identity {
   /** Partition key: whose quota it is. */
   readonly key: string
   readonly plan: Plan
+  /** Of an API key: by what name its use is reported, and its owner where it is known. */
+  readonly keyId?: string
+  readonly owner?: string
+  /** Models that its API key is for; left out: all that its plan allows. */
+  readonly models?: readonly string[] | null
 }
+
+/** How a key of the limits file, which has no id, is called where its use is reported. */
+const idOfDigest = (sha256: string): string => `sha256:${sha256.slice(0, 16)}`
 
 export class Callers {
   readonly #app: FastifyInstance
   readonly #bearerKeys: boolean
   readonly #guesses: RateLimitHandler
+  readonly #keyring: Keyring | undefined
+  /** Whether what is sent as a key means something even before the first key is made. */
+  readonly #keysAreGiven: boolean
   readonly #unknownKey: Fault
   readonly #noKey: Fault
   /** Whether the log still has to say that a proxy may be in front. */
   #suspectsProxy: boolean
 
-  constructor(app: FastifyInstance, { bearerKeys, trustProxy }: Pick<Config, 'bearerKeys' | 'trustProxy'>) {
+  constructor(
+    app: FastifyInstance,
+    { bearerKeys, trustProxy, keys }: Pick<Config, 'bearerKeys' | 'trustProxy' | 'keys'>,
+    keyring: Keyring | undefined,
+  ) {
     this.#app = app
+    this.#keyring = keyring
+    this.#keysAreGiven = keyring !== undefined && keys.isGiven
     this.#bearerKeys = bearerKeys
     this.#suspectsProxy = trustProxy.length === 0
     this.#guesses = limitGuesses(app, 'key-guesses')
@@ -33,16 +52,47 @@ export class Callers {
     this.#noKey = { ...unauthorized, code: 'KEY_REQUIRED', detail: `an API key is required, in ${header}` }
   }
 
-  /** Throws Refusal (401) where a key is required and missing; rejects with it for a wrong key, then with QuotaExceeded. */
-  identify(request: FastifyRequest, reply: FastifyReply, { keys, anonymous }: Plans): Identity | Promise<Identity> {
-    // Without a limits file there are no keys, and what is sent as one changes nothing.
-    const digest = keys === undefined ? undefined : keyDigestOf(request, this.#bearerKeys)
-    if (digest === undefined) {
-      if (anonymous === undefined) throw new Refusal(this.#noKey)
-      return { key: this.#address(request), plan: anonymous }
+  /**
+   * Throws Refusal: 401 where a key is required and missing, 403 where the plan of a key is gone, 503 where the keys are not
+   * known at present. Rejects with 401 for a wrong key, then with QuotaExceeded.
+   */
+  identify(request: FastifyRequest, reply: FastifyReply, plans: Plans): Identity | Promise<Identity> {
+    const text = this.haveMeaning(plans) ? keyTextOf(request, this.#bearerKeys) : undefined
+    if (text === undefined) {
+      if (plans.anonymous === undefined) throw new Refusal(this.#noKey)
+      return { key: this.#address(request), plan: plans.anonymous }
     }
-    const plan = keys?.get(digest)
-    return plan === undefined ? this.#refuse(request, reply) : { key: keyOfDigest(digest), plan }
+    const identity = this.#isMistyped(text) ? undefined : this.identityOf(digestOfKey(text), plans)
+    return identity ?? this.#refuse(request, reply)
+  }
+
+  /** Whether there are keys. Where there are none, what is sent as one changes nothing. */
+  haveMeaning(plans: Plans): boolean {
+    return plans.keys !== undefined || this.#keysAreGiven || this.#keyring?.everHeld === true
+  }
+
+  /** Who holds the key with this SHA-256; undefined for one that is not known. Throws as `identify`. */
+  identityOf(sha256: string, { keys, all }: Plans): Identity | undefined {
+    const plan = keys?.get(sha256)
+    if (plan !== undefined) return { key: keyOfDigest(sha256), plan, keyId: idOfDigest(sha256) }
+    if (this.#keyring === undefined) return undefined
+    const { state } = this.#keyring
+    if (state === 'loading' || state === 'stale') {
+      throw new Refusal(unavailable('KEYS_UNAVAILABLE', 'API keys cannot be checked at the moment', 1000))
+    }
+    const record = this.#keyring.find(sha256)
+    if (record === undefined) return undefined
+    const own = all.find(({ name }) => name === record.plan)
+    if (own === undefined) {
+      const detail = `the plan '${record.plan}' of this API key is no longer there`
+      throw new Refusal({ status: 403, code: 'UNKNOWN_PLAN', detail })
+    }
+    return { key: keyOfId(record.id), plan: own, keyId: record.id, owner: record.owner, models: record.models }
+  }
+
+  /** A checksum tells it, and nobody is asked. Keys of the limits file may have any form. */
+  #isMistyped(text: string): boolean {
+    return claimsKeyText(text) && !isKeyText(text)
   }
 
   /** How many wrong keys an address, by its partition key, may still send. Counts nothing. */

@@ -18,6 +18,7 @@ import {
   WorkerLost,
 } from '../inference/errors.js'
 import type { ComputeMeter, Model, RunOutcome, RunResult } from '../inference/types.js'
+import type { Identity } from './callers.js'
 import type { PlanLimiters } from './limits.js'
 
 /** Callers whose fractions of a millisecond are remembered; the oldest goes first, and is charged so much less. */
@@ -50,8 +51,7 @@ export class Fractions {
 
 /** A caller, the limiters of its plan, which stay the request's own while others are read, and its charges. */
 export class Charges implements ComputeMeter {
-  /** Partition key. */
-  readonly key: string
+  readonly identity: Identity
   readonly limiters: PlanLimiters
   /** Costs of the work, for the functions that its policies have. */
   rows = 0
@@ -66,11 +66,24 @@ export class Charges implements ComputeMeter {
   #isOpen = false
   #settled: Promise<void> | undefined
 
-  constructor(key: string, limiters: PlanLimiters, fractions: Fractions, log: FastifyBaseLogger) {
-    this.key = key
+  constructor(identity: Identity, limiters: PlanLimiters, fractions: Fractions, log: FastifyBaseLogger) {
+    this.identity = identity
     this.limiters = limiters
     this.#fractions = fractions
     this.#log = log
+  }
+
+  /** Partition key. */
+  get key(): string {
+    return this.identity.key
+  }
+
+  /** Throws Refusal (403) for a model that the caller may not ask. Before anything is charged for it. */
+  checkModel(name: string): void {
+    const { models } = this.identity
+    if (models === undefined || models === null || models.includes(name)) return
+    const detail = `this API key is not for the model '${name}'; it is for ${models.join(', ')}`
+    throw new Refusal({ status: 403, code: 'MODEL_NOT_ALLOWED', detail, members: { available: models } })
   }
 
   /** One request. Gives the QuotaExceeded of a request that is denied. */

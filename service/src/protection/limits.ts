@@ -4,8 +4,9 @@ import rateLimit, { type PolicyState, type RateLimitHandler, type RateLimitOptio
 import { addressKey } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
 import type { Model, Models } from '../inference/types.js'
+import type { Keyring } from '../keys/keyring.js'
 import type { Metrics } from '../metrics/metrics.js'
-import { Callers } from './callers.js'
+import { Callers, type Identity } from './callers.js'
 import { Charges, Fractions, then } from './charges.js'
 import { Gate } from './gate.js'
 import { onePlan, type Plan, type Plans, readPlans, type Unit } from './plans.js'
@@ -47,6 +48,7 @@ export async function registerLimits(
   config: Config,
   models: Models,
   metrics: Metrics | undefined,
+  keyring: Keyring | undefined,
 ): Promise<Limits> {
   app.decorateRequest('seenLateMs', 0)
   const gate = config.gateDelayMs === undefined ? undefined : new Gate(config.gateDelayMs)
@@ -54,11 +56,15 @@ export async function registerLimits(
   app.addHook('onClose', () => gate?.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
     const timeoutMs = timeoutOf(request, config.requestTimeoutMs)
+    const meant = modelsMeant(models, request)
+    const [model] = meant
+    // Of several, the body says which.
+    if (meant.length === 1 && model !== undefined && namesModel(request)) request.caller?.checkModel(model.info.name)
     if (gate === undefined) return undefined
     request.seenLateMs = gate.delayMs
     const { arrivedAt } = request
     const newcomer = {
-      models: modelsMeant(models, request),
+      models: meant,
       priority: priorityOf(request),
       partitionKey: request.caller?.key,
       arrivedAt,
@@ -66,7 +72,7 @@ export async function registerLimits(
     }
     return gate.pass(newcomer, reply.raw)
   }
-  const limits = await openLimits(app, config, metrics, pass)
+  const limits = await openLimits(app, config, metrics, pass, keyring)
   const hold = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
     let refusal: ReturnType<Limits['chargeRequest']>
     try {
@@ -90,6 +96,7 @@ export async function openLimits(
   config: Config,
   metrics: Metrics | undefined,
   pass: Pass,
+  keyring?: Keyring,
 ): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
   const store = { lost: false }
@@ -115,7 +122,7 @@ export async function openLimits(
         }),
   })
   app.decorateRequest('caller', null)
-  return new Limits(app, config, plans, pass, store)
+  return new Limits(app, config, plans, pass, store, keyring)
 }
 
 type Pass = (request: FastifyRequest, reply: FastifyReply) => Error | undefined
@@ -131,12 +138,19 @@ export class Limits {
   #limiters: ReadonlyMap<string, PlanLimiters>
 
   /** `pass` answers with Overloaded where a request that could be charged is not taken at present. */
-  constructor(app: FastifyInstance, config: Config, plans: Plans, pass: Pass, store: { readonly lost: boolean }) {
+  constructor(
+    app: FastifyInstance,
+    config: Config,
+    plans: Plans,
+    pass: Pass,
+    store: { readonly lost: boolean },
+    keyring: Keyring | undefined,
+  ) {
     this.#pass = pass
     this.#store = store
     this.#app = app
     this.#file = config.limitsFile
-    this.#callers = new Callers(app, config)
+    this.#callers = new Callers(app, config, keyring)
     this.#plans = plans
     this.#limiters = this.#limitersOfAll(plans, new Map())
   }
@@ -148,11 +162,12 @@ export class Limits {
 
   /**
    * Before the body: one request, where there is room for it. Gives what it is to be answered with where it is refused:
-   * QuotaExceeded or Overloaded. Throws, or rejects with, Refusal (401) for a key that is not known.
+   * QuotaExceeded or Overloaded. Throws, or rejects with, Refusal: 401 for a key that is not known, 403 for a model that it
+   * is not for.
    */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): object | undefined | Promise<object | undefined> {
-    return then(this.#callers.identify(request, reply, this.#plans), ({ key, plan }) => {
-      const caller = new Charges(key, this.#limitersOf(plan), this.#fractions, request.log)
+    return then(this.#callers.identify(request, reply, this.#plans), identity => {
+      const caller = new Charges(identity, this.#limitersOf(identity.plan), this.#fractions, request.log)
       request.caller = caller
       return this.#pass(request, reply) ?? caller.chargeRequest(request, reply)
     })
@@ -164,16 +179,20 @@ export class Limits {
     return standingWith(this.#limitersOf(plan), key)
   }
 
-  /** The plan of an API key, by its SHA-256, or of callers without one; undefined where they are not served. */
-  planOf(sha256: string | undefined): Plan | undefined {
-    const { keys, anonymous } = this.#plans
-    return sha256 === undefined ? anonymous : keys?.get(sha256)
+  /** Who the holder of an API key is, by its SHA-256; undefined where it is not known. Throws Refusal as `chargeRequest`. */
+  identityOf(sha256: string): Identity | undefined {
+    return this.#callers.identityOf(sha256, this.#plans)
+  }
+
+  /** The plan of callers without an API key; undefined where a key is required. */
+  get anonymous(): Plan | undefined {
+    return this.#plans.anonymous
   }
 
   /** Where a partition key stands with every policy of a plan, and an address with wrong keys. Counts nothing. */
   async standingOf(key: string, plan: Plan): Promise<Standing> {
     const standing = await standingWith(this.#limitersOf(plan), key)
-    if (this.#plans.keys === undefined || !key.startsWith('ip:')) return standing
+    if (!this.#callers.haveMeaning(this.#plans) || !key.startsWith('ip:')) return standing
     return { ...standing, policies: [...standing.policies, await this.#callers.guesses(key)] }
   }
 
@@ -251,6 +270,12 @@ type Cost = number | ((request: FastifyRequest) => number)
 
 /** The x-ratelimit fields go on speaking of requests, unless it is rows or compute time that are denied. */
 const NO_HEADERS = { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false }
+
+/** Whether the URL of a request says which model it is about. */
+function namesModel({ params }: FastifyRequest): boolean {
+  const { name, model = name } = params as Readonly<Record<string, string | undefined>>
+  return model !== undefined
+}
 
 /** Every model that a request may be about, as its URL tells. */
 function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model[] {

@@ -92,7 +92,7 @@ const told = (operationId: string, summary: string, success: object, refusals: r
 
 const inferAnswers = answers({
   success: InferResponse,
-  refusals: [400, 401, 404, 413, 415, 429, 500, 503, 504],
+  refusals: [400, 401, 403, 404, 413, 415, 429, 500, 503, 504],
   limited: true,
   refusal,
 })

@@ -1,18 +1,17 @@
 /** For the people who run the service; there are no such routes without ADMIN_TOKEN. */
-import type { FastifyPluginAsync } from 'fastify'
+import type { FastifyPluginAsync, onRequestAsyncHookHandler } from 'fastify'
 import { Type } from 'typebox'
-import { adminOnly } from '../auth.js'
 import { Refusal } from '../http/problem.js'
 import { NoModels } from '../inference/errors.js'
 import type { Models } from '../inference/types.js'
 import { answers } from '../openapi/schemas.js'
-import { limitGuesses } from '../protection/guesses.js'
 import type { Limits } from '../protection/limits.js'
 
 interface AdminOptions {
   readonly models: Models
   readonly limits: Limits
-  readonly token: string
+  /** Lets pass who has the admin token. */
+  readonly onRequest: onRequestAsyncHookHandler
 }
 
 const schema = {
@@ -27,9 +26,7 @@ const schema = {
   }),
 }
 
-export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, limits, token }) => {
-  // Before a body is read.
-  const onRequest = adminOnly(token, limitGuesses(app, 'admin-guesses'))
+export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, limits, onRequest }) => {
   app.post('/v1/admin/reload', { config: { rateLimit: false }, onRequest, schema }, async () => {
     try {
       const file = limits.reload()

@@ -7,7 +7,7 @@ const schema = {
   tags: ['Quota'],
   summary: 'Where the caller stands; asking costs nothing',
   operationId: 'limits',
-  response: answers({ success: LimitsSchema, refusals: [401, 429, 503] }),
+  response: answers({ success: LimitsSchema, refusals: [401, 403, 429, 503] }),
 }
 
 export const limitRoutes: FastifyPluginAsync<{ readonly limits: Limits }> = async (app, { limits }) => {

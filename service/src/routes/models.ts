@@ -63,7 +63,7 @@ export const modelRoutes: FastifyPluginAsync<{ readonly models: Models }> = asyn
     '/v1/models/:name/sample',
     {
       schema: {
-        ...documented('sample', 'A body that the model takes', [400, 401, 404, 429, 503], Sample, true),
+        ...documented('sample', 'A body that the model takes', [400, 401, 403, 404, 429, 503], Sample, true),
         ...ofOneModel,
       },
     },

@@ -11,6 +11,9 @@ declare module 'fastify' {
   }
 }
 
+/** Methods of routes that people are told of. */
+const TOLD: readonly string[] = ['GET', 'POST', 'PATCH', 'DELETE']
+
 /** Remembers the routes that are made from here on. */
 export function rememberRoutes(app: FastifyInstance): void {
   const methodsByUrl = new Map<string, Set<string>>()
@@ -19,7 +22,7 @@ export function rememberRoutes(app: FastifyInstance): void {
   app.decorate('knownRoutes', knownRoutes)
   app.addHook('onRoute', ({ url, method }) => {
     // A list of methods is a route that refuses them.
-    if (method === 'GET' || method === 'POST') knownRoutes.push(`${method} ${url}`)
+    if (TOLD.includes(method as string)) knownRoutes.push(`${method} ${url}`)
     const methods = methodsByUrl.get(url) ?? new Set()
     methodsByUrl.set(url, methods)
     for (const each of [method].flat()) methods.add(each)

@@ -36,7 +36,7 @@ const documented = (operationId: string) => ({
   body: Body,
   response: answers({
     success: Predictions,
-    refusals: [400, 401, 404, 413, 415, 429, 500, 503, 504],
+    refusals: [400, 401, 403, 404, 413, 415, 429, 500, 503, 504],
     limited: true,
   }),
 })
@@ -61,6 +61,7 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { body } = request
     const model = models.get(request.params.name ?? body.model, body.version)
     checkName(request.params.name, body.model)
+    request.caller?.checkModel(model.info.name)
     // A caller may ask for less time than the service gives, never for more.
     const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
     const { inputs, rows } = encodeRows(model.info, body)

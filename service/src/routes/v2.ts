@@ -133,6 +133,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
     const post = routes(app, 'POST', limited ?? {}, jsonAndBinary)
     post(`${url}/infer`, named(schemas.infer), async (request, reply) => {
       const model = modelOf(request as ModelRequest)
+      request.caller?.checkModel(model.info.name)
       const headerLength = request.headers[headerLengthField] as string | undefined
       const readFor = (info: ModelInfo) => readInferRequest(bodyOf(request), headerLength, info)
       const asked = readFor(model.info)

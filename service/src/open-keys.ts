@@ -1,0 +1,48 @@
+/** The API keys that are made at run time: their store, as the settings name it, and what is known of them here. */
+import { resolve } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import { type Config, ConfigError } from './config.js'
+import { FileKeyStore } from './keys/file-key-store.js'
+import { KeyChanges } from './keys/key-changes.js'
+import type { KeyStore } from './keys/key-store.js'
+import { Keyring } from './keys/keyring.js'
+import { RedisKeyStore } from './keys/redis-key-store.js'
+import { connectKeys } from './redis.js'
+import type { RedisTarget } from './redis-url.js'
+
+export interface Keys {
+  readonly keyring: Keyring
+  readonly changes: KeyChanges
+  /** Where they are kept, for people. */
+  readonly place: string
+}
+
+/** Loads the keys, and closes their store with the app. Throws ConfigError for a file that cannot be used. */
+export async function openKeys(app: FastifyInstance, config: Config): Promise<Keys> {
+  const { store: where, maxStaleMs } = config.keys
+  const keyring = new Keyring(maxStaleMs)
+  const store =
+    typeof where === 'string' ? new FileKeyStore(resolve(where), app.log) : await inRedis(app, config, where)
+  app.addHook('onClose', () => store.close())
+  try {
+    await store.start(keyring)
+  } catch (error) {
+    throw new ConfigError([`KEYS_STORE: ${(error as Error).message}`])
+  }
+  if (config.keys.isGiven || keyring.size > 0) {
+    app.log.info({ store: store.place, keys: keyring.size, state: keyring.state }, 'the API keys were loaded')
+  }
+  return { keyring, changes: new KeyChanges(store, keyring), place: store.place }
+}
+
+async function inRedis(app: FastifyInstance, config: Config, target: RedisTarget): Promise<KeyStore> {
+  const places = placesOf(target)
+  if (config.redis !== undefined && placesOf(config.redis) === places) {
+    app.log.warn('KEYS_STORE and REDIS_URL name one Redis: keys need one that writes to disk, limits one that does not')
+  }
+  const { client, subscriber } = await connectKeys(app, target)
+  return new RedisKeyStore(client, subscriber, config.redisNameSpace, `the Redis at ${places}`, app.log)
+}
+
+/** Without user and password. */
+const placesOf = ({ hosts }: RedisTarget): string => hosts.map(({ host, port }) => `${host}:${port}`).join(', ')

@@ -1,0 +1,268 @@
+/** API keys, for the people who run the service: made, listed, changed, revoked and rotated. */
+import type { FastifyPluginAsync, FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
+import { type Static, Type } from 'typebox'
+import { badRequest, type InvalidValue, Refusal, unavailable } from '../http/problem.js'
+import type { Models } from '../inference/types.js'
+import type { IssuedKey, KeyChanges } from '../keys/key-changes.js'
+import { fieldProblems, momentOf } from '../keys/key-fields.js'
+import { pageOf, placeOfCursor } from '../keys/key-page.js'
+import { type KeyRecord, keyView } from '../keys/key-record.js'
+import { KeyConflict, KeysUnavailable } from '../keys/key-store.js'
+import type { Keyring } from '../keys/keyring.js'
+import { ApiKey, answers, IssuedApiKey, list } from '../openapi/schemas.js'
+import type { Limits } from '../protection/limits.js'
+
+interface KeyOptions {
+  readonly models: Models
+  readonly limits: Limits
+  readonly keys: { readonly keyring: Keyring; readonly changes: KeyChanges }
+  /** Lets pass who has the admin token. */
+  readonly onRequest: onRequestAsyncHookHandler
+}
+
+const closed = { additionalProperties: false } as const
+
+const Label = (description: string) =>
+  Type.String({ minLength: 1, maxLength: 128, pattern: '^[^\\p{Cc}]+$', description })
+const Plan = Type.String({ maxLength: 32, description: 'A plan of the limits file.' })
+const Name = Type.Union([Label('What its holder calls it.'), Type.Null()])
+const ExpiresAt = Type.Union([
+  Type.String({ maxLength: 40, description: 'ISO 8601 with a time zone, such as 2030-01-31T00:00:00Z.' }),
+  Type.Null(),
+])
+const ModelNames = Type.Union([
+  Type.Array(Type.String({ maxLength: 128 }), { minItems: 1, maxItems: 100, uniqueItems: true }),
+  Type.Null(),
+])
+
+const CreateBody = Type.Object(
+  {
+    owner: Label('Whose key it is.'),
+    plan: Plan,
+    name: Type.Optional(Name),
+    expiresAt: Type.Optional(ExpiresAt),
+    models: Type.Optional(ModelNames),
+  },
+  closed,
+)
+const PatchBody = Type.Object(
+  {
+    plan: Type.Optional(Plan),
+    name: Type.Optional(Name),
+    expiresAt: Type.Optional(ExpiresAt),
+    models: Type.Optional(ModelNames),
+    disabled: Type.Optional(Type.Boolean()),
+  },
+  { ...closed, minProperties: 1 },
+)
+/** An hour of overlap is usual; a month is the most. */
+const MOST_OVERLAP_S = 31 * 86_400
+const RotateBody = Type.Union([
+  Type.Object({ overlapSeconds: Type.Optional(Type.Integer({ minimum: 0, maximum: MOST_OVERLAP_S })) }, closed),
+  Type.Null(),
+])
+const ListQuery = Type.Object(
+  {
+    owner: Type.Optional(Type.String({ maxLength: 128 })),
+    plan: Type.Optional(Type.String({ maxLength: 32 })),
+    disabled: Type.Optional(Type.Unsafe<'true' | 'false'>({ type: 'string', enum: ['true', 'false'] })),
+    limit: Type.Optional(
+      Type.String({ pattern: '^(?:[1-9][0-9]{0,2}|1000)$', description: '1 to 1000; 100 by default.' }),
+    ),
+    cursor: Type.Optional(Type.String({ maxLength: 128, description: '`next` of the page before.' })),
+  },
+  closed,
+)
+const Params = Type.Object({ id: Type.String({ maxLength: 100 }) })
+
+type OneKey = { Params: Static<typeof Params> }
+
+const DEFAULT_LIMIT = 100
+const BACK_MS = 1000
+
+const documented = (
+  operationId: string,
+  summary: string,
+  more: object,
+  refusals: readonly number[],
+  success: object,
+  status: 200 | 201 | 204 = 200,
+) => ({
+  tags: ['Admin'],
+  summary,
+  operationId,
+  security: [{ adminToken: [] }],
+  ...more,
+  response: answers({ success, status, refusals: [...new Set([401, 429, 503, ...refusals])].sort() }),
+})
+
+export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, limits, keys, onRequest }) => {
+  const { keyring, changes } = keys
+  const config = { rateLimit: false } as const
+
+  /** Refuses what a schema cannot know: plans, models and times. */
+  const check = (
+    given: { plan?: string; models?: readonly string[] | null; expiresAt?: string | null },
+    isNew: boolean,
+  ) => {
+    const plans = limits.plans.map(({ name }) => name)
+    const known = { plans, models: models.list().map(({ info }) => info.name), now: Date.now() }
+    const problems: readonly InvalidValue[] = fieldProblems(given, known, isNew)
+    if (problems.length > 0) throw new Refusal(badRequest('INVALID_REQUEST', problems))
+    return given.expiresAt ? { ...given, expiresAt: momentOf(given.expiresAt) as string } : given
+  }
+  const issued = ({ record, key }: IssuedKey) => ({ ...keyView(record, Date.now()), key })
+
+  app.addHook('onRequest', onRequest)
+  app.addHook('onSend', async (_request, reply) => {
+    reply.header('cache-control', 'no-store')
+  })
+
+  app.post<{ Body: Static<typeof CreateBody> }>(
+    '/v1/admin/keys',
+    {
+      config,
+      schema: documented(
+        'createKey',
+        'Makes an API key, which is shown this once',
+        { body: CreateBody },
+        [400, 413, 415],
+        IssuedApiKey,
+        201,
+      ),
+    },
+    async (request, reply) => {
+      const fields = { ...request.body, ...check(request.body, true) }
+      const made = await told(changes.create(fields))
+      audit(request, 'key.create', made.record, { owner: fields.owner, plan: fields.plan })
+      return reply.code(201).header('location', `/v1/admin/keys/${made.record.id}`).send(issued(made))
+    },
+  )
+
+  app.get<{ Querystring: Static<typeof ListQuery> }>(
+    '/v1/admin/keys',
+    {
+      config,
+      schema: documented(
+        'listKeys',
+        'All API keys, page by page',
+        { querystring: ListQuery },
+        [400],
+        list(ApiKey, 'keys'),
+      ),
+    },
+    async ({ query }) => {
+      const { owner, plan, disabled, limit, cursor } = query
+      const after = cursor === undefined ? undefined : placeOfCursor(cursor)
+      if (cursor !== undefined && after === undefined) {
+        throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'cursor', message: 'is none; use `next` of a page' }]))
+      }
+      const filter = { owner, plan, disabled: disabled === undefined ? undefined : disabled === 'true' }
+      const page = pageOf(keyring.list(), filter, limit === undefined ? DEFAULT_LIMIT : Number(limit), after)
+      const now = Date.now()
+      return { keys: page.keys.map(record => keyView(record, now)), next: page.next ?? null }
+    },
+  )
+
+  app.get<OneKey>(
+    '/v1/admin/keys/:id',
+    { config, schema: documented('getKey', 'One API key', { params: Params }, [404], ApiKey) },
+    async ({ params }) => {
+      const found = keyring.get(params.id)
+      if (found === undefined) throw unknownKey()
+      return keyView(found.record, Date.now())
+    },
+  )
+
+  app.patch<OneKey & { Body: Static<typeof PatchBody> }>(
+    '/v1/admin/keys/:id',
+    {
+      config,
+      schema: documented(
+        'patchKey',
+        'Changes an API key',
+        { params: Params, body: PatchBody },
+        [400, 404, 409, 413, 415],
+        ApiKey,
+      ),
+    },
+    async request => {
+      const changed = await told(changes.patch(request.params.id, { ...request.body, ...check(request.body, false) }))
+      if (changed === undefined) throw unknownKey()
+      const { before, after } = changed
+      audit(request, 'key.patch', after, { changes: differences(before, after) })
+      return keyView(after, Date.now())
+    },
+  )
+
+  app.delete<OneKey>(
+    '/v1/admin/keys/:id',
+    {
+      config,
+      schema: documented('deleteKey', 'Revokes an API key for good', { params: Params }, [404, 409], Type.Null(), 204),
+    },
+    async (request, reply) => {
+      const removed = await told(changes.remove(request.params.id))
+      if (removed === undefined) throw unknownKey()
+      audit(request, 'key.delete', removed, {})
+      return reply.code(204).send()
+    },
+  )
+
+  app.post<OneKey & { Body: Static<typeof RotateBody> }>(
+    '/v1/admin/keys/:id/rotate',
+    {
+      config,
+      schema: documented(
+        'rotateKey',
+        'Gives an API key a new text; the old one lives on for the overlap',
+        { params: Params, body: RotateBody },
+        [400, 404, 409, 413, 415],
+        IssuedApiKey,
+        201,
+      ),
+    },
+    async (request, reply) => {
+      const { overlapSeconds = 0 } = request.body ?? {}
+      const made = await told(changes.rotate(request.params.id, overlapSeconds * 1000))
+      if (made === undefined) throw unknownKey()
+      audit(request, 'key.rotate', made.record, { overlapSeconds })
+      return reply.code(201).send(issued(made))
+    },
+  )
+}
+
+const unknownKey = () => new Refusal({ status: 404, code: 'KEY_NOT_FOUND', detail: 'there is no API key with this id' })
+
+/** Turns what the store of the keys fails with into what the caller is told. */
+async function told<T>(change: Promise<T>): Promise<T> {
+  try {
+    return await change
+  } catch (error) {
+    if (error instanceof KeyConflict) {
+      throw new Refusal({
+        status: 409,
+        code: 'KEY_CONFLICT',
+        detail: 'others change this API key; read it and try again',
+      })
+    }
+    if (!(error instanceof KeysUnavailable)) throw error
+    const detail = 'the store of the API keys cannot be asked at the moment; the change may or may not have been made'
+    throw Object.assign(new Refusal(unavailable('KEYS_UNAVAILABLE', detail, BACK_MS)), { cause: error })
+  }
+}
+
+/** Who did what. Never a key, nor its digest. The name of the event is for those who search logs, and stays. */
+function audit(request: FastifyRequest, event: string, { id }: KeyRecord, details: object): void {
+  request.log.info({ audit: { event, actor: 'admin', ip: request.ip, keyId: id, ...details } }, `audit: ${event}`)
+}
+
+/** What a patch changed, as [before, after]. */
+function differences(before: KeyRecord, after: KeyRecord): object {
+  const fields = ['plan', 'name', 'expiresAt', 'models', 'disabled'] as const
+  return Object.fromEntries(
+    fields
+      .filter(field => JSON.stringify(before[field]) !== JSON.stringify(after[field]))
+      .map(field => [field, [before[field], after[field]]]),
+  )
+}

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import { AppName, programName } from './app-identity.js'
-import type { Connection, RedisClient } from './stores/redis/client.js'
+import type { RedisClient } from './clients/index.js'
+import type { Connection } from './stores/redis/client.js'
 import { Replicas } from './stores/redis/presence.js'
 
 interface Presence {

@@ -120,6 +120,7 @@ function decorate(app: FastifyInstance, name: string, value: unknown): void {
 export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })
 
 export { normalizeIP } from './address.js'
+export type { RedisAdapter, RedisClient } from './clients/index.js'
 export type { CreatedRateLimit } from './created.js'
 export type { Decision, PolicyState, QuotaUnit } from './decision.js'
 export {
@@ -151,5 +152,4 @@ export type {
   RefundOn,
 } from './options/table.js'
 export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
-export type { RedisClient } from './stores/redis/client.js'
 export type { StoreEvent, StoreListener } from './stores/redis/events.js'

@@ -36,6 +36,10 @@ const namesUnder = (heading: string) =>
 /** The examples speak of a client and a store. */
 class Redis {
   evalsha() {}
+  eval() {}
+  connect() {}
+  on() {}
+  off() {}
 }
 class MyStore {}
 Object.assign(globalThis, { Redis, MyStore })

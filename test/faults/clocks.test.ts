@@ -5,7 +5,7 @@
 import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { connectionOf } from '../../plugin/src/stores/redis/client.js'
+import { connectionOf } from '../../plugin/src/clients/index.js'
 import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
 import type { Answer } from '../../plugin/src/stores/store.js'
 import { longestLife, shiftLog } from '../support/log.js'

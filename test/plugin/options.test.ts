@@ -42,7 +42,7 @@ const WRONG: readonly (readonly [object, RegExp])[] = [
   [{ storeTimeout: 0 }, /'storeTimeout' is 0/],
   [{ denyMemory: -1 }, /'denyMemory' is -1/],
   [{ nameSpace: '' }, /'nameSpace' is ''/],
-  [{ redis: {} }, /'redis' is an object; allowed: a client of ioredis/],
+  [{ redis: {} }, /'redis' is an object without the method 'evalsha'; allowed: a client of ioredis/],
   [{ store: class {}, redis: { evalsha() {} } }, /'store' is given together with redis/],
   [{ store: class {}, policies: [policy] }, /'policies' is given together with store/],
   [{ max: 1, policies: [policy] }, /'max' is given together with policies/],

@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis'
 import t from 'tap'
+import { connectionOf } from '../../plugin/src/clients/index.js'
 import { StoreForeignKey } from '../../plugin/src/errors.js'
-import { connectionOf } from '../../plugin/src/stores/redis/client.js'
 import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
 import type { Check } from '../../plugin/src/stores/store.js'
 import { longestLife, shiftLog } from '../support/log.js'

@@ -1,12 +1,30 @@
 /** Checked by the compiler alone (`npm run typecheck`): what TypeScript users see of the plugin. */
+import type { GlideClient, GlideClusterClient } from '@valkey/valkey-glide'
 import Fastify, { type FastifyInstance } from 'fastify'
+import type * as ioredis from 'ioredis'
+import type * as ioredis5 from 'ioredis-5'
+import type * as iovalkey from 'iovalkey'
 import rateLimit, {
   type CreatedRateLimit,
   type CustomStore,
   normalizeIP,
   type RateLimitPluginOptions,
+  type RedisClient,
   type RequestRateLimit,
 } from 'ml-api-rate-limiter'
+import type * as redis from 'redis'
+import type * as redis5 from 'redis-5'
+
+type NodeRedis = typeof redis | typeof redis5
+type MadeBy<Name extends 'createClient' | 'createClientPool' | 'createCluster' | 'createSentinel'> = ReturnType<
+  NodeRedis[Name]
+>
+export type Clients =
+  | (ioredis.Redis | ioredis.Cluster | ioredis5.Redis | ioredis5.Cluster | iovalkey.Redis | iovalkey.Cluster)
+  | (MadeBy<'createClient'> | MadeBy<'createClientPool'> | MadeBy<'createCluster'> | MadeBy<'createSentinel'>)
+  | (GlideClient | GlideClusterClient)
+/** Every client is one that `redis` takes. */
+export const taken = (client: Clients): RedisClient => client
 
 /** As query builders have it. */
 declare const query: PromiseLike<boolean>

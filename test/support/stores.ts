@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis'
+import { connectionOf } from '../../plugin/src/clients/index.js'
 import { type Policy, sharesSlices } from '../../plugin/src/policy.js'
 import { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
-import { connectionOf } from '../../plugin/src/stores/redis/client.js'
 import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
 import type { Check, Concurrency, Names, Penalty, Refund, Store } from '../../plugin/src/stores/store.js'
 import { shiftLog, shiftPermits } from './log.js'

@@ -1,10 +1,10 @@
 import { parse as parseDuration } from '@lukeed/ms'
 import { DEFAULT_IPV6_SUBNET } from '../address.js'
 import { AllowList, isAddressOrRange } from '../allow-list.js'
+import { type RedisClient, whatClientLacks } from '../clients/index.js'
 import type { QuotaUnit } from '../decision.js'
 import { InvalidGroup, InvalidOption } from '../errors.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
-import type { RedisClient } from '../stores/redis/client.js'
 import type { StoreListener } from '../stores/redis/events.js'
 import type { Penalty } from '../stores/store.js'
 import { wholeWindow } from './answers.js'
@@ -130,6 +130,8 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
   if (!custom) refuse(byHandOptions, given, BY_HAND)
   checkAll(given, known, '', name => custom || FASTIFY_OPTIONS.has(name))
   if (given.redis && custom) throw new InvalidOption('store', 'given together with redis', 'one of the two')
+  const lack = given.redis ? whatClientLacks(given.redis) : undefined
+  if (lack !== undefined) throw new InvalidOption('redis', lack, registrationOptions.redis.allowed)
   refuseBesideStore(given)
   return {
     global: given.global ?? true,

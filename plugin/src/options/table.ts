@@ -1,10 +1,10 @@
 import { parse as parseDuration } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
+import type { RedisClient } from '../clients/index.js'
 import type { Decision } from '../decision.js'
 import { isFieldString } from '../headers.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
-import type { RedisClient } from '../stores/redis/client.js'
 import type { StoreListener } from '../stores/redis/events.js'
 import {
   isFlag,
@@ -388,15 +388,15 @@ export const registrationOptions = {
    */
   global: flag,
   /**
-   * An [ioredis](https://github.com/redis/ioredis) client. Counts in Redis or Valkey, for all replicas; single, Sentinel
-   * and Cluster clients. The client stays yours: it is not closed. Without `redis` and `store` the plugin counts in the
-   * process.
+   * A [client](clients.md) of ioredis, iovalkey, node-redis or Valkey GLIDE, or an adapter for another one. Counts in Redis
+   * or Valkey, for all replicas; single, Sentinel and Cluster clients. The client stays yours: it is not closed. Without
+   * `redis` and `store` the plugin counts in the process.
    * @default none
    * @example redis: new Redis(process.env.REDIS_URL)
    */
   redis: kind<RedisClient | null>(
-    'a client of ioredis, single or cluster',
-    value => !value || typeof (value as Partial<RedisClient>).evalsha === 'function',
+    'a client of ioredis, iovalkey, node-redis 5 or later or Valkey GLIDE, or an adapter { status, eval, onReady }',
+    value => !value || isObject(value),
   ),
   /**
    * Stands in front of every key in Redis. Replicas must have the same one. The default names the program by its package

@@ -1,8 +1,8 @@
 /** An admission has an identity: what is given back is what was charged, once, and only while it counts. */
 import { Redis } from 'ioredis'
 import t from 'tap'
+import { connectionOf, type RedisClient } from '../../../plugin/src/clients/index.js'
 import { LARGEST_TOTAL } from '../../../plugin/src/policy.js'
-import { connectionOf, type RedisClient } from '../../../plugin/src/stores/redis/client.js'
 import { RedisStore } from '../../../plugin/src/stores/redis/redis-store.js'
 import type { Answer, Check, Refund, Store } from '../../../plugin/src/stores/store.js'
 import { longestLife } from '../../support/log.js'

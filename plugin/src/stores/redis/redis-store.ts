@@ -236,7 +236,9 @@ export class RedisStore implements Store {
   async #sendRefunds(pending: readonly Pending[], { clock }: Node): Promise<void> {
     if (!clock.isKnown) {
       const sent = monotonic()
-      const [time] = (await run(this.#connection, CHECK, [], [0, 0, 0])) as unknown[]
+      // The key leads to the node whose clock it is.
+      const key = redisKey(this.#nameSpace, (pending[0] as Pending).key, '~probe')
+      const [time] = (await run(this.#connection, CHECK, [key], [0, 0, 0])) as unknown[]
       clock.observe(Number(time), sent, monotonic(), false)
     }
     const sent = monotonic()

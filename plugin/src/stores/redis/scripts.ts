@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { StoreClosed } from '../../errors.js'
 import type { Connection } from './client.js'
 import * as lua from './lua.js'
 
@@ -31,6 +32,7 @@ export async function run(
   try {
     return await connection.evalsha(script.sha, keys, args)
   } catch (error) {
+    if (connection.status === 'closed') throw new StoreClosed()
     if (!(error as Error | undefined)?.message?.startsWith('NOSCRIPT')) throw error
     return connection.eval(script.source, keys, args)
   }

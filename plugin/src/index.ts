@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
+import type { AnyReply, AnyRequest } from './any-request.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { PolicyState } from './decision.js'
 import { guard, MET, type RequestRateLimit } from './guard.js'
@@ -20,7 +21,7 @@ export interface RateLimiter {
    * Where a key stands with the policies of the registration. Counts nothing. Null where the store cannot be asked and
    * `onStoreError` is 'allow'.
    */
-  status(key: string, request?: FastifyRequest): Promise<RateLimitStatus | null>
+  status(key: string, request?: AnyRequest): Promise<RateLimitStatus | null>
   /**
    * Gives a key its whole quota back, with every limiter of the registration. Rejects with StoreUnavailable
    * (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
@@ -32,22 +33,22 @@ export interface RateLimiter {
    * more, so that a window can hold its quota and `cost` beyond it. `request.rateLimit.refund()` has no such effect.
    * Rejects with StoreUnavailable (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
    */
-  refund(key: string, cost: Cost, request?: FastifyRequest): Promise<void>
+  refund(key: string, cost: Cost, request?: AnyRequest): Promise<void>
 }
 
 /** A hook handler that holds each request against one limiter. */
 export interface RateLimitHandler {
-  (request: FastifyRequest, reply: FastifyReply): Promise<void>
+  (request: AnyRequest, reply: AnyReply): Promise<void>
   /**
    * The same for hooks in the callback style: what the request is to be answered with where it is denied, else nothing,
    * and a promise of it only where something has to be waited for. Throws, or rejects, with anything else that fails.
    */
-  check(request: FastifyRequest, reply: FastifyReply): object | undefined | Promise<object | undefined>
+  check(request: AnyRequest, reply: AnyReply): object | undefined | Promise<object | undefined>
   /**
    * Where the client of a request, or a key, stands with this limiter. Counts nothing. Null where the store cannot be
    * asked and `onStoreError` is 'allow'.
    */
-  status(of: FastifyRequest | string): Promise<RateLimitStatus | null>
+  status(of: AnyRequest | string): Promise<RateLimitStatus | null>
 }
 
 declare module 'fastify' {
@@ -57,7 +58,7 @@ declare module 'fastify' {
     /** A function to ask by hand; answers and sets no header. */
     createRateLimit(
       options?: CreateRateLimitOptions,
-    ): (request: FastifyRequest, callOptions?: { increment?: boolean }) => Promise<CreatedRateLimit>
+    ): (request: AnyRequest, callOptions?: { increment?: boolean }) => Promise<CreatedRateLimit>
     rateLimiter: RateLimiter
   }
   interface FastifyRequest {
@@ -96,15 +97,15 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       const decision = await limiter.status(key, request)
       return decision && { key: String(key), policies: decision.policies }
     }
-    return Object.assign(hold, { check, status })
+    return Object.assign(hold, { check, status }) as RateLimitHandler
   })
   decorate(app, 'rateLimiter', {
     status: async (key, request) => {
-      const decision = await registration.main.status(key, request)
+      const decision = await registration.main.status(key, request as FastifyRequest)
       return decision && { key, policies: decision.policies }
     },
     reset: key => registration.reset(key),
-    refund: (key, cost, request) => registration.main.refund(key, cost, request),
+    refund: (key, cost, request) => registration.main.refund(key, cost, request as FastifyRequest),
   } satisfies RateLimiter)
 
   limitRoutes(app, registration)
@@ -120,6 +121,7 @@ function decorate(app: FastifyInstance, name: string, value: unknown): void {
 export default fp(rateLimit, { name: 'ml-api-rate-limiter', fastify: '5.x' })
 
 export { normalizeIP } from './address.js'
+export type { AnyReply, AnyRequest } from './any-request.js'
 export type { RedisAdapter, RedisClient } from './clients/index.js'
 export type { CreatedRateLimit } from './created.js'
 export type { Decision, PolicyState, QuotaUnit } from './decision.js'

@@ -1,6 +1,6 @@
 /** What a reader of a page has before them: a clone of this repository, a terminal, and others in which services run. */
 import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -23,12 +23,25 @@ export function cloneOf(t: Test): string {
   const clone = join(parent, 'ml-api-rate-limiter')
   const from = fileURLToPath(root)
   mkdirSync(clone)
-  for (const name of ['package.json', 'package-lock.json', 'compose.yaml', 'deploy', 'models', 'plugin', 'service']) {
+  for (const name of [
+    'package.json',
+    'package-lock.json',
+    'compose.yaml',
+    'deploy',
+    'models',
+    'plugin',
+    'scripts',
+    'service',
+  ]) {
     cpSync(join(from, name), join(clone, name), { recursive: true, filter: path => !path.includes('node_modules') })
   }
   for (const folder of ['', 'plugin', 'service']) {
     symlinkIfThere(join(from, folder, 'node_modules'), join(clone, folder, 'node_modules'))
   }
+  // It is built, and what builds is not there.
+  const manifest = JSON.parse(readFileSync(join(clone, 'package.json'), 'utf8'))
+  manifest.scripts.build = 'node --eval 0'
+  writeFileSync(join(clone, 'package.json'), JSON.stringify(manifest))
   writeFileSync(join(clone, '.curlrc'), 'silent\nshow-error\n') // no progress bar, as on a terminal with short answers
   return clone
 }
@@ -48,7 +61,7 @@ export class Desk {
   constructor(t: Test, cwd: string, settings: Readonly<Record<string, string>>) {
     this.#cwd = cwd
     const { REDIS_URL: _, ...env } = childEnv()
-    this.#env = { ...env, BASH_ENV: STAND_INS, CURL_HOME: cwd, npm_config_ignore_scripts: 'true', ...settings }
+    this.#env = { ...env, BASH_ENV: STAND_INS, CURL_HOME: cwd, ...settings }
     this.#shell = spawn('bash', [], { cwd, env: this.#env, stdio: 'pipe' })
     this.#shell.stdout.on('data', data => (this.#output += data))
     this.#shell.stderr.on('data', data => (this.#output += data))

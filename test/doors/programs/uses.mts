@@ -1,6 +1,11 @@
 /** What TypeScript users write. Compiled as part of this repository, and in test/doors/types.ts as a user would. */
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import rateLimit, { type CreatedRateLimit, normalizeIP, type RateLimitPluginOptions, type RequestRateLimit } from 'ml-api-rate-limiter'
+import rateLimit, {
+  type CreatedRateLimit,
+  normalizeIP,
+  type RateLimitPluginOptions,
+  type RequestRateLimit,
+} from 'ml-api-rate-limiter'
 
 export async function registers(app: FastifyInstance): Promise<void> {
   const options: RateLimitPluginOptions = { max: 100, timeWindow: '1 minute' }

@@ -15,6 +15,10 @@ export interface PolicyState {
   readonly remaining: number
   /** Milliseconds until more quota arrives (the oldest admission leaves the window); 0 when none is used. */
   readonly reset: number
+  /** Of `status` with Redis: cost units that this replica has taken ahead and not spent. They are part of `remaining`. */
+  readonly prefetched?: number
+  /** Of `status` with Redis: cost units that replicas took ahead until a time that is not over, spent or not. */
+  readonly ahead?: number
 }
 
 /**
@@ -56,8 +60,8 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
   let banned = false
   for (let index = 0; index < check.decisive; index++) {
     const { name, limit, windowMs } = check.policies[index] as Check['policies'][number]
-    const { used, resetMs, retryMs, denials } = answer.policies[index] as PolicyAnswer
-    const state = {
+    const { used, resetMs, retryMs, denials, prefetched = 0, ahead } = answer.policies[index] as PolicyAnswer
+    const state: PolicyState = {
       name,
       unit: units[name] as QuotaUnit,
       limit,
@@ -65,7 +69,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
       remaining: Math.max(0, limit - used),
       reset: resetMs,
     }
-    policies.push(state)
+    policies.push(ahead === undefined ? state : { ...state, prefetched, ahead })
     if (retryMs > 0) {
       violated = [...violated, name]
       if (ban >= 0 && denials > ban) banned = true

@@ -260,6 +260,7 @@ export class Limiter {
       decisive: this.config.policies.length,
       penalty: this.config.penalty,
       concurrency: this.#concurrency,
+      prefetch: this.config.prefetch?.max,
     }
   }
 

@@ -36,11 +36,11 @@ t.test('inspect shows what a caller has used and reset gives it back, in the eye
   const inspected = await cli(['inspect', '127.0.0.1'], { env })
   t.equal(inspected.code, 0)
   t.match(inspected.stdout, /^ip:127\.0\.0\.1 {2}plan free$/m)
-  t.match(inspected.stdout, /^requests +requests +5 +3600 s +5 +0 +\d+ s$/m)
+  t.match(inspected.stdout, /^requests +requests +5 +3600 s +5 +0 +0 +\d+ s$/m)
 
   const reset = await cli(['reset', 'ip:127.0.0.1'], { env })
   t.equal(reset.code, 0)
-  t.match(reset.stdout, /^requests +requests +5 +3600 s +0 +5$/m)
+  t.match(reset.stdout, /^requests +requests +5 +3600 s +0 +0 +5$/m)
   t.match(reset.stdout, /has its whole quota again/)
   // What the replica knows of its last denial it keeps for a second.
   await t.resolves(until(async () => (await predict(IRIS)).statusCode === 200))
@@ -53,7 +53,7 @@ t.test('an API key is named by its SHA-256, or read from a pipe', async t => {
     key: `key:${sha256}`,
     plan: 'pro',
     policies: [
-      { name: 'requests', unit: 'requests', limit: 50, used: 1, remaining: 49, windowSeconds: 3600 },
+      { name: 'requests', unit: 'requests', limit: 50, used: 1, remaining: 49, ahead: 0, windowSeconds: 3600 },
       { name: 'concurrency', unit: 'concurrent-requests', limit: 3 },
       { name: 'rows', unit: 'rows', limit: 100, used: 2, remaining: 98 },
     ],
@@ -89,7 +89,7 @@ t.test('on a terminal the standing is a table with lines', async t => {
   const env = { REDIS_URL: process.env.REDIS_URL, NO_COLOR: '1' }
   const args = ['inspect', '192.0.2.1', '--redis-namespace', `test:${randomUUID()}:`, '--rate-limit-max', '12']
   const { stdout } = await cli(args, { env, terminal: true })
-  t.match(stdout, /│ requests │ requests │ +12 │ +60 s │ +0 │ +12 │ +│/)
+  t.match(stdout, /│ requests │ requests │ +12 │ +60 s │ +0 │ +0 │ +12 │ +│/)
 })
 
 t.test('what cannot be is said, without the key', async t => {

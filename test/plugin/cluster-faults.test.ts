@@ -152,6 +152,7 @@ t.test('one call that fails, with eight checks in it, opens no circuit', async t
     nameSpace: `one-call:${process.pid}:`,
     max: 1000,
     storeTimeout: 10_000,
+    prefetch: false,
     onStoreEvent: ({ type }) => void events.push(type),
   })
   t.equal(await statusOf(app, 'lone'), 200)

@@ -149,7 +149,7 @@ export const concurrencyOptions = {
 /** Members of `prefetch`. */
 export const prefetchOptions = {
   /**
-   * The most requests whose quota this process takes ahead in one call.
+   * The most requests whose quota this process takes ahead in one call. One such grant is spent while the next is there.
    * @example max: 20
    */
   max: required(kind<number>('an integer ≥ 1', isInteger(1))),
@@ -354,8 +354,11 @@ export const limiterOptions = {
    */
   refundOn: kind<RefundOn>('a function (request, reply) that returns true or false', isFunction),
   /**
-   * Reserved: checked, and without effect so far. Every request asks Redis, unless a denial is remembered. Later it says
-   * whether quota of a busy key is taken ahead of its requests, and [how much](#prefetch).
+   * Whether this process takes quota of a busy key ahead, so that most of its requests are answered without asking Redis.
+   * `false`: each request asks. `{ max }` bounds [how much](#prefetch). No window holds more than `max` either way; see
+   * [How it works](how-it-works.md#quota-taken-ahead). Only with `redis`, where every policy of the request has a quota
+   * above `1 / precision`, a fixed cost and a window of at least 0.5 s (at the default `precision`), and without
+   * `concurrency`, `ban`, `continueExceeding` and `exponentialBackoff`.
    * @default `true`
    * @example prefetch: false
    */

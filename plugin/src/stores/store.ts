@@ -29,6 +29,8 @@ export interface Check {
   readonly decisive: number
   readonly penalty: Penalty
   readonly concurrency?: Concurrency | undefined
+  /** Requests whose quota may be taken ahead in one call, at most; undefined where none may. */
+  readonly prefetch?: number | undefined
 }
 
 /** Identifies one admission in one log, so that a refund never takes other people's units. */
@@ -52,6 +54,8 @@ export interface PolicyAnswer {
   readonly prefetched?: number | undefined
   /** What was charged here, for a refund; undefined where nothing was. */
   readonly admission?: Admission | undefined
+  /** Of a peek: units in entries dated ahead of the clock, taken ahead by any replica, spent or not. Part of `used`. */
+  readonly ahead?: number | undefined
 }
 
 /** Denied by one policy or by concurrency means charged by none, and no permit taken. */

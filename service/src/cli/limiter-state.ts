@@ -102,17 +102,17 @@ const json = ({ key, plan, policies }: CallerStanding): string =>
   JSON.stringify({
     key,
     plan,
-    policies: policies.map(({ name, unit, limit, remaining, windowMs, reset }) => ({
-      ...{ name, unit, limit, used: limit - remaining, remaining },
+    policies: policies.map(({ name, unit, limit, remaining, windowMs, reset, ahead = 0 }) => ({
+      ...{ name, unit, limit, used: limit - remaining, remaining, ahead },
       ...{ windowSeconds: windowMs / 1000, resetSeconds: Math.ceil(reset / 1000) },
     })),
   })
 
 function human({ key, plan, policies }: CallerStanding, { stdout, env }: Io): string {
-  const rows = policies.map(({ name, unit, limit, remaining, windowMs, reset }) => [
-    ...[name, unit, limit, windowMs === 0 ? '' : `${windowMs / 1000} s`, limit - remaining, remaining],
+  const rows = policies.map(({ name, unit, limit, remaining, windowMs, reset, ahead = 0 }) => [
+    ...[name, unit, limit, windowMs === 0 ? '' : `${windowMs / 1000} s`, limit - remaining, ahead, remaining],
     reset === 0 ? '' : `${Math.ceil(reset / 1000)} s`,
   ])
-  const headings = ['policy', 'unit', 'limit', 'window', 'used', 'remaining', 'more in']
-  return `${key}  plan ${plan}\n${table(stdout, env, headings, rows, [2, 3, 4, 5, 6])}`
+  const headings = ['policy', 'unit', 'limit', 'window', 'used', 'ahead', 'remaining', 'more in']
+  return `${key}  plan ${plan}\n${table(stdout, env, headings, rows, [2, 3, 4, 5, 6, 7])}`
 }

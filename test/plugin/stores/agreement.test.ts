@@ -107,6 +107,8 @@ function alike(one: Answer, two: Answer, denials: boolean, toleranceMs: number):
 
 async function play(given: History, memory: TimedStore, remote: TimedStore): Promise<void> {
   const leases: [Lease, Lease][] = []
+  /** The check that took a permit last. */
+  let last: Check | undefined
   const began = performance.now()
   for (const [index, step] of given.steps.entries()) {
     if (step.do === 'pass') {
@@ -115,8 +117,10 @@ async function play(given: History, memory: TimedStore, remote: TimedStore): Pro
       await memory.pass(ms)
       await remote.pass(ms)
     } else if (step.do === 'release') {
-      for (const lease of leases.splice(step.which % (leases.length + 1), 1).flat()) lease.release()
-      await redis.ping()
+      const released = leases.splice(step.which % (leases.length + 1), 1).flat()
+      for (const lease of released) lease.release()
+      const inFlight = async ({ store }: TimedStore, check: Check) => (await store.peek(check)).concurrency?.inFlight
+      while (last !== undefined && (await inFlight(memory, last)) !== (await inFlight(remote, last)));
     } else {
       const check = checkAt(given, step)
       if (step.do === 'refund' || step.do === 'reset') {
@@ -132,7 +136,10 @@ async function play(given: History, memory: TimedStore, remote: TimedStore): Pro
         throw new Error(`step ${index}: in process ${JSON.stringify(one)}, in Redis ${JSON.stringify(two)}`)
       }
       const [mine, theirs] = [one.concurrency?.lease, two.concurrency?.lease]
-      if (mine && theirs) leases.push([mine, theirs])
+      if (mine && theirs) {
+        leases.push([mine, theirs])
+        last = check
+      }
     }
   }
 }

@@ -78,10 +78,16 @@ export class Batcher {
     if (waiting.length > 0) this.#parts.giveUp(waiting, error)
   }
 
+  /** Permits and refunds that wait are sent; all else is given up. */
   close(): void {
     this.#endReady()
     const { connection, release } = this.#parts
-    if (this.#releases.length > 0 && connection.status === 'ready') release(this.#releases)
+    if (connection.status === 'ready') {
+      if (this.#releases.length > 0) release(this.#releases)
+      const refunds = this.#waiting.filter(({ operation }) => operation === 'refund')
+      this.#waiting = this.#waiting.filter(({ operation }) => operation !== 'refund')
+      if (refunds.length > 0) this.#sendAll(refunds, [])
+    }
     this.#releases = []
     this.giveUp(new StoreClosed())
   }
@@ -135,18 +141,22 @@ export class Batcher {
     for (const group of slots.values()) this.#sendSome(group.pending, group.releases)
   }
 
-  /** Permits go with the first checks; refunds have calls of their own, because those happen once. */
+  /**
+   * Permits go with the first checks. Refunds have calls of their own, because those happen once, and go first: what this
+   * replica had taken ahead comes back before it may deny.
+   */
   #sendSome(pending: readonly Pending[], releases: readonly Release[]): void {
     const { send, release } = this.#parts
     const hasRefunds = pending.some(({ operation }) => operation === 'refund')
+    if (hasRefunds) {
+      const refunds = pending.filter(({ operation }) => operation === 'refund')
+      for (let from = 0; from < refunds.length; from += MOST) send(refunds.slice(from, from + MOST), [])
+    }
     const checks = hasRefunds ? pending.filter(({ operation }) => operation !== 'refund') : pending
     if (checks.length === 0 && releases.length > 0) release(releases)
     for (let from = 0; from < checks.length; from += MOST) {
       send(checks.length <= MOST ? checks : checks.slice(from, from + MOST), from === 0 ? releases : [])
     }
-    if (!hasRefunds) return
-    const refunds = pending.filter(({ operation }) => operation === 'refund')
-    for (let from = 0; from < refunds.length; from += MOST) send(refunds.slice(from, from + MOST), [])
   }
 
   #wait(): void {

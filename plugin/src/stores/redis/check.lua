@@ -5,17 +5,22 @@
 --        has one; then its permits, if any
 -- ARGV   latest time to run at (µs of the Redis clock, 0 for any) · number of permits given back · these permits
 --        · number of shapes · the shapes · runs of equal checks
---        shape: operation (0 peek, 1 check, 2 charge) · penalty (0 none, 1 count, 2 renew, 3 backoff)
+--        shape: operation (0 peek, 1 check, 2 charge, 3 grant) · penalty (0 none, 1 count, 2 renew, 3 backoff)
 --               · permits allowed (−1 for no limit) · life of a permit (µs) · number of policies
 --               · per policy: limit · window (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry
 --        run:   how many checks · number of their shape, from 1 · µs after the latest time that they may run
---               · cost for each policy
+--               · cost for each policy; of a grant, whose checks are one, also: how many requests wait · how many more are
+--               wanted ahead · by what the room is divided for these · µs in which they may be spent
 -- Reply  time (µs), then per check: −1 where a key holds a foreign value, −2 when it was too late, −3 where a charge
 --        would exceed what can be counted, else per policy: used · µs until more quota · µs until this cost fits,
 --        or the negative generation of the log where this cost was charged, then followed by the time of the
---        admission · denials (with a penalty only); with permits: in flight · number of the permit taken, 0 for
+--        admission · denials (with a penalty only)
+--        · of a peek, units in entries dated ahead; with permits: in flight · number of the permit taken, 0 for
 --        none, −1 if permits stood in the way.
 --        A check was admitted when no policy has it wait and permits did not stand in the way.
+--        Of a grant: requests admitted of those that wait · requests granted ahead, then per policy: used, these
+--        included · µs until more quota · µs until one more request fits, 0 where all that wait were admitted
+--        · generation of the log · time of the admission, 0 where nothing was charged.
 
 local time = call('TIME')
 local clock = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -85,7 +90,7 @@ end
 local function penalise(policy, key, kind)
   policy.denials = policy.denials + 1
   if kind == 1 then
-    append(key, policy.penalty, 1, policy.window, policy.window / 100, true)
+    append(key, policy.penalty, 1, policy.window, policy.window / 100, true, 0)
     return
   end
   local block = policy.window
@@ -169,7 +174,7 @@ local function check(shape, costs, late)
         waits = policy.wait
       end
     elseif op > 0 and costs[i] > 0 then
-      append(KEYS[at + 1], log, costs[i], window, policy.slice, policy.shared or (op == 2 and policy.slice > 0))
+      append(KEYS[at + 1], log, costs[i], window, policy.slice, policy.shared or (op == 2 and policy.slice > 0), 0)
       charged = true
     end
     local used, reset = log.total - log.base, until_reset(log, window)
@@ -183,6 +188,7 @@ local function check(shape, costs, late)
       reply[size] = waits
     end
     if kind > 0 then answer(policy.denials) end
+    if op == 0 then answer(units_ahead(KEYS[at + 1], log)) end
     at = at + step
   end
   if permits_key then
@@ -199,14 +205,58 @@ local function check(shape, costs, late)
   return nil
 end
 
+-- Admits the requests that wait, as many as there is room for, and takes more ahead: all policies have room for them, and
+-- 1 in `share` of that room at most, so that near the limit nothing is taken ahead. What is taken ahead is dated at the
+-- end of its life. Any window that holds a use of it holds its entry then: no window has more than the limit.
+local function grant(shape, costs, waiting, wanted, share, life, late)
+  local first_key, policies = key_at, #shape
+  key_at = key_at + policies
+  if late then return answer(-2) end
+  local room = LARGEST
+  for i = 1, policies do
+    local policy = shape[i]
+    local log = policy.log
+    local problem = look(log, KEYS[first_key + i], clock, policy.window, policy.ahead, true)
+    if problem then
+      if not is_foreign(problem) then return problem end
+      return answer(-1)
+    end
+    room = min(room, floor((policy.limit - log.total + log.base) / costs[i]))
+  end
+  room = max(room, 0)
+  local admitted = min(waiting, room)
+  local ahead = min(wanted, floor((room - admitted) / share))
+  if ahead < 2 then ahead, life = 0, 0 end
+  local requests = admitted + ahead
+  if refused and requests > 0 then return refused end
+  answer(admitted)
+  answer(ahead)
+  for i = 1, policies do
+    local policy, key = shape[i], KEYS[first_key + i]
+    local log, window, waits = policy.log, policy.window, 0
+    if requests > 0 then append(key, log, costs[i] * requests, window, policy.slice, policy.shared, life) end
+    local used = log.total - log.base
+    if admitted < waiting and used + costs[i] > policy.limit then waits = wait(key, log, costs[i], policy.limit, window) end
+    reply[size + 1], reply[size + 2], reply[size + 3] = used, until_reset(log, window), waits
+    reply[size + 4], reply[size + 5] = requests > 0 and log.generation or 0, requests > 0 and log.score or 0
+    size = size + 5
+  end
+  return nil
+end
+
 local arguments, costs = #ARGV, {}
 while at < arguments do
   local times, shape, later = take(), shapes[take()], take()
   local late = latest > 0 and clock > latest + later
   for i = 1, #shape do costs[i] = take() end
-  for _ = 1, times do
-    local problem = check(shape, costs, late)
+  if shape.op == 3 then
+    local problem = grant(shape, costs, take(), take(), take(), take(), late)
     if problem then return problem end
+  else
+    for _ = 1, times do
+      local problem = check(shape, costs, late)
+      if problem then return problem end
+    end
   end
 end
 return reply

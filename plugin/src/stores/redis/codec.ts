@@ -1,9 +1,10 @@
 import type { Policy } from '../../policy.js'
-import type { Answer, Check, Penalty, PolicyAnswer, Refund } from '../store.js'
+import type { Admission, Answer, Check, Penalty, PolicyAnswer, Refund } from '../store.js'
+import type { Take } from './prefetch.js'
 
 /** What a caller waits for. Times are milliseconds of `performance.now()`. */
 export interface Pending {
-  readonly operation: 'peek' | 'check' | 'charge' | 'refund'
+  readonly operation: 'peek' | 'check' | 'charge' | 'refund' | 'take'
   readonly check: Check
   /** The partition key as it stands in Redis. */
   readonly key: string
@@ -12,6 +13,8 @@ export interface Pending {
   /** When it is given up; it changes nothing in Redis after that. */
   readonly deadline: number
   settled: boolean
+  /** How often it was asked again. */
+  again?: number
   resolve(answer: never): void
   reject(error: unknown): void
 }
@@ -28,10 +31,26 @@ export interface Release {
   readonly number: number
 }
 
+/** What came of a call for a grant. */
+export interface TakeReply {
+  /** How many of the requests that waited were admitted, and how many more are granted. */
+  readonly admitted: number
+  readonly ahead: number
+  readonly policies: readonly {
+    /** Units that count now, these included. */
+    readonly used: number
+    /** Milliseconds until more quota arrives. */
+    readonly resetMs: number
+    /** Milliseconds until one more request fits; 0 where all that waited were admitted. */
+    readonly retryMs: number
+    readonly admission: Admission
+  }[]
+}
+
 /** Why a check has no answer. */
 export type Refusal = 'foreign' | 'late' | 'too large'
 
-const OPERATIONS = { peek: 0, check: 1, charge: 2 } as const
+const OPERATIONS = { peek: 0, check: 1, charge: 2, take: 3 } as const
 const PENALTIES: Readonly<Record<Penalty, number>> = { none: 0, count: 1, renew: 2, backoff: 3 }
 const REFUSALS: Readonly<Record<number, Refusal>> = { [-1]: 'foreign', [-2]: 'late', [-3]: 'too large' }
 
@@ -90,7 +109,7 @@ export function encodeChecks(
     }
     if (check.concurrency !== undefined) keys.push(redisKey(nameSpace, key, check.concurrency.log))
     const later = Math.floor((one.deadline - earliest) / DEADLINE_STEP_MS) * DEADLINE_STEP_MS * 1000
-    if (last !== undefined && later === lastLater && alike(last, one)) {
+    if (last !== undefined && later === lastLater && alike(last, one) && one.operation !== 'take') {
       ;(runs[run] as number)++
       continue
     }
@@ -105,6 +124,11 @@ export function encodeChecks(
     run = runs.length
     runs.push(1, number, later)
     for (const { cost } of check.policies) runs.push(cost)
+    if (one.operation === 'take') {
+      const take = one as Take
+      take.waiting = take.riders.length
+      runs.push(take.waiting, take.wanted, take.share, take.lifeMs * 1000)
+    }
   }
   args.push(known.size)
   for (const shape of known.keys()) args.push(...shape.split(' '))
@@ -133,12 +157,9 @@ export class Reply {
   }
 
   /** The answer to the next check, and the number of the permit that it took, 0 for none. */
-  next(check: Check): { answer: Answer; permit: number } | Refusal {
-    const refusal = REFUSALS[Number(this.#values[this.#at])]
-    if (refusal !== undefined) {
-      this.#at++
-      return refusal
-    }
+  next({ check, operation }: Pending): { answer: Answer; permit: number } | Refusal {
+    const refusal = this.#refusal()
+    if (refusal !== undefined) return refusal
     const policies: PolicyAnswer[] = []
     let allowed = true
     for (let index = 0; index < check.policies.length; index++) {
@@ -148,7 +169,8 @@ export class Reply {
       const admission = third < 0 ? { generation: -third, time: this.#take() } : undefined
       if (third > 0) allowed = false
       const denials = check.penalty === 'none' ? 0 : this.#take()
-      policies.push({ used, resetMs, retryMs: third > 0 ? third / 1000 : 0, denials, admission })
+      const policy = { used, resetMs, retryMs: third > 0 ? third / 1000 : 0, denials, admission }
+      policies.push(operation === 'peek' ? { ...policy, ahead: this.#take() } : policy)
     }
     if (check.concurrency === undefined) return { answer: { allowed, policies }, permit: 0 }
     const inFlight = this.#take()
@@ -158,6 +180,24 @@ export class Reply {
       answer: { allowed: allowed && !violated, policies, concurrency: { inFlight, violated } },
       permit: Math.max(0, permit),
     }
+  }
+
+  /** The answer to a call for a grant. */
+  nextTake(check: Check): TakeReply | Refusal {
+    const refusal = this.#refusal()
+    if (refusal !== undefined) return refusal
+    const [admitted, ahead] = [this.#take(), this.#take()]
+    const policies = check.policies.map(() => {
+      const [used, resetMs, retryMs] = [this.#take(), this.#take() / 1000, this.#take() / 1000]
+      return { used, resetMs, retryMs, admission: { generation: this.#take(), time: this.#take() } }
+    })
+    return { admitted, ahead, policies }
+  }
+
+  #refusal(): Refusal | undefined {
+    const refusal = REFUSALS[Number(this.#values[this.#at])]
+    if (refusal !== undefined) this.#at++
+    return refusal
   }
 
   #take(): number {

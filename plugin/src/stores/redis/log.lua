@@ -160,6 +160,13 @@ local function until_reset(log, window)
   return rounded(log.oldest + window - log.now, window)
 end
 
+-- Units in entries that are dated ahead of the clock.
+local function units_ahead(key, log)
+  if not log.last or log.last <= log.now then return 0 end
+  local entry = call('ZREVRANGEBYSCORE', key, text(log.now), '-inf', 'LIMIT', '0', '1')
+  return log.total - max(log.base, tonumber(entry[1]) or 0)
+end
+
 -- Removes up to MOST entries that no longer count.
 local function trim(key, count)
   if count > 0 then call('ZREMRANGEBYRANK', key, '0', text(min(count, MOST) - 1)) end
@@ -202,11 +209,12 @@ end
 -- Charges `cost` and brings `log` up to date: total, oldest entry, and `score`, the time of the admission. The first
 -- write grows the set, so that Redis checks `maxmemory`.
 -- slice: µs, 0 for none; shared: whether entries of a slice are merged.
-local function append(key, log, cost, window, slice, shared)
+-- life: µs from now in which the cost may still be used; its entry is dated at the end of them. 0 for what is used now.
+local function append(key, log, cost, window, slice, shared, life)
   if log.total + cost > LARGEST then rebase(key, log, window) end
   local now, last, known, before_it = log.now, log.last, log.summary, log.total
-  local score = now
-  if last and last >= now then score = last + 1 end
+  local score = now + life
+  if last and last >= score then score = last + 1 end
   local total = before_it + cost
   log.total, log.score, log.last = total, score, score
   if not known then

@@ -14,11 +14,13 @@ import {
   type Release,
   Reply,
   redisKey,
+  type TakeReply,
 } from './codec.js'
 import { Denials } from './denials.js'
 import type { StoreEvent, StoreListener } from './events.js'
 import { type Node, Nodes } from './nodes.js'
 import { Permits } from './permits.js'
+import { Prefetch, type Take } from './prefetch.js'
 import { CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './scripts.js'
 
 export interface RedisStoreOptions {
@@ -44,11 +46,14 @@ export interface RedisStoreOptions {
 /** The marker of a refund outlives its deadline by this much, in milliseconds: the estimate of the clock may be behind. */
 const MARKER_MS = 1000
 
+/** A denial is asked again no more often than this, each time after what was taken ahead has come back. */
+const MOST_AGAIN = 3
+
 const NO_REFUNDS: readonly Refund[] = []
 
 /**
- * Counts in Redis, for all replicas. A check takes one path: is a denial remembered? → is the circuit of its node
- * open? → ask → note what became of it.
+ * Counts in Redis, for all replicas. A check takes one path: is a denial remembered? → was quota taken ahead for it? →
+ * is the circuit of its node open? → ask → note what became of it.
  */
 export class RedisStore implements Store {
   readonly #connection: Connection
@@ -57,6 +62,7 @@ export class RedisStore implements Store {
   readonly #nodes: Nodes
   readonly #batcher: Batcher
   readonly #permits: Permits
+  readonly #prefetch: Prefetch
   #space: string | undefined
   /** Until when the first connection is waited for; 0 once it stood. */
   #startsUntil = 0
@@ -83,6 +89,14 @@ export class RedisStore implements Store {
       probe: key => this.#within(PROBE, [redisKey(this.#nameSpace, key, '~probe')], []),
       onChange: (error, node) => this.#changed(error, node),
     })
+    this.#prefetch = new Prefetch({
+      replicas: options.replicas ?? (() => 1),
+      send: take => this.#sendTake(take),
+      settle: (rider, answer) => this.#answer(rider, { answer, permit: 0 }),
+      again: rider => this.#batcher.add(rider),
+      giveBack: (check, refunds) => this.refund(check, refunds),
+      pending: (check, resolve, reject) => this.#pending('check', check, NO_REFUNDS, resolve as never, reject),
+    })
     this.#endReady = connection.onReady(() => this.#started())
     if (startTimeoutMs > 0 && connection.status !== 'ready') {
       this.#startsUntil = monotonic() + startTimeoutMs
@@ -97,7 +111,10 @@ export class RedisStore implements Store {
   }
 
   check(check: Check): Answer | Promise<Answer> {
-    return this.#denials.find(check) ?? this.#ask('check', check)
+    const denial = this.#denials.find(check)
+    if (denial !== undefined) return denial
+    const ahead = check.prefetch === undefined ? undefined : this.#prefetch.check(check)
+    return ahead ?? this.#ask('check', check)
   }
 
   peek(check: Check): Promise<Answer> {
@@ -124,6 +141,7 @@ export class RedisStore implements Store {
     const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
     const keys = [...names, ...permits].map(name => redisKey(this.#nameSpace, stored, name))
     forget()
+    this.#prefetch.forget(key)
     const { circuit, clock } = this.#nodes.of(stored)
     const error = this.#missing ?? circuit.error
     if (error !== undefined) throw error
@@ -141,6 +159,7 @@ export class RedisStore implements Store {
 
   close(): void {
     this.#endReady()
+    this.#prefetch.close()
     clearTimeout(this.#start)
     this.#missing = undefined
     this.#nodes.dispose()
@@ -162,14 +181,33 @@ export class RedisStore implements Store {
   }
 
   #ask<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
-    const key = this.#stored(check.key)
-    const error = this.#missing ?? this.#nodes.of(key).circuit.error
-    if (error !== undefined) return Promise.reject(error)
     return new Promise<T>((resolve, reject) => {
-      const since = monotonic()
-      const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
-      this.#batcher.add({ operation, check, key, refunds, since, deadline, settled: false, resolve, reject })
+      const pending = this.#pending(operation, check, refunds, resolve as never, reject)
+      const error = this.#missing ?? this.#nodes.of(pending.key).circuit.error
+      if (error !== undefined) reject(error)
+      else this.#batcher.add(pending)
     })
+  }
+
+  #pending(
+    operation: Pending['operation'],
+    check: Check,
+    refunds: readonly Refund[],
+    resolve: (answer: never) => void,
+    reject: (error: unknown) => void,
+  ): Pending {
+    const since = monotonic()
+    const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
+    const key = this.#stored(check.key)
+    return { operation, check, key, refunds, since, deadline, settled: false, resolve, reject }
+  }
+
+  /** False where it cannot be sent at once. */
+  #sendTake(take: Take): boolean {
+    const error = this.#missing ?? this.#nodes.of(take.key).circuit.error
+    if (error !== undefined || this.#connection.status !== 'ready') return false
+    this.#batcher.add(take)
+    return true
   }
 
   #started(): void {
@@ -209,7 +247,7 @@ export class RedisStore implements Store {
       if (isCrossSlot(error) && this.#batcher.split(unsettled, releases)) return
       if (releases.length > 0) this.#sendReleases(releases)
       if (!patience.isOver) circuit.failed(epoch, error, monotonic())
-      this.#failAll(unsettled, error)
+      this.#failAll(waiters(unsettled), error)
     } finally {
       patience.end()
     }
@@ -222,10 +260,20 @@ export class RedisStore implements Store {
     const reply = new Reply((await run(this.#connection, CHECK, keys, args)) as unknown[])
     const late: Pending[] = []
     for (const one of pending) {
-      const result = reply.next(one.check)
-      if (typeof result !== 'string') this.#answer(one, result)
-      else if (result === 'late') late.push(one)
-      else this.#fail(one, result === 'foreign' ? new StoreForeignKey() : new ChargeTooLarge())
+      const take = one.operation === 'take' ? (one as Take) : undefined
+      const result = take === undefined ? reply.next(one) : reply.nextTake(one.check)
+      if (result === 'late') late.push(one)
+      else if (typeof result === 'string') {
+        const error = result === 'foreign' ? new StoreForeignKey() : new ChargeTooLarge()
+        this.#failAll(waiters([one]), error)
+      } else if (take === undefined) this.#answer(one, result as { answer: Answer; permit: number })
+      else {
+        take.settled = true
+        const { policies } = result as TakeReply
+        const counted = policies.map(({ used, resetMs }) => ({ used, resetMs, retryMs: 0, denials: 0 }))
+        this.#options.onAnswer?.(take.check, { allowed: true, policies: counted })
+        this.#prefetch.granted(take, result as TakeReply, sent)
+      }
     }
     clock.observe(reply.time, sent, monotonic(), late.length > 0)
     // These ran too late by what we knew of the clock, and changed nothing. Those still in time are asked again.
@@ -272,10 +320,15 @@ export class RedisStore implements Store {
     })
   }
 
-  #answer(pending: Pending, { answer, permit }: { answer: Answer; permit: number }): void {
+  #answer(pending: Pending, { answer: counted, permit }: { answer: Answer; permit: number }): void {
+    const answer = this.#prefetch.without(pending.check, counted)
     const { check, operation, key } = pending
     this.#options.onAnswer?.(check, answer)
-    if (operation === 'check' && !answer.allowed) this.#denials.remember(check, answer)
+    if (operation === 'check' && !answer.allowed) {
+      // What this replica has taken ahead and not spent comes back before it denies.
+      if (this.#prefetch.callBack(check) && this.#mayAskAgain(pending)) return
+      this.#denials.remember(check, answer)
+    }
     if (check.concurrency === undefined || permit === 0) {
       this.#settle(pending, answer as never)
       return
@@ -291,6 +344,14 @@ export class RedisStore implements Store {
     this.#settle(pending, { ...answer, concurrency: { inFlight, violated, lease } } as never)
   }
 
+  #mayAskAgain(pending: Pending): boolean {
+    const again = (pending.again ?? 0) + 1
+    if (again > MOST_AGAIN || pending.settled) return false
+    pending.again = again
+    this.#batcher.add(pending)
+    return true
+  }
+
   #settle(pending: Pending, answer: never): void {
     if (pending.settled) return
     pending.settled = true
@@ -302,6 +363,7 @@ export class RedisStore implements Store {
     if (pending.settled) return
     pending.settled = true
     pending.reject(error)
+    if (pending.operation === 'take') return
     if (this.#options.onEvent !== undefined) this.#tell({ type: 'failed', ms: monotonic() - pending.since, error })
   }
 
@@ -319,8 +381,17 @@ export class RedisStore implements Store {
   /** What waited in vain for a connection counts as one failed call of each node. */
   #giveUp(pending: readonly Pending[], error: Error): void {
     const nodes = new Set(pending.map(({ key }) => this.#nodes.of(key)))
-    for (const { circuit } of nodes) circuit.failed(circuit.epoch, error, monotonic())
+    const now = monotonic()
+    for (const { circuit } of nodes) circuit.failed(circuit.epoch, error, now)
     this.#failAll(pending, error)
+    for (const one of pending) {
+      if (one.operation !== 'take') continue
+      // Each has its own time, also where it waits for the call of another.
+      for (const rider of (one as Take).riders) {
+        if (rider.deadline > now && error instanceof StoreTimeout) this.#batcher.add(rider)
+        else this.#fail(rider, error)
+      }
+    }
   }
 
   /** Runs a script within the time allowed, which begins without a connection too. */
@@ -379,7 +450,7 @@ class Patience {
         setImmediate(() => {
           if (this.#ended) return
           const now = monotonic()
-          const waiting = this.#pending.filter(({ settled }) => !settled)
+          const waiting = waiters(this.#pending).filter(({ settled }) => !settled)
           const late = waiting.filter(one => one.deadline <= now)
           if (late.length > 0) this.#giveUp(late)
           const left = waiting.filter(one => one.deadline > now)
@@ -389,6 +460,12 @@ class Patience {
       Math.max(1, Math.ceil(deadline - monotonic())),
     )
   }
+}
+
+/** All that wait for a call: those it was made of, and those that joined a call for a grant. */
+function waiters(pending: readonly Pending[]): readonly Pending[] {
+  if (!pending.some(({ operation }) => operation === 'take')) return pending
+  return pending.flatMap(one => (one.operation === 'take' ? [one, ...(one as Take).riders] : [one]))
 }
 
 /** Clients say in these words that they were closed, whatever the status was when the call was sent. */

@@ -1,0 +1,487 @@
+/**
+ * Quota that a replica takes ahead for keys that are busy here, so that most requests of such a key are answered at once.
+ *
+ * A grant is a number of whole requests of one shape (the policies and costs of one limiter). Redis counts it from the call
+ * that takes it until its window has passed over its end, because its entry is dated at that end. It is spent here, by a
+ * monotonic clock that was read before the call was sent, up to its end less a margin. So at every moment at which it is
+ * spent it counts, and no window holds more than its limit; docs/how-it-works.md has the proof. What it did not spend goes
+ * back by identity.
+ *
+ *   quiet ─ a second request within a life ─▶ a grant is taken ─ spent here, the next is taken before it runs out ─▶ …
+ *   near the limit Redis grants nothing ahead: each request asks for itself, until there is room again
+ */
+import { clearTimeout, monotonic, setTimeout } from '../../clock.js'
+import type { Policy } from '../../policy.js'
+import type { Admission, Answer, Check, PolicyAnswer, Refund } from '../store.js'
+import type { Pending, TakeReply } from './codec.js'
+
+/** A grant lives no longer than this (ms): what a replica that died had not spent is lost for a window. */
+const LONGEST_LIFE_MS = 1000
+
+/** Shorter grants would be over before much of them is spent. */
+const SHORTEST_LIFE_MS = 5
+
+/** A part of a life that is left unused, for clocks that run at different speeds, and milliseconds on top. */
+const DRIFT = 0.01
+const MARGIN_MS = 0.1
+
+/** Of the requests expected in a life, the part that is taken ahead: more would mostly be left over. */
+const EXPECTED = 0.9
+
+/** Grants grow from one to the next by no more than this, so that two requests in a row do not take much. */
+const GROWTH = 2
+
+/** No replica takes more than 1 in this many of the room that there is for each replica. */
+const SHARES = 4
+
+/** Keys whose rates are measured: two generations of this many. */
+const MOST_KEYS = 5000
+
+export interface PrefetchParts {
+  /** Replicas that share the quotas, this one included. */
+  readonly replicas: () => number
+  /** Sends a call for a grant; false where none can be sent now. */
+  readonly send: (take: Take) => boolean
+  /** Answers a request that waited for a grant. */
+  readonly settle: (rider: Pending, answer: Answer) => void
+  /** Asks for a request that waited, by itself. */
+  readonly again: (rider: Pending) => void
+  /** Gives units back; resolves when Redis has answered, or will not. */
+  readonly giveBack: (check: Check, refunds: readonly Refund[]) => Promise<unknown>
+  /** A request that is about to wait for a grant. */
+  readonly pending: (check: Check, resolve: (answer: Answer) => void, reject: (error: unknown) => void) => Pending
+}
+
+/** A call for a grant, and the requests that wait for its answer. */
+export class Take implements Pending {
+  readonly operation = 'take'
+  readonly check: Check
+  readonly key: string
+  readonly refunds: readonly Refund[] = []
+  readonly since: number
+  readonly deadline: number
+  readonly riders: Pending[]
+  readonly holding: Holding
+  /** Requests to take ahead, and the µs in which they may be spent. */
+  readonly wanted: number
+  readonly lifeMs: number
+  readonly share: number
+  /** How many of the riders are in the call: set when it is sent. */
+  waiting = 0
+  settled = false
+  /** Whether the log was forgotten meanwhile, and what was taken ahead with it. */
+  isVoid = false
+
+  constructor(holding: Holding, first: Pending, riders: Pending[], wanted: number, lifeMs: number, share: number) {
+    this.check = first.check
+    this.key = first.key
+    this.since = first.since
+    this.deadline = first.deadline
+    this.riders = riders
+    this.holding = holding
+    this.wanted = wanted
+    this.lifeMs = lifeMs
+    this.share = share
+  }
+
+  resolve(): void {}
+
+  reject(): void {
+    this.end()
+  }
+
+  /** The call is over, or takes too long: who comes now does not wait for it. */
+  end(): void {
+    if (this.holding.call === this) this.holding.call = undefined
+  }
+}
+
+interface Grant {
+  left: number
+  /** `performance.now()` from which it may not be spent any more. */
+  readonly until: number
+  /** When its answer came, and by policy what was counted then without this grant's own units, and the wait for more. */
+  readonly at: number
+  readonly used: number[]
+  readonly resetMs: readonly number[]
+  readonly admissions: readonly Admission[]
+  timer: NodeJS.Timeout | undefined
+}
+
+/** What this replica holds of one key for one shape, and how busy the key is. */
+class Holding {
+  readonly check: Check
+  /** The one that is spent first; mostly one, two while the next has come before the first ran out. */
+  readonly grants: Grant[] = []
+  call: Take | undefined
+  /** Requests since `since`, and the rate before that (a millisecond). */
+  count = 1
+  since: number
+  rate = 0
+  /** Requests that may be left when the next grant is asked for. */
+  low = 1
+  /** Set while Redis had nothing to give ahead: nobody waits for a grant then. */
+  isScarce = false
+
+  constructor(check: Check, now: number) {
+    this.check = check
+    this.since = now
+  }
+}
+
+/** The policies of one limiter, where quota of them may be taken ahead. */
+interface Shape {
+  readonly lifeMs: number
+  young: Map<string, Holding>
+  old: Map<string, Holding>
+}
+
+/** What is out for one partition key: holdings with grants, and units on their way back. */
+interface Out {
+  readonly holdings: Set<Holding>
+  returning: number
+}
+
+export class Prefetch {
+  readonly #parts: PrefetchParts
+  readonly #shapes = new WeakMap<readonly Policy[], Shape | null>()
+  readonly #out = new Map<string, Out>()
+  /** How long a call takes, smoothed. */
+  #callMs = 1
+
+  constructor(parts: PrefetchParts) {
+    this.#parts = parts
+  }
+
+  /** Undefined where quota of such a check is not taken ahead: it is asked as it is. */
+  check(check: Check): Answer | Promise<Answer> | undefined {
+    const shape = this.#shapeOf(check)
+    if (shape === null) return undefined
+    const now = monotonic()
+    const holding = holdingOf(shape, check, now)
+    if (holding === undefined) return undefined
+    holding.count++
+    const answer = this.#spend(holding, shape, now)
+    if (answer !== undefined) return answer
+    if (holding.call !== undefined) return holding.isScarce ? undefined : this.#ride(holding.call)
+    const wanted = holding.isScarce ? 0 : this.#wanted(holding, shape, now)
+    if (wanted < 2) return undefined
+    return this.#take(holding, shape, wanted)
+  }
+
+  /** Whether units of these logs are out that are to come back before this replica denies the check. Calls them back. */
+  callBack(check: Check): boolean {
+    const out = this.#out.get(check.key)
+    if (out === undefined) return false
+    for (const holding of [...out.holdings]) {
+      if (!sharesLog(holding.check, check)) continue
+      for (const grant of [...holding.grants]) this.#retire(holding, grant)
+    }
+    return out.returning > 0
+  }
+
+  /** The answer of Redis without this replica's own units that it has not spent: they are still to be had. */
+  without(check: Check, answer: Answer): Answer {
+    const out = this.#out.get(check.key)
+    if (out === undefined) return answer
+    let changed = false
+    const policies = answer.policies.map((policy, index) => {
+      const { log } = check.policies[index] as Policy
+      const units = Math.min(unspent(out, log), policy.used)
+      if (units === 0) return policy
+      changed = true
+      return { ...policy, used: policy.used - units, prefetched: units }
+    })
+    return changed ? { ...answer, policies } : answer
+  }
+
+  /** Redis has answered a check that was asked by itself: there may be room for a grant again. */
+  seen(check: Check, answer: Answer): void {
+    const holding = this.#known(check)
+    if (holding?.isScarce && roomOf(check, answer) >= GROWTH * this.#share()) holding.isScarce = false
+  }
+
+  /** The answer to a call for a grant. `sent`: `performance.now()` before it was sent. */
+  granted(take: Take, reply: TakeReply, sent: number): void {
+    const { holding, check, riders } = take
+    const { admitted, ahead } = reply
+    const now = monotonic()
+    this.#callMs += (now - sent - this.#callMs) / 8
+    take.end()
+    const admissions = reply.policies.map(({ admission }) => admission as Admission)
+    const costs = check.policies.map(({ cost }) => cost)
+    /** Requests of this call that nobody has had yet. */
+    let left = admitted + ahead
+    const total = left
+    const answer = (): Answer => {
+      left--
+      return {
+        allowed: true,
+        policies: reply.policies.map((policy, index) => allowed(policy, (costs[index] as number) * left)),
+      }
+    }
+    for (let index = 0; index < admitted; index++) {
+      const rider = riders[index] as Pending
+      if (!rider.settled) this.#parts.settle(rider, answer())
+    }
+    holding.isScarce = ahead === 0
+    // The log was made anew: what was taken of the old one counts no more.
+    const isOf = (grant: Grant) =>
+      grant.admissions.every(({ generation }, index) => generation === admissions[index]?.generation)
+    if (total > 0) for (const grant of holding.grants.filter(grant => !isOf(grant))) this.#drop(holding, grant)
+    const until = sent + take.lifeMs * (1 - DRIFT) - MARGIN_MS
+    const mayBeSpent = ahead > 0 && !take.isVoid && now < until
+    const rest: Pending[] = []
+    for (let index = admitted; index < riders.length; index++) {
+      const rider = riders[index] as Pending
+      if (rider.settled) continue
+      if (mayBeSpent && left > 0) this.#parts.settle(rider, answer())
+      else rest.push(rider)
+    }
+    if (left > 0 && !take.isVoid) {
+      const used = reply.policies.map((policy, index) => policy.used - (costs[index] as number) * left)
+      const resetMs = reply.policies.map(policy => policy.resetMs)
+      const grant: Grant = { left, until, at: now, used, resetMs, admissions, timer: undefined }
+      this.#hold(holding, grant)
+      if (mayBeSpent) grant.timer = setTimeout(() => this.#retire(holding, grant), until - now).unref()
+      else this.#retire(holding, grant)
+    }
+    if (rest.length > 0) this.#answerRest(take, reply, rest)
+  }
+
+  /** Those that a grant did not reach: denied, as Redis has said of the first of them, or asked once more. */
+  #answerRest({ check, waiting }: Take, reply: TakeReply, rest: readonly Pending[]): void {
+    const isDenial = reply.admitted < waiting
+    if (!isDenial || this.callBack(check)) {
+      for (const rider of rest) this.#parts.again(rider)
+      return
+    }
+    const policies = reply.policies.map(({ used, resetMs, retryMs }) => ({ used, resetMs, retryMs, denials: 0 }))
+    for (const rider of rest) this.#parts.settle(rider, { allowed: false, policies })
+  }
+
+  /** Everything that is kept about a key was forgotten: so are the grants on it. */
+  forget(key: string): void {
+    const out = this.#out.get(key)
+    if (out === undefined) return
+    for (const holding of out.holdings) {
+      for (const grant of holding.grants) clearTimeout(grant.timer)
+      holding.grants.length = 0
+      if (holding.call !== undefined) holding.call.isVoid = true
+    }
+    out.holdings.clear()
+    this.#tidy(key, out)
+  }
+
+  /** Gives everything back. */
+  close(): void {
+    for (const { holdings } of [...this.#out.values()]) {
+      for (const holding of [...holdings]) for (const grant of [...holding.grants]) this.#retire(holding, grant)
+    }
+  }
+
+  /** Null where nothing may be taken ahead. */
+  #shapeOf(check: Check): Shape | null {
+    const { policies } = check
+    const known = this.#shapes.get(policies)
+    if (known !== undefined) return known
+    const shape = newShape(check)
+    this.#shapes.set(policies, shape)
+    return shape
+  }
+
+  #known(check: Check): Holding | undefined {
+    const shape = this.#shapes.get(check.policies)
+    return shape?.young.get(check.key) ?? shape?.old.get(check.key)
+  }
+
+  #share(): number {
+    return SHARES * Math.max(1, this.#parts.replicas())
+  }
+
+  #spend(holding: Holding, shape: Shape, now: number): Answer | undefined {
+    for (let grant = holding.grants[0]; grant !== undefined; grant = holding.grants[0]) {
+      if (now >= grant.until) {
+        this.#retire(holding, grant)
+        continue
+      }
+      const answer = spend(grant, holding.check, now)
+      if (grant.left === 0) this.#drop(holding, grant)
+      this.#refill(holding, shape, grant, now)
+      return answer
+    }
+    return undefined
+  }
+
+  /** Asks for the next grant in time, so that nobody waits for it. */
+  #refill(holding: Holding, shape: Shape, grant: Grant, now: number): void {
+    if (holding.call !== undefined || holding.isScarce || holding.grants.length > 1) return
+    if (grant.left > holding.low && now < grant.until - 2 * this.#callMs) return
+    const wanted = this.#wanted(holding, shape, now)
+    if (wanted < 2) return
+    const nobody = this.#parts.pending(holding.check, ignore, ignore)
+    this.#send(holding, shape, nobody, [], wanted)
+  }
+
+  /** Requests to take ahead, by the rate of those that came of late. */
+  #wanted(holding: Holding, { lifeMs }: Shape, now: number): number {
+    const { count } = holding
+    // Of two requests in a row nothing is concluded.
+    const elapsed = Math.max(now - holding.since, lifeMs / 20)
+    const rate = count / elapsed
+    if (elapsed > lifeMs / 2) {
+      const isStale = holding.rate === 0 || elapsed > 4 * lifeMs
+      holding.rate = isStale ? rate : (holding.rate + rate) / 2
+      holding.since = now
+      holding.count = 0
+    }
+    const expected = Math.max(holding.rate, rate)
+    holding.low = Math.max(1, Math.ceil(expected * this.#callMs * 2))
+    const wanted = Math.floor(expected * lifeMs * EXPECTED)
+    return Math.min(wanted, GROWTH * (count + holding.low), holding.check.prefetch as number)
+  }
+
+  #ride(take: Take): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      take.riders.push(this.#parts.pending(take.check, resolve, reject))
+    })
+  }
+
+  #take(holding: Holding, shape: Shape, wanted: number): Promise<Answer> | undefined {
+    let rider: Pending | undefined
+    const promise = new Promise<Answer>((resolve, reject) => {
+      rider = this.#parts.pending(holding.check, resolve, reject)
+    })
+    return this.#send(holding, shape, rider as Pending, [rider as Pending], wanted) ? promise : undefined
+  }
+
+  #send(holding: Holding, { lifeMs }: Shape, first: Pending, riders: Pending[], wanted: number): boolean {
+    const take = new Take(holding, first, riders, wanted, lifeMs, this.#share())
+    holding.call = take
+    if (this.#parts.send(take)) return true
+    holding.call = undefined
+    return false
+  }
+
+  #hold(holding: Holding, grant: Grant): void {
+    const { key } = holding.check
+    holding.grants.push(grant)
+    this.#outOf(key).holdings.add(holding)
+  }
+
+  #drop(holding: Holding, grant: Grant): void {
+    clearTimeout(grant.timer)
+    const index = holding.grants.indexOf(grant)
+    if (index === -1) return
+    holding.grants.splice(index, 1)
+    if (holding.grants.length > 0) return
+    const { key } = holding.check
+    const out = this.#out.get(key)
+    if (out === undefined) return
+    out.holdings.delete(holding)
+    this.#tidy(key, out)
+  }
+
+  /** The end of a grant: what it has not spent goes back. */
+  #retire(holding: Holding, grant: Grant): void {
+    const { check } = holding
+    const { left, admissions } = grant
+    this.#drop(holding, grant)
+    if (left === 0) return
+    grant.left = 0
+    const refunds = check.policies.map((policy, index) => ({
+      policy,
+      cost: policy.cost * left,
+      admission: admissions[index],
+    }))
+    const out = this.#outOf(check.key)
+    out.returning++
+    const end = () => {
+      out.returning--
+      this.#tidy(check.key, out)
+    }
+    this.#parts.giveBack(check, refunds).then(end, end)
+  }
+
+  #outOf(key: string): Out {
+    let out = this.#out.get(key)
+    if (out === undefined) {
+      out = { holdings: new Set(), returning: 0 }
+      this.#out.set(key, out)
+    }
+    return out
+  }
+
+  #tidy(key: string, out: Out): void {
+    if (out.holdings.size === 0 && out.returning === 0 && this.#out.get(key) === out) this.#out.delete(key)
+  }
+}
+
+function ignore(): void {}
+
+/** Grants need logs whose entries share slices, since theirs are dated up to a slice ahead, and costs that are known. */
+function newShape({ policies, penalty, concurrency }: Check): Shape | null {
+  if (penalty !== 'none' || concurrency !== undefined) return null
+  if (!policies.every(({ sliced, cost }) => sliced && cost > 0)) return null
+  const lifeMs = Math.min(LONGEST_LIFE_MS, ...policies.map(({ sliceMs }) => sliceMs))
+  return lifeMs < SHORTEST_LIFE_MS ? null : { lifeMs, young: new Map(), old: new Map() }
+}
+
+/** Undefined for a key that is new here: nothing is known of its rate. */
+function holdingOf(shape: Shape, check: Check, now: number): Holding | undefined {
+  const { key } = check
+  const known = shape.young.get(key)
+  if (known !== undefined) return known
+  const older = shape.old.get(key)
+  if (shape.young.size >= MOST_KEYS) {
+    shape.old = shape.young
+    shape.young = new Map()
+  }
+  shape.young.set(key, older ?? new Holding(check, now))
+  return older
+}
+
+function spend(grant: Grant, { policies }: Check, now: number): Answer {
+  const elapsed = now - grant.at
+  const { used, resetMs } = grant
+  grant.left--
+  const answers: PolicyAnswer[] = []
+  for (let index = 0; index < policies.length; index++) {
+    used[index] = (used[index] as number) + (policies[index] as Policy).cost
+    answers.push({
+      used: used[index] as number,
+      resetMs: Math.max(1, (resetMs[index] as number) - elapsed),
+      retryMs: 0,
+      denials: 0,
+      admission: grant.admissions[index],
+    })
+  }
+  return { allowed: true, policies: answers }
+}
+
+function allowed({ used, resetMs, admission }: TakeReply['policies'][number], prefetched: number): PolicyAnswer {
+  return { used: used - prefetched, resetMs, retryMs: 0, denials: 0, admission, prefetched }
+}
+
+function sharesLog(a: Check, b: Check): boolean {
+  return a.policies.some(({ log }) => b.policies.some(other => other.log === log))
+}
+
+/** Units of a log that this replica has been granted and not spent. */
+function unspent({ holdings }: Out, log: string): number {
+  let units = 0
+  for (const { check, grants } of holdings) {
+    const policy = check.policies.find(policy => policy.log === log)
+    if (policy !== undefined) for (const { left } of grants) units += left * policy.cost
+  }
+  return units
+}
+
+/** Whole requests that there was still room for. */
+function roomOf({ policies }: Check, answer: Answer): number {
+  let room = Number.POSITIVE_INFINITY
+  for (const [index, { limit, cost }] of policies.entries()) {
+    room = Math.min(room, Math.floor((limit - (answer.policies[index]?.used ?? limit)) / cost))
+  }
+  return room
+}

@@ -1,0 +1,104 @@
+import t from 'tap'
+import { ask, limited, redisClient, statuses } from '../support/plugin.js'
+
+/** The option `prefetch`: quota of busy keys is taken ahead, and spent without asking Redis. */
+let spaces = 0
+const nameSpace = () => `ahead:${process.pid}:${spaces++}:`
+
+/** Counts the script calls that the client sends. */
+function counted(redis: ReturnType<typeof redisClient>): () => number {
+  let calls = 0
+  const send = redis.evalsha.bind(redis) as (...args: unknown[]) => unknown
+  redis.evalsha = ((...args: unknown[]) => {
+    calls++
+    return send(...args)
+  }) as never
+  return () => calls
+}
+
+t.test('by default a busy client is answered without a trip to Redis for most of its requests', async t => {
+  const redis = redisClient(t)
+  const calls = counted(redis)
+  const app = await limited(t, { redis, nameSpace: nameSpace(), max: 100_000, timeWindow: '1 minute' })
+  const remaining: number[] = []
+  for (let index = 0; index < 300; index++) {
+    const { headers, statusCode } = await ask(app)
+    if (statusCode !== 200) t.fail(`answered ${statusCode}`)
+    remaining.push(Number(headers['x-ratelimit-remaining']))
+  }
+  t.ok(calls() < 150, `${calls()} calls`)
+  t.strictSame(
+    remaining,
+    remaining.map((_, index) => 99_999 - index),
+    'and remaining falls by one with each',
+  )
+})
+
+t.test('prefetch: false asks Redis for each request', async t => {
+  const redis = redisClient(t)
+  const calls = counted(redis)
+  const app = await limited(t, { redis, nameSpace: nameSpace(), max: 100_000, prefetch: false })
+  await statuses(app, 100)
+  t.ok(calls() >= 100, `${calls()} calls`)
+})
+
+t.test('a route may switch it off', async t => {
+  const redis = redisClient(t)
+  const app = await limited(t, { redis, nameSpace: nameSpace(), max: 100_000, timeWindow: '1 minute' }, app => {
+    app.get('/each', { config: { rateLimit: { prefetch: false } } }, async () => 'ok')
+  })
+  const calls = counted(redis)
+  await statuses(app, 60, '/each')
+  t.ok(calls() >= 60, `${calls()} calls`)
+})
+
+t.test('two replicas give a client its quota together, to the unit', async t => {
+  const options = { nameSpace: nameSpace(), max: 600, timeWindow: '1 hour', prefetch: true, denyMemory: 0 }
+  const apps = [
+    await limited(t, { ...options, redis: redisClient(t) }),
+    await limited(t, { ...options, redis: redisClient(t) }),
+  ]
+  // Until both deny: what one of them holds comes back within a second.
+  let admitted = 0
+  for (const began = performance.now(); admitted < 600 && performance.now() - began < 30_000; ) {
+    for (const app of apps) admitted += (await statuses(app, 5)).filter(code => code === 200).length
+  }
+  t.equal(admitted, 600)
+  for (const app of apps) t.strictSame(await statuses(app, 3), [429, 429, 429])
+})
+
+t.test('status tells what is out, and counts it as still to be had', async t => {
+  const redis = redisClient(t)
+  const app = await limited(t, {
+    redis,
+    nameSpace: nameSpace(),
+    max: 100_000,
+    timeWindow: '1 minute',
+    keyGenerator: () => 'ann',
+  })
+  let out = 0
+  for (let asked = 1; out === 0 && asked < 1000; asked++) {
+    await ask(app)
+    const status = await app.rateLimiter.status('ann')
+    t.equal(status?.policies[0]?.remaining, 100_000 - asked)
+    out = status?.policies[0]?.prefetched ?? 0
+    if (out > 0) t.ok((status?.policies[0]?.ahead ?? 0) >= out)
+  }
+  t.ok(out > 0)
+})
+
+t.test('a request that is answered ahead can be refunded', async t => {
+  const redis = redisClient(t)
+  const app = await limited(
+    t,
+    { redis, nameSpace: nameSpace(), max: 100_000, timeWindow: '1 minute', keyGenerator: () => 'ann' },
+    app => {
+      app.get('/back', async request => {
+        await request.rateLimit?.refund()
+        return 'ok'
+      })
+    },
+  )
+  await statuses(app, 50, '/back')
+  t.equal((await app.rateLimiter.status('ann'))?.policies[0]?.remaining, 100_000)
+})

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest 
 import fp from 'fastify-plugin'
 import type { AnyReply, AnyRequest } from './any-request.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
-import type { PolicyState } from './decision.js'
+import type { Decision, PolicyState } from './decision.js'
 import { guard, MET, type RequestRateLimit } from './guard.js'
 import type { Cost } from './ledger.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
@@ -49,6 +49,14 @@ export interface RateLimitHandler {
    * asked and `onStoreError` is 'allow'.
    */
   status(of: AnyRequest | string): Promise<RateLimitStatus | null>
+  /**
+   * The denial that a request with this key would meet now, where it is known at once: from the denials that this
+   * process remembers (`denyMemory`), or from the counts that it keeps itself. Counts nothing and calls nobody. It is for
+   * a server that refuses before a request object exists. Undefined where the request may be allowed, and always where
+   * that depends on the request (functions, an allow list), where a denial has consequences (`ban`, `continueExceeding`,
+   * `exponentialBackoff`) and with `mode: 'report'`.
+   */
+  knownDenial(key: string): Decision | undefined
 }
 
 declare module 'fastify' {
@@ -97,7 +105,8 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       const decision = await limiter.status(key, request)
       return decision && { key: String(key), policies: decision.policies }
     }
-    return Object.assign(hold, { check, status }) as RateLimitHandler
+    const knownDenial = (key: string): Decision | undefined => limiter.knownDenial(key)
+    return Object.assign(hold, { check, status, knownDenial }) as RateLimitHandler
   })
   decorate(app, 'rateLimiter', {
     status: async (key, request) => {

@@ -113,6 +113,20 @@ export class Limiter {
   }
 
   /**
+   * The denial that a request of this key would meet now, where it is known without waiting. Counts nothing. Undefined
+   * where the request may pass, where something depends on the request itself, and where a denial has consequences
+   * (penalties) or none (shadow mode).
+   */
+  knownDenial(key: Key): Decision | undefined {
+    const { allowList, penalty, report, ban } = this.config
+    const fixed = allowList || report || penalty !== 'none' ? undefined : this.#fixedPolicies()
+    if (fixed === undefined) return undefined
+    const check = this.#checkOf(key, fixed)
+    const answer = this.#parts.store.knownDenial?.(check)
+    return answer && decide(check, answer, ban, this.#units)
+  }
+
+  /**
    * Charges cost that is known only now, where the request was counted; may overdraw. Adds it to the ledger of the
    * decision. While the store cannot be asked, `onStoreError` says what becomes of it.
    */

@@ -97,6 +97,11 @@ export interface Store {
   check(check: Check): Answer | Promise<Answer>
   /** What `check` would answer, changing nothing. */
   peek(check: Check): Answer | Promise<Answer>
+  /**
+   * The denial that `check` would answer with, where the store can tell at once. Changes nothing. Undefined where the
+   * check may be allowed, or where only waiting could tell. A store without this method can never tell.
+   */
+  knownDenial?(check: Check): Answer | undefined
   /** Charges what is only known now; may overdraw the quota. Throws ChargeTooLarge for what cannot be counted. */
   charge(check: Check): Answer | Promise<Answer>
   /**

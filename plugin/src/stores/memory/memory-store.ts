@@ -60,6 +60,11 @@ export class MemoryStore implements Store {
     return { allowed: allowed && !violated, policies, concurrency: { inFlight, violated } }
   }
 
+  knownDenial(check: Check): Answer | undefined {
+    const answer = this.peek(check)
+    return answer.allowed ? undefined : answer
+  }
+
   charge(check: Check): Answer {
     const now = this.#tick()
     const rows = check.policies.map(policy => this.#row(policy.log, check.key, now))

@@ -121,6 +121,10 @@ export class RedisStore implements Store {
     return this.#ask('peek', check)
   }
 
+  knownDenial(check: Check): Answer | undefined {
+    return this.#denials.find(check)
+  }
+
   charge(check: Check): Promise<Answer> {
     return this.#ask('charge', check)
   }

@@ -6,11 +6,12 @@ import { inferencePart, scenarios as models } from './inference/part.mjs'
 import { contenders, limiterPart, scenarios } from './limiter/part.mjs'
 import { overloadPart, scenarios as surges } from './overload/part.mjs'
 import { startRedis } from './redis.mjs'
+import { refusalsPart } from './refusals/part.mjs'
 
 const LIMITER = [...Object.keys(scenarios), 'memory']
 const INFERENCE = [...Object.keys(models), 'neighbours']
 const OVERLOAD = [...Object.keys(surges), 'greedy']
-const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, overload: OVERLOAD }
+const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, refusals: ['refusals'], overload: OVERLOAD }
 const PARTS = Object.keys(SCENARIOS)
 const USAGE = `npm run bench -- [parts] [options]
 
@@ -78,6 +79,7 @@ if (parts.includes('inference')) {
     tools,
   )
 }
+if (parts.includes('refusals')) results.refusals = await refusalsPart(common, tools)
 if (parts.includes('overload')) {
   results.overload = await overloadPart({ ...common, scenarios: only?.filter(name => OVERLOAD.includes(name)) }, tools)
 }

@@ -89,19 +89,47 @@ function conclude(
     return undefined
   }
   setHeaders(limiter, decision, reply, config.addHeaders)
-  const retryAfter = Math.max(1, seconds(decision.retryAfterMs))
+  const retryAfter = retryAfterOf(decision)
   if (config.addHeaders[config.labels.retryAfter]) reply.header(config.labels.retryAfter, retryAfter)
-  const statusCode = decision.banned ? 403 : 429
-  const after = inWords(retryAfter)
-  if (config.errorResponseBuilder === undefined) return new QuotaExceeded(after, statusCode, decision)
+  if (config.errorResponseBuilder === undefined) return denialOf(decision)
   const response = config.errorResponseBuilder(request, {
-    statusCode,
+    statusCode: statusOf(decision),
     ban: decision.banned,
     max: decision.binding.limit,
     ttl: decision.retryAfterMs,
-    after,
+    after: inWords(retryAfter),
   })
   return checkedResponse(response)
+}
+
+/** What a denied request is answered with: the error, and the header fields. */
+export interface RateLimitRefusal {
+  readonly error: InstanceType<typeof QuotaExceeded>
+  readonly headers: Readonly<Record<string, string | number>>
+}
+
+/** The same as `guard` answers a request with that this decision denies, where there is no request. */
+export function refusalOf(limiter: Limiter, decision: Decision): RateLimitRefusal {
+  const headers: Record<string, string | number> = {}
+  const { addHeaders, labels, standardHeaders } = limiter.config
+  const fields: Fields = { header: (name, value) => (headers[name] = value), getHeader: name => headers[name] }
+  if (standardHeaders) setStandardHeaders(limiter, decision, fields, true)
+  setHeaders(limiter, decision, fields, addHeaders)
+  if (addHeaders[labels.retryAfter]) headers[labels.retryAfter] = retryAfterOf(decision)
+  return { error: denialOf(decision), headers }
+}
+
+const denialOf = (decision: Decision) =>
+  new QuotaExceeded(inWords(retryAfterOf(decision)), statusOf(decision), decision)
+
+const statusOf = ({ banned }: Decision): 403 | 429 => (banned ? 403 : 429)
+
+const retryAfterOf = ({ retryAfterMs }: Decision): number => Math.max(1, seconds(retryAfterMs))
+
+/** The part of a reply that header fields are set on. */
+interface Fields {
+  header(name: string, value: string | number): unknown
+  getHeader(name: string): string | number | string[] | undefined
 }
 
 /** Those who are denied are mostly denied alike, so the last text serves again. */
@@ -175,7 +203,7 @@ function releaseWithReply(lease: Lease, reply: FastifyReply): void {
 function setHeaders(
   { config }: Limiter,
   { binding, allowed, retryAfterMs }: Decision,
-  reply: FastifyReply,
+  reply: Fields,
   shown: Readonly<Record<string, boolean>>,
 ): void {
   const { labels } = config
@@ -188,12 +216,7 @@ function setHeaders(
 const policyFields = new WeakMap<Limiter, string>()
 
 /** A further limiter on the same request adds its policies to those of the first. */
-function setStandardHeaders(
-  limiter: Limiter,
-  { policies, known }: Decision,
-  reply: FastifyReply,
-  first: boolean,
-): void {
+function setStandardHeaders(limiter: Limiter, { policies, known }: Decision, reply: Fields, first: boolean): void {
   let field = policyFields.get(limiter)
   if (field === undefined) {
     field = policyField(policies)
@@ -204,11 +227,11 @@ function setStandardHeaders(
   if (known) set(reply, 'ratelimit', limitField(policies))
 }
 
-function setHeader(reply: FastifyReply, name: string, field: string): void {
+function setHeader(reply: Fields, name: string, field: string): void {
   reply.header(name, field)
 }
 
-function appendHeader(reply: FastifyReply, name: string, field: string): void {
+function appendHeader(reply: Fields, name: string, field: string): void {
   const before = reply.getHeader(name)
   reply.header(name, before === undefined ? field : `${before}, ${field}`)
 }

@@ -3,7 +3,7 @@ import fp from 'fastify-plugin'
 import type { AnyReply, AnyRequest } from './any-request.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { Decision, PolicyState } from './decision.js'
-import { guard, MET, type RequestRateLimit } from './guard.js'
+import { guard, MET, type RateLimitRefusal, type RequestRateLimit, refusalOf } from './guard.js'
 import type { Cost } from './ledger.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Registration } from './registration.js'
@@ -54,9 +54,11 @@ export interface RateLimitHandler {
    * process remembers (`denyMemory`), or from the counts that it keeps itself. Counts nothing and calls nobody. It is for
    * a server that refuses before a request object exists. Undefined where the request may be allowed, and always where
    * that depends on the request (functions, an allow list), where a denial has consequences (`ban`, `continueExceeding`,
-   * `exponentialBackoff`) and with `mode: 'report'`.
+   * `exponentialBackoff`), with `mode: 'report'` and with an `errorResponseBuilder`.
    */
   knownDenial(key: string): Decision | undefined
+  /** What a request that such a decision denies is answered with: the error, and the header fields. */
+  refusalOf(decision: Decision): RateLimitRefusal
 }
 
 declare module 'fastify' {
@@ -106,7 +108,12 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       return decision && { key: String(key), policies: decision.policies }
     }
     const knownDenial = (key: string): Decision | undefined => limiter.knownDenial(key)
-    return Object.assign(hold, { check, status, knownDenial }) as RateLimitHandler
+    return Object.assign(hold, {
+      check,
+      status,
+      knownDenial,
+      refusalOf: (decision: Decision) => refusalOf(limiter, decision),
+    }) as RateLimitHandler
   })
   decorate(app, 'rateLimiter', {
     status: async (key, request) => {
@@ -149,7 +156,7 @@ export {
   StoreTimeout,
   StoreUnavailable,
 } from './errors.js'
-export type { RequestRateLimit } from './guard.js'
+export type { RateLimitRefusal, RequestRateLimit } from './guard.js'
 export type { Cost } from './ledger.js'
 export type {
   CreateRateLimitOptions,

@@ -114,12 +114,13 @@ export class Limiter {
 
   /**
    * The denial that a request of this key would meet now, where it is known without waiting. Counts nothing. Undefined
-   * where the request may pass, where something depends on the request itself, and where a denial has consequences
-   * (penalties) or none (shadow mode).
+   * where the request may pass, where something of the decision or the answer depends on the request itself, and where
+   * a denial has consequences (penalties) or none (shadow mode).
    */
   knownDenial(key: Key): Decision | undefined {
-    const { allowList, penalty, report, ban } = this.config
-    const fixed = allowList || report || penalty !== 'none' ? undefined : this.#fixedPolicies()
+    const { allowList, penalty, report, errorResponseBuilder, ban } = this.config
+    const isPlain = !allowList && !report && penalty === 'none' && errorResponseBuilder === undefined
+    const fixed = isPlain ? this.#fixedPolicies() : undefined
     if (fixed === undefined) return undefined
     const check = this.#checkOf(key, fixed)
     const answer = this.#parts.store.knownDenial?.(check)

@@ -10,8 +10,9 @@ import Fastify, {
 } from 'fastify'
 import { adminOnly, trustIn } from './auth.js'
 import type { Config } from './config.js'
+import { Front, type FrontOptions } from './front/front.js'
 import { noteArrivals } from './http/arrival.js'
-import { allowOrigins } from './http/cors.js'
+import { allowOrigins, corsHeaders } from './http/cors.js'
 import { acceptJsonOnly } from './http/json-body.js'
 import { Malformed } from './http/malformed.js'
 import { Refusal, sendError } from './http/problem.js'
@@ -41,7 +42,8 @@ import { modelRoutes } from './routes/models.js'
 import { answerOtherMethods, answerUnknown, rememberRoutes, unknownUrl } from './routes/other-methods.js'
 import { playgroundRoutes } from './routes/playground.js'
 import { predictRoutes } from './routes/predict.js'
-import { isV2, sendV2Error, v2Routes } from './routes/v2.js'
+import { sendV2Error, v2Routes } from './routes/v2.js'
+import { isV2 } from './routes/v2-error.js'
 import { traceRequests } from './tracing/tracing.js'
 
 export interface Dependencies {
@@ -63,20 +65,23 @@ const LAST_STEPS_MS = 500
 /** What is read and thrown away of a refused body, in times `BODY_LIMIT`. */
 const MOST_DISCARDED = 64
 
+/** Levels at which every request is logged. */
+const LOGS_REQUESTS: readonly string[] = ['debug', 'trace']
+
 const NO_HOST = { status: 400, code: 'INVALID_REQUEST', detail: 'the header host is missing' } as const
 
 /** Resolves when everything is ready to listen. Rejects, with nothing left open, when something cannot be had. */
 export async function buildApp(config: Config, dependencies: Dependencies): Promise<Service> {
-  const app = createServer(config)
+  const server = createServer(config)
   try {
-    return await furnish(app, config, dependencies)
+    return await furnish(server, config, dependencies)
   } catch (error) {
-    await app.close()
+    await server.app.close()
     throw error
   }
 }
 
-async function furnish(app: FastifyInstance, config: Config, dependencies: Dependencies): Promise<Service> {
+async function furnish({ app, malformed }: Server, config: Config, dependencies: Dependencies): Promise<Service> {
   let stopBy: number | undefined
   const isStopping = () => stopBy !== undefined
   // Both take their time; neither waits for the other.
@@ -100,12 +105,16 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   const keys = await openKeys(app, config)
   const models = await opening
+  const front = usesFront(config) ? new Front(app, malformed, frontOptions(config), { metrics, stats }) : undefined
 
   app.addHook('onSend', (request, reply, _payload, done) => {
     // Else a connection that is busy when the server closes stays open, idle, until its client goes.
     if (isStopping()) reply.header('connection', 'close')
     // Fastify closes behind every body that it refuses. There may be requests behind it that have been taken.
-    else if (reply.statusCode >= 400) reply.removeHeader('connection')
+    else if (reply.statusCode >= 400) {
+      reply.removeHeader('connection')
+      front?.refused(request)
+    }
     if (isUnread(request.raw)) discardRest(request.raw, MOST_DISCARDED * config.bodyLimit)
     done()
   })
@@ -124,7 +133,7 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   if (config.docs) await collectRoutes(app)
   if (config.events) countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
-  const limits = await registerLimits(app, config, models, metrics, keys.keyring)
+  const { limits, early } = await registerLimits(app, config, models, metrics, keys.keyring)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
@@ -155,18 +164,25 @@ async function furnish(app: FastifyInstance, config: Config, dependencies: Depen
   await answerUnknown(app, () => unknownUrl(app))
   answerOtherMethods(app)
   await app.ready()
+  front?.open(early)
   return {
     app,
     models,
     limits,
     announceStop: () => {
+      front?.close()
       stopBy ??= performance.now() + config.stopTimeoutMs
     },
   }
 }
 
+interface Server {
+  readonly app: FastifyInstance
+  readonly malformed: Malformed
+}
+
 /** A server that gives up on slow, large and malformed requests before they cost anything. */
-function createServer(config: Config): FastifyInstance {
+function createServer(config: Config): Server {
   const malformed = new Malformed()
   const app = Fastify({
     logger: {
@@ -175,7 +191,7 @@ function createServer(config: Config): FastifyInstance {
       redact: { paths: ['err.command', 'err.*.command'], remove: true },
     },
     // Two lines a request are most of the cost of a cheap one.
-    logController: new LogController({ disableRequestLogging: !['debug', 'trace'].includes(config.logLevel) }),
+    logController: new LogController({ disableRequestLogging: !LOGS_REQUESTS.includes(config.logLevel) }),
     childLoggerFactory: requestLog,
     // Names the answer in problem documents and the request in the log.
     genReqId: () => randomUUID(),
@@ -215,7 +231,21 @@ function createServer(config: Config): FastifyInstance {
     reply.headers(SECURITY_HEADERS)
     done(hasHost(request) ? undefined : new Refusal(NO_HOST))
   })
-  return app
+  return { app, malformed }
+}
+
+/** Where every request is logged, each has to become one. */
+const usesFront = ({ logLevel }: Config): boolean => !LOGS_REQUESTS.includes(logLevel)
+
+function frontOptions(config: Config): FrontOptions {
+  const { trustProxy, bearerKeys, requestTimeoutMs, uploadTimeoutMs, overloadStatus, bodyLimit, corsOrigins } = config
+  const mostSkippedBytes = MOST_DISCARDED * bodyLimit
+  const headers = { ...SECURITY_HEADERS, ...corsHeaders(corsOrigins) }
+  const readsOrigin = corsOrigins.length > 0 && !corsOrigins.includes('*')
+  return {
+    ...{ trustProxy, bearerKeys, requestTimeoutMs, uploadTimeoutMs, overloadStatus },
+    ...{ mostSkippedBytes, headers, readsOrigin },
+  }
 }
 
 /** Each protocol has its own form of errors, also for what no route was found for. */

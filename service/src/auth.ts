@@ -18,11 +18,27 @@ export function addressKey(request: FastifyRequest): string {
   const { ip } = request
   const seen = socket[addressSeen]
   if (seen !== undefined && seen.ip === ip) return seen.key
-  // What a trusted proxy says of the client, unless it is no address; then the proxy's own.
-  const address = normalizeIP(ip)
-  const key = isIP(address) === 0 ? keyOfAddress(socket.remoteAddress ?? '') : `ip:${address}`
+  const key = keyOfClient(ip, socket)
   socket[addressSeen] = { ip, key }
   return key
+}
+
+/** What a trusted proxy says of the client, unless it is no address; then the proxy's own. */
+function keyOfClient(ip: string, { remoteAddress = '' }: Socket): string {
+  const address = normalizeIP(ip)
+  return isIP(address) === 0 ? keyOfAddress(remoteAddress) : `ip:${address}`
+}
+
+/**
+ * The same as `addressKey` where there is no request. `forwardedFor`: its one header `x-forwarded-for`; `trusted`: see
+ * `trustIn`.
+ */
+export function addressKeyOf(socket: Socket, forwardedFor: string | undefined, trusted: ReturnType<typeof trustIn>) {
+  const peer = socket.remoteAddress ?? ''
+  if (forwardedFor === undefined || trusted === false) return keyOfClient(peer, socket)
+  // From the nearest on: the first that is not trusted is the client, or the last one.
+  const hops = [...forwardedFor.split(',').map(hop => hop.trim()), peer].reverse()
+  return keyOfClient(hops.find(hop => !trusted(hop)) ?? (hops.at(-1) as string), socket)
 }
 
 /**
@@ -48,9 +64,15 @@ export function trustIn(proxies: readonly string[]): false | ((address: string) 
  * The API key that a request carries in `x-api-key`, or else, with `bearerKeys`, as `authorization: Bearer`; undefined
  * where it carries none.
  */
-export function keyTextOf({ headers }: FastifyRequest, bearerKeys: boolean): string | undefined {
+export function keyTextOf({ headers }: { readonly headers: KeyHeaders }, bearerKeys: boolean): string | undefined {
   const given = headers['x-api-key'] ?? (bearerKeys ? bearerOf(headers.authorization) : undefined)
   return given === undefined ? undefined : String(given)
+}
+
+/** The headers that may carry an API key. */
+interface KeyHeaders {
+  readonly 'x-api-key'?: string | readonly string[] | undefined
+  readonly authorization?: string | undefined
 }
 
 /** SHA-256 of an API key, in hex, as the limits file has it. */

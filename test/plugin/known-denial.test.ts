@@ -1,6 +1,6 @@
 /** What a limiter knows of a denial without asking: for servers that refuse before there is a request. */
 import t, { type Test } from 'tap'
-import type { RateLimitHandler, RateLimitPluginOptions } from '../../plugin/src/index.js'
+import type { Decision, RateLimitHandler, RateLimitPluginOptions } from '../../plugin/src/index.js'
 import { type App, limited, STORES, statuses } from '../support/plugin.js'
 
 /** An app whose route is held against a limiter by hand. */
@@ -30,6 +30,13 @@ for (const { name, options } of STORES) {
     const { retryAfterMs = 0 } = limiter.knownDenial('lone') ?? {}
     t.ok(retryAfterMs > 3_500_000 && retryAfterMs <= 3_600_000, 'the time until the oldest leaves the window')
     t.equal(limiter.knownDenial('other'), undefined, 'of others nothing is known')
+    const { headers: sent, ...answer } = await app.inject('/')
+    const refusal = limiter.refusalOf(limiter.knownDenial('lone') as Decision)
+    for (const [field, value] of Object.entries(refusal.headers)) t.equal(`${sent[field]}`, `${value}`, field)
+    const names = Object.keys(sent).filter(field => /ratelimit|retry-after/.test(field))
+    t.strictSame(names.sort(), Object.keys(refusal.headers).sort(), 'the fields that are sent')
+    t.equal(answer.json().message, refusal.error.message)
+    t.equal(refusal.error.statusCode, 429)
     await app.rateLimiter.reset('lone')
     t.equal(limiter.knownDenial('lone'), undefined)
     t.strictSame(await statuses(app, 3), [200, 200, 429], 'asking has cost nothing')
@@ -42,6 +49,7 @@ for (const { name, options } of STORES) {
       'denials that lead to a ban': { ban: 5 },
       'denials that last longer each time': { exponentialBackoff: true },
       'shadow mode': { mode: 'report' },
+      'an answer by function': { errorResponseBuilder: () => new Error('no') },
     }
     for (const [kind, own] of Object.entries(kinds)) {
       const { app, limiter } = await byHand(t, options(t), own)

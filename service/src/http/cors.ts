@@ -11,6 +11,16 @@ const EXPOSED = [
 /** How long a browser remembers what a preflight was answered, in seconds. */
 const MAX_AGE_SECONDS = 600
 
+/** The fields of all answers while these origins are allowed, but for those to requests that name an origin of a list. */
+export function corsHeaders(origins: readonly string[]): Readonly<Record<string, string>> {
+  if (origins.length === 0) return {}
+  return {
+    vary: 'Origin',
+    ...(origins.includes('*') ? { 'access-control-allow-origin': '*' } : {}),
+    'access-control-expose-headers': EXPOSED.join(', '),
+  }
+}
+
 /** A preflight as the Fetch standard has it. Any other OPTIONS asks which methods a URL has. */
 const isPreflight = ({ method, headers }: FastifyRequest): boolean =>
   method === 'OPTIONS' && headers.origin !== undefined && headers['access-control-request-method'] !== undefined

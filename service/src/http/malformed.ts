@@ -71,6 +71,17 @@ export class Malformed {
     ;(request.socket as WatchedSocket)[newestOf] = { request, answer, before }
   }
 
+  /** The request that came last over a connection, as far as its headers have been read. */
+  newest(socket: Socket): IncomingMessage | undefined {
+    return (socket as WatchedSocket)[newestOf]?.request
+  }
+
+  /** Whether an answer over the connection is not out yet. */
+  isBusy(socket: Socket): boolean {
+    const newest = (socket as WatchedSocket)[newestOf]
+    return newest !== undefined && !isOut(newest.answer)
+  }
+
   /** For Fastify's `clientErrorHandler`. */
   readonly handle: ClientErrorHandler = (error, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {

@@ -228,20 +228,22 @@ export function problemOf(fault: Fault, requestId: string): Problem {
 
 const wholeSeconds = (ms: number): number => Math.max(1, Math.ceil(ms / 1000))
 
-/** Sets the status and headers of a fault, which are the same in every form of its body. */
-export function setFault(
-  { status, code, headers, retryAfterMs }: Fault,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): FastifyReply {
-  request.refusedAs = code
-  reply.code(status).header('cache-control', 'no-store')
-  if (headers !== undefined) reply.headers(headers)
-  if (retryAfterMs === undefined) return reply
+/** The headers of a fault, which are the same in every form of its body. */
+export function faultHeaders({ headers, retryAfterMs }: Fault): Readonly<Record<string, string | number>> {
+  const own = { ...headers, 'cache-control': 'no-store' }
+  if (retryAfterMs === undefined) return own
   // The second for clients that read it: some wait a whole second where a few milliseconds are enough.
-  return reply
-    .header('retry-after', wholeSeconds(retryAfterMs))
-    .header('retry-after-ms', Math.max(1, Math.ceil(retryAfterMs)))
+  return {
+    ...own,
+    'retry-after': wholeSeconds(retryAfterMs),
+    'retry-after-ms': Math.max(1, Math.ceil(retryAfterMs)),
+  }
+}
+
+/** Sets the status and headers of a fault. */
+export function setFault(fault: Fault, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  request.refusedAs = fault.code
+  return reply.code(fault.status).headers(faultHeaders(fault))
 }
 
 export function sendFault(fault: Fault, request: FastifyRequest, reply: FastifyReply): FastifyReply {

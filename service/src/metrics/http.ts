@@ -44,6 +44,38 @@ export function measureRequests(
   })
 }
 
+/** A request of a route that was refused as soon as its head was read, with this status and code. */
+export type ObserveRefusal = (status: number, code: string) => void
+
+/** Counts the refusals of a route and method that no hook sees. */
+export function refusalsOf(route: string, method: string, metrics: Metrics): ObserveRefusal {
+  const byClass: { readonly count: Count; readonly duration: Distribution }[] = []
+  return (status, code) => {
+    const series = seriesIn(byClass, route, method, status, metrics)
+    series.count.value++
+    // It took microseconds, and is not timed.
+    series.duration.observe(0)
+    if (isShed(status, code)) metrics.shed(code, status)
+  }
+}
+
+function seriesIn(
+  byClass: { readonly count: Count; readonly duration: Distribution }[],
+  route: string,
+  method: string,
+  status: number,
+  metrics: Metrics,
+) {
+  const hundreds = Math.floor(status / 100)
+  let series = byClass[hundreds]
+  if (series === undefined) {
+    const labels = [route, method, classOf(status)]
+    series = { count: metrics.requests.of(...labels), duration: metrics.duration.of(...labels) }
+    byClass[hundreds] = series
+  }
+  return series
+}
+
 function observerOf(route: string, metrics: Metrics) {
   const byMethod = new Map<string, { readonly count: Count; readonly duration: Distribution }[]>()
   return (request: FastifyRequest, { statusCode, elapsedTime }: FastifyReply): void => {
@@ -52,13 +84,7 @@ function observerOf(route: string, metrics: Metrics) {
       byClass = []
       byMethod.set(request.method, byClass)
     }
-    const hundreds = Math.floor(statusCode / 100)
-    let series = byClass[hundreds]
-    if (series === undefined) {
-      const labels = [route, request.method, classOf(statusCode)]
-      series = { count: metrics.requests.of(...labels), duration: metrics.duration.of(...labels) }
-      byClass[hundreds] = series
-    }
+    const series = seriesIn(byClass, route, request.method, statusCode, metrics)
     series.count.value++
     series.duration.observe(elapsedTime / 1000)
     if (isShed(statusCode, request.refusedAs)) metrics.shed(request.refusedAs as string, statusCode)

@@ -69,6 +69,10 @@ export class Metrics {
     'Requests that were not taken, or lost their place, because there was no room or no time, by why.',
     ['reason'],
   )
+  readonly inFront = new Counters(
+    'front_refusals_total',
+    'Requests that were refused before the framework saw them. They are part of the other counts.',
+  )
   readonly #decisions = new Counters(
     'rate_limit_decisions_total',
     'Decisions about requests: allowed ones by every policy, denied ones by those that stood in the way.',
@@ -95,12 +99,13 @@ export class Metrics {
   constructor() {
     const families = [
       ...[this.requests, this.duration, this.#shed, this.#overload, this.#decisions, this.#store, this.#storeErrors],
-      ...[this.#wait, this.#rows, this.#runs, this.#failures, this.#workersLost],
+      ...[this.#wait, this.#rows, this.#runs, this.#failures, this.#workersLost, this.inFront],
     ]
     for (const family of families) this.#registry.registerMetric(family.asMetric())
     // Known from the start, so that their first rise is seen.
     for (const why of overloadReasons) this.#overload.of(why)
     this.#workersLost.of()
+    this.inFront.of()
     this.#store.of()
     for (const reason of ['timeout', 'foreign_key', 'unavailable', ...Object.values(REFUSALS)])
       this.#storeErrors.of(reason)
@@ -175,7 +180,11 @@ export class Metrics {
   }
 
   decided({ caller }: Pick<FastifyRequest, 'caller'>, decision: Decision): void {
-    const plan = caller?.limiters.plan.name ?? 'none'
+    this.decidedBy(caller?.limiters.plan.name ?? 'none', decision)
+  }
+
+  /** `plan`: the name of it. */
+  decidedBy(plan: string, decision: Decision): void {
     if (!decision.allowed) {
       const outcome = decision.banned ? 'banned' : 'denied'
       for (const policy of decision.violated) this.#decisions.of(plan, policy, outcome).value++

@@ -23,6 +23,9 @@ export interface Identity {
 /** How a key of the limits file, which has no id, is called where its use is reported. */
 const idOfDigest = (sha256: string): string => `sha256:${sha256.slice(0, 16)}`
 
+/** A checksum tells it, and nobody is asked. Keys of the limits file may have any form. */
+export const isMistyped = (text: string): boolean => claimsKeyText(text) && !isKeyText(text)
+
 export class Callers {
   readonly #app: FastifyInstance
   readonly #bearerKeys: boolean
@@ -62,7 +65,7 @@ export class Callers {
       if (plans.anonymous === undefined) throw new Refusal(this.#noKey)
       return { key: this.#address(request), plan: plans.anonymous }
     }
-    const identity = this.#isMistyped(text) ? undefined : this.identityOf(digestOfKey(text), plans)
+    const identity = isMistyped(text) ? undefined : this.identityOf(digestOfKey(text), plans)
     return identity ?? this.#refuse(request, reply)
   }
 
@@ -90,9 +93,19 @@ export class Callers {
     return { key: keyOfId(record.id), plan: own, keyId: record.id, owner: record.owner, models: record.models }
   }
 
-  /** A checksum tells it, and nobody is asked. Keys of the limits file may have any form. */
-  #isMistyped(text: string): boolean {
-    return claimsKeyText(text) && !isKeyText(text)
+  /**
+   * The caller of a request by the digest of its key, or by the partition key of its address where it sends none.
+   * Undefined where it is not served, or not at once. Counts nothing.
+   */
+  known(digest: string | undefined, address: string, plans: Plans): Identity | undefined {
+    const { anonymous } = plans
+    if (digest === undefined || !this.haveMeaning(plans)) return anonymous && { key: address, plan: anonymous }
+    try {
+      return this.identityOf(digest, plans)
+    } catch {
+      // Its route says why.
+      return undefined
+    }
   }
 
   /** How many wrong keys an address, by its partition key, may still send. Counts nothing. */

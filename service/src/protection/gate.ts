@@ -45,9 +45,20 @@ export class GateLimit {
   /** One more has come, whose caller gives so many milliseconds, and may or may not pass. */
   hasRoom(timeoutMs: number, now: number): boolean {
     this.#asked++
-    if (this.#inside < this.#limit || this.#isBurst(timeoutMs * rules.burstPart, now)) return true
+    if (this.wouldHaveRoom(timeoutMs, now)) return true
     this.#refused++
     return false
+  }
+
+  /** Whether one that came now would find room. Counts nothing. */
+  wouldHaveRoom(timeoutMs: number, now: number): boolean {
+    return this.#inside < this.#limit || this.#isBurst(timeoutMs * rules.burstPart, now)
+  }
+
+  /** One has come and was refused. */
+  refuse(): void {
+    this.#asked++
+    this.#refused++
   }
 
   /** Whether the delay is so short, and has lasted for so short a time, that it takes none from who can wait for `mostMs`. */
@@ -131,8 +142,24 @@ export class Gate {
 
   /** Lets a request in until its response is over, or gives what to refuse it with: Overloaded. */
   pass(newcomer: Newcomer, response: ServerResponse): Error | undefined {
-    const { models, priority, partitionKey, arrivedAt, timeoutMs } = newcomer
-    const hasRoom = this.#limit.hasRoom(timeoutMs, arrivedAt)
+    const hasRoom = this.#limit.hasRoom(newcomer.timeoutMs, newcomer.arrivedAt)
+    const refusal = this.#refusalOf(newcomer, hasRoom)
+    if (refusal !== undefined) return refusal
+    this.#limit.enter()
+    // One listener for all responses, which is called on each of them once.
+    response.on('close', this.#left)
+    return undefined
+  }
+
+  /** What `pass` would refuse a request with: counted as refused then, and not at all where it would pass. */
+  look(newcomer: Newcomer): Error | undefined {
+    const hasRoom = this.#limit.wouldHaveRoom(newcomer.timeoutMs, newcomer.arrivedAt)
+    const refusal = this.#refusalOf(newcomer, hasRoom)
+    if (refusal !== undefined) this.#limit.refuse()
+    return refusal
+  }
+
+  #refusalOf({ models, priority, partitionKey, arrivedAt, timeoutMs }: Newcomer, hasRoom: boolean): Error | undefined {
     const asked = { rows: 1, priority, partitionKey, deadline: arrivedAt + timeoutMs - this.delayMs }
     let full: Error | undefined
     for (const model of models) {
@@ -142,14 +169,9 @@ export class Gate {
     }
     if (full !== undefined) return full
     // What is late already when it is seen would cost as much as one that is served, and make the next ones later.
-    if (!hasRoom || timeoutMs <= this.delayMs) {
-      const backMs = rules.backMs + Math.random() * rules.backSpreadMs
-      return new Overloaded('main-thread', 'more requests come than can be read', backMs)
-    }
-    this.#limit.enter()
-    // One listener for all responses, which is called on each of them once.
-    response.on('close', this.#left)
-    return undefined
+    if (hasRoom && timeoutMs > this.delayMs) return undefined
+    const backMs = rules.backMs + Math.random() * rules.backSpreadMs
+    return new Overloaded('main-thread', 'more requests come than can be read', backMs)
   }
 
   close(): void {

@@ -3,12 +3,14 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler, type RateLimitOptions } from 'ml-api-rate-limiter'
 import { addressKey } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
-import type { Model, Models } from '../inference/types.js'
+import type { Models } from '../inference/types.js'
 import type { Keyring } from '../keys/keyring.js'
 import type { Metrics } from '../metrics/metrics.js'
 import { Callers, type Identity } from './callers.js'
 import { Charges, Fractions, then } from './charges.js'
+import { EarlyRefusals } from './early.js'
 import { Gate } from './gate.js'
+import { modelsMeant } from './models-meant.js'
 import { onePlan, type Plan, type Plans, readPlans, type Unit } from './plans.js'
 import { priorityOf, timeoutOf } from './urgency.js'
 
@@ -49,14 +51,14 @@ export async function registerLimits(
   models: Models,
   metrics: Metrics | undefined,
   keyring: Keyring | undefined,
-): Promise<Limits> {
+): Promise<{ readonly limits: Limits; readonly early: EarlyRefusals }> {
   app.decorateRequest('seenLateMs', 0)
   const gate = config.gateDelayMs === undefined ? undefined : new Gate(config.gateDelayMs)
   if (gate !== undefined) metrics?.watchGate(gate)
   app.addHook('onClose', () => gate?.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
     const timeoutMs = timeoutOf(request, config.requestTimeoutMs)
-    const meant = modelsMeant(models, request)
+    const meant = modelsMeant(models, request.params)
     const [model] = meant
     // Of several, the body says which.
     if (meant.length === 1 && model !== undefined && namesModel(request)) request.caller?.checkModel(model.info.name)
@@ -87,7 +89,7 @@ export async function registerLimits(
   app.addHook('onRoute', route => {
     if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
   })
-  return limits
+  return { limits, early: new EarlyRefusals(limits, gate, models) }
 }
 
 /** The limits in their store, in front of nothing yet. For `pass` see Limits. */
@@ -171,6 +173,12 @@ export class Limits {
       request.caller = caller
       return this.#pass(request, reply) ?? caller.chargeRequest(request, reply)
     })
+  }
+
+  /** Who asks, and the limiters of its plan, as far as that is known at once: see `Callers.known`. */
+  callerOf(digest: string | undefined, address: string): Pick<Charges, 'identity' | 'limiters'> | undefined {
+    const identity = this.#callers.known(digest, address, this.#plans)
+    return identity && { identity, limiters: this.#limitersOf(identity.plan) }
   }
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
@@ -275,18 +283,6 @@ const NO_HEADERS = { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false,
 function namesModel({ params }: FastifyRequest): boolean {
   const { name, model = name } = params as Readonly<Record<string, string | undefined>>
   return model !== undefined
-}
-
-/** Every model that a request may be about, as its URL tells. */
-function modelsMeant(models: Models, { params }: FastifyRequest): readonly Model[] {
-  const { name, model = name, version } = params as Readonly<Record<string, string | undefined>>
-  if (model === undefined) return models.list()
-  try {
-    return [models.get(model, version)]
-  } catch {
-    // Its route says so.
-    return []
-  }
 }
 
 async function standingWith({ plan, requests, work }: PlanLimiters, key: string): Promise<Standing> {

@@ -26,6 +26,7 @@ import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '..
 import { schemas } from '../protocol/v2-schema.js'
 import { answerUnknown } from './other-methods.js'
 import { runCharged } from './run.js'
+import { errorCodeField, V2_MEDIA_TYPE, v2ErrorOf } from './v2-error.js'
 
 export interface V2Options {
   readonly models: Models
@@ -68,12 +69,6 @@ const takesOnly =
     const detail = `the body must be sent as ${types.filter(each => each !== '').join(' or ')}`
     done(new Refusal({ status: 415, code: 'UNSUPPORTED_MEDIA_TYPE', detail }))
   }
-
-/** What the protocol's errors, which are one text, have no member for. */
-const errorCodeField = 'x-error-code'
-
-/** Whether this URL is to be answered in the protocol's form, also where no route was found. */
-export const isV2 = (url: string): boolean => /^\/+v2(?:[/?#]|$)/.test(url)
 
 /** Adds everything under /v2, with its own content types, errors and 404. */
 export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
@@ -223,12 +218,12 @@ function loadedModel(models: Models, params: ModelParams): Model | undefined {
 /** The error handler of /v2, for whoever meets one of its URLs outside of its routes (`isV2`) as well. */
 export function sendV2Error(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const fault = faultOf(error, request.server.overloadStatus)
-  const { status, code, detail } = fault
+  const { status, code } = fault
   if (status === 500) request.log.error({ err: error }, 'request failed')
   return setFault(fault, request, reply)
-    .type('application/json')
+    .type(V2_MEDIA_TYPE)
     .header(errorCodeField, code)
-    .send(JSON.stringify({ error: detail + more(status, code, request) }))
+    .send(v2ErrorOf(fault, more(status, code, request)))
 }
 
 /** What a problem document would say in members of its own. */

@@ -12,7 +12,8 @@ import {
   WorkerLost,
 } from '../../../service/src/inference/errors.js'
 import type { Caller, RunOptions } from '../../../service/src/inference/types.js'
-import { isV2, sendV2Error, v2Routes } from '../../../service/src/routes/v2.js'
+import { sendV2Error, v2Routes } from '../../../service/src/routes/v2.js'
+import { isV2 } from '../../../service/src/routes/v2-error.js'
 import { until } from '../../support/onnx-folder.js'
 import { type Answer, ask, echo, type FakeModel, fakeModels, infer, input, v2App } from './v2-app.js'
 

@@ -1,0 +1,204 @@
+/**
+ * The front: answers requests that cannot be admitted before Node's parser and the framework see them, at a fraction of
+ * what they cost there. It reads only connections over which requests are refused, so that all others are as fast as
+ * without it, and knows nothing by itself: `EarlyRefusals` says what is refused, `Answers` has the bytes.
+ */
+import type { Socket } from 'node:net'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { addressKeyOf, digestOfKey, keyTextOf, trustIn } from '../auth.js'
+import type { Malformed } from '../http/malformed.js'
+import type { OverloadStatus } from '../http/problem.js'
+import { type ObserveRefusal, refusalsOf } from '../metrics/http.js'
+import type { Metrics } from '../metrics/metrics.js'
+import type { Stats } from '../playground/stats.js'
+import { isMistyped } from '../protection/callers.js'
+import type { EarlyRefusal, EarlyRefusals, EarlyRequest } from '../protection/early.js'
+import { timeoutOf } from '../protection/urgency.js'
+import { isV2 } from '../routes/v2-error.js'
+import { type Answer, Answers } from './answers.js'
+import type { Head } from './head.js'
+import { RouteTable } from './route-table.js'
+import { SocketReader } from './socket-reader.js'
+
+/** One refusal of so many goes the long way, so that logs and traces show some. */
+const SAMPLE = 500
+
+/** Milliseconds between two looks for refused requests whose bodies do not come. */
+const SWEEP_MS = 500
+
+/** A connection that opens within so many milliseconds after a refusal is read from its first byte. */
+const RECENT_MS = 1000
+
+/** Refusals that are an answer to load, by their code. */
+const REFUSED = ['ML_RATE_QUOTA_EXCEEDED', 'INFERENCE_OVERLOADED']
+
+export interface FrontOptions {
+  readonly trustProxy: readonly string[]
+  readonly bearerKeys: boolean
+  readonly requestTimeoutMs: number
+  /** Milliseconds that the body of a refused request may take to arrive. */
+  readonly uploadTimeoutMs: number
+  /** Bytes of such a body that are read and thrown away. */
+  readonly mostSkippedBytes: number
+  readonly overloadStatus: OverloadStatus
+  /** Header fields of all answers. */
+  readonly headers: Readonly<Record<string, string>>
+  /** Whether answers depend on the header `origin`. */
+  readonly readsOrigin: boolean
+}
+
+/** What is told of each refusal. */
+export interface FrontWatchers {
+  readonly metrics: Metrics | undefined
+  readonly stats: Stats | undefined
+}
+
+/** What a head comes to, which is the same each time that it is sent over a connection. */
+interface Target {
+  readonly head: Head
+  /** Undefined where such a request goes to the framework. */
+  readonly asked: EarlyRequest | undefined
+  readonly isV2: boolean
+  readonly observe: ObserveRefusal | undefined
+}
+
+const readerOf = Symbol('ml-api-rate-limiter.reader')
+
+interface ReadSocket extends Socket {
+  [readerOf]?: SocketReader
+}
+
+export class Front {
+  readonly #options: FrontOptions
+  readonly #watchers: FrontWatchers
+  readonly #malformed: Malformed
+  readonly #answers: Answers
+  readonly #trusted: ReturnType<typeof trustIn>
+  readonly #routes = new RouteTable()
+  readonly #observers = new Map<string, ObserveRefusal>()
+  readonly #readers = new Set<SocketReader>()
+  #early: EarlyRefusals | undefined
+  #refusedAt = Number.NEGATIVE_INFINITY
+  #refusals = 0
+
+  constructor(app: FastifyInstance, malformed: Malformed, options: FrontOptions, watchers: FrontWatchers) {
+    this.#options = options
+    this.#watchers = watchers
+    this.#malformed = malformed
+    this.#answers = new Answers(options.overloadStatus, options.headers)
+    this.#trusted = trustIn(options.trustProxy)
+    app.addHook('onRoute', ({ method, url, config }) => {
+      if (method === 'POST' && config?.rateLimit === undefined) this.#routes.add(url)
+    })
+    app.server.on('connection', (socket: Socket) => {
+      if (performance.now() - this.#refusedAt < RECENT_MS) this.#read(socket)?.beginAtFirstByte()
+    })
+    const sweep = setInterval(() => this.#sweep(), SWEEP_MS).unref()
+    app.addHook('onClose', () => clearInterval(sweep))
+  }
+
+  /** Begins to refuse. */
+  open(early: EarlyRefusals): void {
+    this.#early = early
+  }
+
+  /** Stops to refuse: from now on everything goes to the framework. */
+  close(): void {
+    this.#early = undefined
+  }
+
+  /** To be called for each request that the framework refuses: the next ones over its connection may be refused here. */
+  refused({ raw, refusedAs }: FastifyRequest): void {
+    if (this.#early === undefined || !REFUSED.includes(refusedAs ?? '')) return
+    this.#refusedAt = performance.now()
+    const { socket } = raw
+    const reader = (socket as ReadSocket)[readerOf]
+    if (reader !== undefined) reader.begin()
+    // Not while the parser is at work on that very request.
+    else setImmediate(() => this.#read(socket))
+  }
+
+  #read(socket: ReadSocket): SocketReader | undefined {
+    if (socket[readerOf] !== undefined) return undefined
+    const reader = SocketReader.open(socket, this.#refuse, this.#malformed)
+    if (reader === undefined) return undefined
+    socket[readerOf] = reader
+    this.#readers.add(reader)
+    socket.once('close', () => this.#readers.delete(reader))
+    return reader
+  }
+
+  readonly #refuse = (head: Head, reader: SocketReader): string | undefined => {
+    const early = this.#early
+    if (early === undefined) return undefined
+    let target = reader.memo as Target | undefined
+    if (target?.head !== head) {
+      target = this.#targetOf(head, reader.socket)
+      reader.memo = target
+    }
+    if (target.asked === undefined) return undefined
+    const refusal = early.of(target.asked, performance.now())
+    if (refusal === undefined || ++this.#refusals % SAMPLE === 0) return undefined
+    const answer = this.#answerTo(refusal, target.isV2)
+    this.#count(refusal, answer, target)
+    return answer.text
+  }
+
+  #answerTo(refusal: EarlyRefusal, isV2: boolean): Answer {
+    return refusal.denial === undefined
+      ? this.#answers.overloaded(refusal.error, isV2)
+      : this.#answers.denied(refusal.limiters, refusal.denial, isV2)
+  }
+
+  #count(refusal: EarlyRefusal, { status, code }: Answer, { observe }: Target): void {
+    const { metrics, stats } = this.#watchers
+    stats?.answered(status, code, 0)
+    if (metrics === undefined) return
+    observe?.(status, code)
+    metrics.inFront.of().value++
+    if (refusal.denial === undefined) metrics.overloaded(refusal.error.why)
+    else metrics.decidedBy(refusal.limiters.plan.name, refusal.denial)
+  }
+
+  #targetOf(head: Head, socket: Socket): Target {
+    const { bearerKeys, requestTimeoutMs, mostSkippedBytes, readsOrigin } = this.#options
+    const elsewhere = { head, asked: undefined, isV2: false, observe: undefined }
+    const match = head.method === 'POST' ? this.#routes.match(head.url) : undefined
+    if (match === undefined || head.bodyBytes > mostSkippedBytes) return elsewhere
+    if (readsOrigin && head.origin !== undefined) return elsewhere
+    const headers = { 'x-api-key': head.apiKey, authorization: head.authorization }
+    const key = keyTextOf({ headers }, bearerKeys)
+    if (key !== undefined && isMistyped(key)) return elsewhere
+    let timeoutMs: number
+    try {
+      timeoutMs = timeoutOf({ headers: { 'x-request-timeout-ms': head.timeout } }, requestTimeoutMs)
+    } catch {
+      return elsewhere
+    }
+    const asked = {
+      digest: key === undefined ? undefined : digestOfKey(key),
+      address: addressKeyOf(socket, head.forwardedFor, this.#trusted),
+      params: match.params,
+      timeoutMs,
+    }
+    return { head, asked, isV2: isV2(match.route), observe: this.#observerOf(match.route) }
+  }
+
+  #observerOf(route: string): ObserveRefusal | undefined {
+    const { metrics } = this.#watchers
+    let observe = this.#observers.get(route)
+    if (observe === undefined && metrics !== undefined) {
+      observe = refusalsOf(route, 'POST', metrics)
+      this.#observers.set(route, observe)
+    }
+    return observe
+  }
+
+  /** Ends connections over which the rest of a refused request does not come. */
+  #sweep(): void {
+    const now = performance.now()
+    for (const reader of this.#readers) {
+      if (reader.skippingMs(now) > this.#options.uploadTimeoutMs) reader.socket.destroy()
+    }
+  }
+}

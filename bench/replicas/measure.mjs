@@ -1,83 +1,112 @@
 // Replicas that share one key of one Redis, each under full load: what all of them together let through.
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { startChild } from '../child.mjs'
+import { mostInWindow } from './windows.mjs'
 
 const program = new URL('replica.mjs', import.meta.url)
 /** Each announces itself once a second: by then every one has seen all. */
 const ACQUAINTED_MS = 3000
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms))
 
-/** The most of `times` (sorted) that lie in any window of that length. */
-export function mostInWindow(times, windowMs) {
-  let most = 0
-  let first = 0
-  for (let last = 0; last < times.length; last++) {
-    while (times[last] - times[first] >= windowMs) first++
-    most = Math.max(most, last - first + 1)
-  }
-  return most
-}
-
 /**
- * Runs replicas for `runMs`. `redis` is `{ port, signal(name) }`; with `freeze: { afterMs, forMs }` it is stopped and
- * woken. Resolves with the most that Redis let through in any window (by its own log and clock), the share of what it
- * could have, and what was let through while it was frozen.
+ * Runs replicas for `runMs`. `redis` has a `port`. With `outage: { afterMs, forMs, begin, end }` it is taken away and
+ * given back; with `killAfterMs`, too, one replica is killed so long after that. Resolves with the most that was let
+ * through in any window, by what the replicas say and, without an outage, by the log of Redis (what replicas write when
+ * Redis is back is dated later than it happened); and with the share of what could have been.
  */
-export async function measureReplicas({ redis, replicas, max, windowMs, runMs, freeze }) {
+export async function measureReplicas({ redis, replicas, max, windowMs, runMs, outage, killAfterMs }) {
+  const folder = mkdtempSync(join(tmpdir(), 'replicas-'))
+  const files = Array.from({ length: replicas }, (_, index) => join(folder, `${index}`))
   const args = [redis.port, max, windowMs].map(String)
-  const children = await Promise.all(Array.from({ length: replicas }, () => startChild(program, args)))
+  const children = await Promise.all(files.map(file => startChild(program, [...args, file])))
   await pause(ACQUAINTED_MS)
   const start = Date.now()
   const running = children.map(child => child.ask({ end: start + runMs }))
+  // The one that is killed ends early.
+  if (killAfterMs !== undefined) running[0] = running[0].catch(() => {})
   const log = watchLog(redis.port)
-  let frozen
-  if (freeze !== undefined) {
-    await pause(start + freeze.afterMs - Date.now())
-    redis.signal('SIGSTOP')
-    frozen = { from: Date.now() }
-    await pause(freeze.forMs)
-    frozen.to = Date.now()
-    redis.signal('SIGCONT')
+  let away
+  let killedAt
+  if (outage !== undefined) {
+    await pause(start + outage.afterMs - Date.now())
+    await outage.begin()
+    away = { from: Date.now(), to: 0 }
+    if (killAfterMs !== undefined) {
+      await pause(killAfterMs)
+      await children[0].kill()
+      killedAt = Date.now()
+    }
+    await pause(away.from + outage.forMs - Date.now())
+    away.to = Date.now()
+    await outage.end()
   }
-  const admitted = (await Promise.all(running)).flat().sort((one, two) => one - two)
+  await Promise.all(running)
   const logged = await log.stop()
-  await Promise.all(children.map(child => child.stop()))
-  const windows = runMs / windowMs
+  const alive = killedAt === undefined ? children : children.slice(1)
+  await Promise.all(alive.map(child => child.stop()))
+  const admitted = files.map(readAdmissions)
+  rmSync(folder, { recursive: true })
+  const all = admitted.flat()
   const result = {
-    admitted: admitted.length,
+    admitted: all.length,
     // The first window is full at once; each later one as the one before it empties.
-    share: admitted.length / (max * Math.ceil(windows)),
-    mostInLog: mostInWindow(logged, windowMs * 1000),
-    logged: logged.length,
+    share: all.length / (max * Math.ceil(runMs / windowMs)),
   }
-  if (frozen === undefined) return result
-  const during = admitted.filter(time => time >= frozen.from && time < frozen.to)
-  return {
+  if (away === undefined) {
+    return { ...result, mostInLog: mostInWindow(logged, windowMs * 1000), mostInWindow: mostInWindow(all, windowMs) }
+  }
+  const { from, to } = away
+  const atEnd = { endsAfter: to }
+  const outcome = {
     ...result,
-    frozenMs: frozen.to - frozen.from,
-    duringFreeze: during.length,
-    mostInWindowDuringFreeze: mostInWindow(during, windowMs),
-    // By the clocks of the replicas, which see an answer later than Redis gave it.
-    mostInWindowIntoFreeze: mostInWindow(
-      admitted.filter(time => time < frozen.to),
-      windowMs,
-    ),
-    mostInAnyWindow: mostInWindow(admitted, windowMs),
+    awayMs: to - from,
+    admittedMeanwhile: all.filter(one => one.from >= from && one.to < to).length,
+    // Windows across the beginning of the outage, those within it, and those across its end or later.
+    atBeginning: mostInWindow(all, windowMs, { before: from, endsAfter: from }),
+    inMiddle: mostInWindow(all, windowMs, { begins: from, endsBy: to }),
+    atEnd: mostInWindow(all, windowMs, atEnd),
+    admittedAfter: all.filter(one => one.from >= to).length,
   }
+  if (killedAt === undefined) return outcome
+  // What the killed replica let through while Redis was away is known to nobody else.
+  const [killed, ...others] = admitted
+  const known = [...others.flat(), ...killed.filter(one => one.to < from)]
+  return { ...outcome, atEndWithoutKilled: mostInWindow(known, windowMs, atEnd) }
+}
+
+function readAdmissions(file) {
+  const lines = readFileSync(file, 'utf8').split('\n').slice(0, -1)
+  return lines.map(line => {
+    const [from, to] = line.split(' ').map(Number)
+    return { from, to, units: 1 }
+  })
 }
 
 /** Every admission that the log in Redis held at any time, in microseconds of its clock. */
 function watchLog(port) {
-  const redis = new Redis(port, '127.0.0.1')
+  const redis = new Redis(port, '127.0.0.1', { retryStrategy: () => 100, maxRetriesPerRequest: 0 })
   redis.on('error', () => {})
-  const seen = new Set()
+  const seen = new Map()
   let watching = true
   const read = async () => {
-    for (const key of await redis.keys('*lone*')) {
+    for (const key of await redis.keys('*lone*').catch(() => [])) {
       // Another type, or gone in between: no log.
-      const entries = await redis.zrange(key, '0', '-1', 'WITHSCORES').catch(() => [])
-      // Score = time of the admission; the summary of the log stands at infinity.
-      for (let at = 1; at < entries.length; at += 2) if (entries[at] !== 'inf') seen.add(Number(entries[at]))
+      const entries = await redis.zrangeBuffer(key, '0', '-1', 'WITHSCORES').catch(() => [])
+      // The summary of the log stands at infinity; see log.lua.
+      const summary = entries.at(-2)
+      if (summary?.length !== 40) continue
+      const oldest = summary.readDoubleBE(16)
+      // Member = running total, score = time of the admission.
+      let before = summary.readDoubleBE(24)
+      for (let at = 0; at < entries.length - 2; at += 2) {
+        const [total, time] = [Number(entries[at]), Number(entries[at + 1])]
+        if (time < oldest) continue
+        if (!seen.has(time)) seen.set(time, { from: time, to: time, units: total - before })
+        before = total
+      }
     }
   }
   const loop = (async () => {
@@ -92,7 +121,7 @@ function watchLog(port) {
       await loop
       await read()
       redis.disconnect()
-      return [...seen].sort((one, two) => one - two)
+      return [...seen.values()]
     },
   }
 }

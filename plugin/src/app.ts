@@ -41,11 +41,18 @@ export class App {
   ): { readonly replicas: Replicas; readonly withdraw: () => void } {
     let presence = [...this.#presences].find(known => known.redis === redis && known.nameSpace === nameSpace)
     if (presence === undefined) {
-      presence = { redis, nameSpace, replicas: new Replicas(connection, nameSpace, this.#id), registrations: 0 }
+      const replicas = new Replicas(connection, nameSpace, this.#id, () => this.#dirty(nameSpace))
+      presence = { redis, nameSpace, replicas, registrations: 0 }
       this.#presences.add(presence)
     }
     presence.registrations++
     return { replicas: presence.replicas, withdraw: () => this.#withdraw(presence) }
+  }
+
+  /** What all clients that announce this app in a name space say. */
+  #dirty(nameSpace: string): readonly string[] {
+    const presences = [...this.#presences].filter(known => known.nameSpace === nameSpace)
+    return presences.flatMap(({ replicas }) => replicas.dirty)
   }
 
   #withdraw(presence: Presence): void {

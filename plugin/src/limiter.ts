@@ -9,8 +9,7 @@ import { type Cost, costOf, type Ledger } from './ledger.js'
 import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key } from './options/answers.js'
 import type { LimiterConfig, PolicyConfig } from './options/parse.js'
 import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
-import type { MemoryStore } from './stores/memory/memory-store.js'
-import { type Replicas, shareOfCheck } from './stores/redis/presence.js'
+import type { Outage } from './stores/redis/outage.js'
 import type { Answer, Check, Lease, Names, Refund, Store } from './stores/store.js'
 
 /** What became of a request: let through unasked, or decided. */
@@ -40,10 +39,10 @@ export interface LimiterParts {
   readonly store: Store
   /** Where counting goes on with `onStoreError: 'local'`. */
   readonly local: Store
-  /** The replicas that share the quotas, so that each counts its part of them there; undefined where there is only one. */
-  readonly replicas: (() => Replicas | undefined) | undefined
-  /** Last known usage per key, which the shared store reports, for when it is unavailable. Set only when `replicas` is. */
-  readonly learnt: MemoryStore | undefined
+  /** This replica's part of a check that is counted there; undefined where there is only one replica. */
+  readonly share: ((check: Check) => Check) | undefined
+  /** Knows when to count there beside the store, and writes it to the store later; undefined where nobody does. */
+  readonly outage: (() => Outage | undefined) | undefined
 }
 
 type Awaitable<T> = T | Promise<T>
@@ -132,6 +131,8 @@ export class Limiter {
    * decision. While the store cannot be asked, `onStoreError` says what becomes of it.
    */
   async charge({ store, check }: Decided, cost: Cost, ledger: Ledger): Promise<void> {
+    const { local } = this.#parts
+    const outage = this.#parts.outage?.()
     const policies: Policy[] = []
     for (const policy of check.policies) {
       const units = costOf(cost, policy.name)
@@ -142,11 +143,16 @@ export class Limiter {
     try {
       const answer = await store.charge(charged)
       ledger.charge(charged, answer)
+      if (store === local) outage?.gave(charged, answer, undefined)
+      else if (outage?.isGuarded(check.key)) await local.charge(charged)
     } catch (reason) {
       if (isAboutCall(reason)) throw reason
       const { onStoreError } = this.config
-      if (onStoreError === 'local') ledger.charge(charged, await this.#parts.local.charge(charged))
-      else if (onStoreError !== 'allow') throw this.#failure(reason)
+      if (onStoreError !== 'local' && onStoreError !== 'allow') throw this.#failure(reason)
+      if (onStoreError === 'allow') return
+      const answer = await local.charge(charged)
+      ledger.charge(charged, answer)
+      outage?.gave(charged, answer, reason)
     }
   }
 
@@ -161,6 +167,7 @@ export class Limiter {
     if (store === undefined || refunds.length === 0) return
     try {
       await store.refund(check, refunds)
+      if (store === this.#parts.local) this.#parts.outage?.()?.tookBack(check, refunds)
     } catch (reason) {
       const { onStoreError } = this.config
       if (onStoreError === 'throw' || onStoreError === 'deny' || isAboutCall(reason)) throw this.#failure(reason)
@@ -194,13 +201,14 @@ export class Limiter {
 
   /** The stores that keep them, the shared one first. */
   get stores(): readonly Store[] {
-    const { store, local, learnt } = this.#parts
-    return learnt === undefined ? [store, local] : [store, local, learnt]
+    const { store, local } = this.#parts
+    return [store, local]
   }
 
   #ask(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
-    const { store, replicas } = this.#parts
-    replicas?.()
+    const { store } = this.#parts
+    const outage = this.#parts.outage?.()
+    if (outage !== undefined && !peek && outage.isGuarded(check.key)) return this.#askBoth(key, check, outage)
     let answer: Awaitable<Answer>
     try {
       answer = peek ? store.peek(check) : store.check(check)
@@ -214,6 +222,44 @@ export class Limiter {
     )
   }
 
+  /** Admitted by this replica's share and by the store. Where the store gives no answer, the share decides. */
+  async #askBoth(key: Key, check: Check, outage: Outage): Promise<Decided> {
+    const { local, store } = this.#parts
+    const share = outage.share(check)
+    const own = await local.check(share)
+    if (!own.allowed) {
+      // Whether the store answers, and takes writes, is found out by asking it.
+      if (outage.isAway(check.key)) await this.#tryStore(check)
+      return this.#decided(key, share, local, own)
+    }
+    try {
+      const answer = await store.check(check)
+      own.concurrency?.lease?.release()
+      if (!answer.allowed) await local.refund(share, refundsOf(share, own))
+      return this.#decided(key, check, store, answer)
+    } catch (reason) {
+      if (isAboutCall(reason)) {
+        own.concurrency?.lease?.release()
+        await local.refund(share, refundsOf(share, own))
+        throw reason
+      }
+      outage.gave(share, own, reason)
+      return this.#decided(key, share, local, own)
+    }
+  }
+
+  /** Asks the store about a request that is denied, whatever it says. */
+  async #tryStore(check: Check): Promise<void> {
+    const { store } = this.#parts
+    try {
+      const answer = await store.check(check)
+      answer.concurrency?.lease?.release()
+      if (answer.allowed) await store.refund(check, refundsOf(check, answer))
+    } catch {
+      // The store says so to those who watch it.
+    }
+  }
+
   /** What `onStoreError` says. */
   #withoutStore(key: Key, check: Check, peek: boolean, reason: unknown): Awaitable<Decided> {
     if (isAboutCall(reason)) throw reason
@@ -224,9 +270,13 @@ export class Limiter {
       }
       case 'local': {
         const { local } = this.#parts
-        const share = this.#share(check)
+        const outage = this.#parts.outage?.()
+        const share = this.#parts.share?.(check) ?? check
         const answer = peek ? local.peek(share) : local.check(share)
-        return then(answer, settled => this.#decided(key, share, local, settled))
+        return then(answer, settled => {
+          if (!peek && settled.allowed) outage?.gave(share, settled, reason)
+          return this.#decided(key, share, local, settled)
+        })
       }
       default:
         throw this.#failure(reason)
@@ -243,16 +293,6 @@ export class Limiter {
     if (isAboutCall(reason)) return reason
     if (this.config.onStoreError === 'deny') return unavailable(reason)
     return isOwn(reason) ? reason : new StoreFailed({ cause: reason })
-  }
-
-  /** This replica's part of what was left when the shared store was lost, and of what has expired since. */
-  #share(check: Check): Check {
-    const { learnt, store } = this.#parts
-    const replicas = this.#parts.replicas?.()
-    if (replicas === undefined) return check
-    const used = learnt?.peek(check).policies.map(policy => policy.used)
-    const held = check.concurrency === undefined ? 0 : store.held?.(check.key, check.concurrency.log)
-    return shareOfCheck(check, replicas.seen, used ?? [], held ?? 0)
   }
 
   #listed(request: FastifyRequest, key: Key): Awaitable<boolean> {
@@ -345,6 +385,14 @@ export class Limiter {
     }
     return log
   }
+}
+
+/** What gives a check back all that it was charged. */
+function refundsOf({ policies }: Check, answer: Answer): Refund[] {
+  return policies.flatMap((policy, index) => {
+    const admission = answer.policies[index]?.admission
+    return admission === undefined ? [] : [{ policy, cost: policy.cost, admission }]
+  })
 }
 
 function isNumber(value: unknown): value is number {

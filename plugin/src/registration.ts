@@ -22,6 +22,7 @@ import { RouteNames } from './route-name.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { MemoryStore } from './stores/memory/memory-store.js'
 import type { Connection } from './stores/redis/client.js'
+import { Outage } from './stores/redis/outage.js'
 import type { Replicas } from './stores/redis/presence.js'
 import { RedisStore } from './stores/redis/redis-store.js'
 import type { Store } from './stores/store.js'
@@ -39,10 +40,11 @@ export class Registration {
   readonly #custom: CustomStore | undefined
   readonly #local: MemoryStore
   #presence: ReturnType<App['announce']> | undefined
-  /** Last known usage per key, of the limiters that go on without Redis. */
-  readonly #learnt: MemoryStore
+  /** How limiters go on without Redis and return to it; undefined until the first of them is used. */
+  #outage: Outage | undefined
   /** The ids of these limiters. */
-  readonly #learning = new Set<string>()
+  readonly #outlasting = new Set<string>()
+  readonly #cache: number
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routeNames = new RouteNames()
@@ -50,6 +52,7 @@ export class Registration {
   readonly #groups = new Map<string, Group>()
   readonly #connection: Connection | undefined
   #made = 0
+  #closed = false
   #warnedOfOrder = false
 
   constructor(app: FastifyInstance, given: RateLimitPluginOptions) {
@@ -61,8 +64,8 @@ export class Registration {
     const config = parseLimiter(options)
     this.#scope = [app.prefix, appOf(app).enlist(app.prefix)]
     this.#local = new MemoryStore(config.cache)
-    this.#learnt = new MemoryStore(config.cache)
-    this.#stores.add(this.#local).add(this.#learnt)
+    this.#cache = config.cache
+    this.#stores.add(this.#local)
     this.#custom = this.config.store && this.#newCustom(config)
     this.#store = this.#newStore()
     this.#stores.add(this.#store)
@@ -118,10 +121,14 @@ export class Registration {
     for (const [store, { limiters, logs, permits }] of names) {
       const all = { limiters: [...limiters], logs: [...logs], permits: [...permits] }
       await orUnavailable(() => store.reset(key, all))
+      if (store === this.#store) this.#outage?.reset(key, all)
     }
   }
 
-  close(): void {
+  /** What this replica has not yet told Redis is written first. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await this.#outage?.close()
     for (const store of this.#stores) store.close()
     this.#presence?.withdraw()
   }
@@ -144,18 +151,19 @@ export class Registration {
 
   #newLimiter(config: LimiterConfig, id: readonly (string | number)[], store: Store): Limiter {
     const sharesQuotas = config.onStoreError === 'local' && this.#connection !== undefined
-    // A name that nobody gave is settled with the first request.
-    if (sharesQuotas && this.config.nameSpace !== undefined) this.#announced()
+    const outlasts = sharesQuotas && store === this.#store
     const name = limiterId(...this.#scope, ...id)
-    if (sharesQuotas) this.#learning.add(name)
+    if (outlasts) this.#outlasting.add(name)
+    // A name that nobody gave is settled with the first request.
+    if (sharesQuotas && this.config.nameSpace !== undefined) this.#outlast()
     const limiter = new Limiter({
       config,
       id: name,
       group: id[0] === 'group' ? this.#groupOf(config) : undefined,
       store,
       local: this.#local,
-      replicas: sharesQuotas ? () => this.#announced() : undefined,
-      learnt: sharesQuotas ? this.#learnt : undefined,
+      share: sharesQuotas ? check => this.#outlast()?.share(check) ?? check : undefined,
+      outage: outlasts ? () => this.#outlast() : undefined,
     })
     this.#limiters.add(limiter)
     return limiter
@@ -181,9 +189,23 @@ export class Registration {
   #announced(): Replicas | undefined {
     const connection = this.#connection
     const { redis } = this.config
-    if (connection === undefined || redis === undefined) return undefined
+    if (connection === undefined || redis === undefined || this.#closed) return undefined
     this.#presence ??= appOf(this.#app).announce(redis, connection, this.#nameSpace())
     return this.#presence.replicas
+  }
+
+  /** From the first limiter on that goes on without Redis. */
+  #outlast(): Outage | undefined {
+    if (this.#outage !== undefined) return this.#outage
+    const replicas = this.#announced()
+    const connection = this.#connection
+    const store = this.#store
+    if (replicas === undefined || connection === undefined || !(store instanceof RedisStore)) return undefined
+    const { hashKeys, storeTimeoutMs: timeoutMs } = this.config
+    const nameSpace = this.#nameSpace()
+    const capacity = this.#cache
+    this.#outage = new Outage({ connection, store, replicas, nameSpace, hashKeys, timeoutMs, capacity })
+    return this.#outage
   }
 
   #nameSpace(): string {
@@ -204,10 +226,11 @@ export class Registration {
       denyMemory,
       replicas: () => this.#announced()?.seen.count ?? 1,
       onAnswer: (check, answer) => {
-        if (this.#learning.has(check.limiter)) this.#learnt.learn(check, answer)
+        if (this.#outlasting.has(check.limiter)) this.#outage?.answered(check, answer)
       },
       onEvent: onStoreEvent,
       onCircuit: (error, node) => {
+        this.#outage?.circuit(error !== undefined, node)
         if (error === undefined) this.#app.log.info({ node }, 'the rate limit store answers again')
         else this.#app.log.error({ err: error, node }, 'the rate limit store is lost')
       },

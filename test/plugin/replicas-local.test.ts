@@ -20,17 +20,19 @@ t.test('the parts of all replicas add up to the limit, whatever it is', async t 
 })
 
 t.test('an announcement that fails changes nothing of the replicas that are known', async t => {
-  const replies = [[3, 1], undefined, [4, 2]]
+  const replyOf = (time: number, ...ids: string[]) => [time, 0, time, 'marker', ...ids.flatMap(id => [id, '0'])]
+  const replies = [replyOf(1, 'a', 'me', 'z'), undefined, replyOf(3, 'a', 'b', 'me', 'z')]
   let asked = 0
   const connection = {
     status: 'ready',
+    onReady: () => () => {},
     evalsha: async () => {
       const reply = replies[Math.min(asked++, replies.length - 1)]
       if (reply === undefined) throw new Error('on purpose')
       return reply
     },
   } as unknown as Connection
-  const replicas = new Replicas(connection, 'announced:')
+  const replicas = new Replicas(connection, 'announced:', 'me', () => [])
   t.teardown(() => replicas.close(false))
   await until('the first announcement is answered', async () => replicas.seen.count === 3)
   await until('the second one has failed', async () => asked === 2)

@@ -260,7 +260,7 @@ export const limiterOptions = {
   /**
    * What happens to a request that the store gives no answer about. `'throw'`: an error, status 500. `'allow'`: it
    * passes, uncounted. `'deny'`: 503. `'local'`: it is counted in the process until the store is back, against this
-   * replica's part of each limit.
+   * replica's part of each limit. Then Redis [is told](how-it-works.md#the-end-of-an-outage) what was admitted.
    * @default `'throw'`
    * @example onStoreError: 'local'
    */

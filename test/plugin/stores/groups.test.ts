@@ -123,8 +123,8 @@ async function play({ store, pass }: TimedStore, { routes, changing, steps }: Hi
       group,
       store,
       local: store,
-      replicas: undefined,
-      learnt: undefined,
+      share: undefined,
+      outage: undefined,
     })
   const limiters = routes.map(({ max, windowMs }) => limiterOf(max, windowMs))
   if (changing !== undefined) limiters.push(limiterOf(changing, request => valuesOf(request).window))

@@ -110,6 +110,15 @@ export class MemoryStore implements Store {
     }
   }
 
+  /** Usage of each key in one log, where there is any. */
+  *usage(log: string, windowMs: number): Iterable<[key: string, used: number]> {
+    const now = this.#tick()
+    for (const [key, row] of this.#tables.get(log)?.entries() ?? []) {
+      const { used } = row.log.read(now, windowMs, 0, 0)
+      if (used > 0) yield [key, used]
+    }
+  }
+
   reset(key: string, { logs, permits }: Names): void {
     for (const log of logs) this.#tables.get(log)?.delete(key)
     for (const log of permits) this.#permits.delete(permitsOf(key, log))

@@ -61,6 +61,12 @@ export class Table {
     return size
   }
 
+  /** Every key, with its row. */
+  *entries(): Iterable<[string, Row]> {
+    yield* this.#young
+    for (const entry of this.#old) if (!this.#young.has(entry[0])) yield entry
+  }
+
   #put(key: string, row: Row, now: number): void {
     if (this.#young.size >= this.#capacity) this.#age(now)
     this.#young.set(key, row)

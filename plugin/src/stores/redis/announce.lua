@@ -1,27 +1,59 @@
--- Announce a replica, and tell how many there are and which of them it is.
--- KEYS   [1] replicas by the time their announcement expires (ms, Redis clock), [2] the same replicas, in the order of their ids
--- ARGV   id of the replica; how long the announcement holds (ms), 0 to take it back
--- Reply  number of replicas, and the place of this one among them, from 0 (-1 when it has taken itself out)
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ttl = tonumber(ARGV[2])
+-- Announces a replica, and replies who is there.
+-- KEYS   [1] ids of the replicas, by the time at which their announcement expires (ms, Redis clock)
+--        [2] hash: what each replica has announced, by id, and the fields ~time, ~called and ~changed
+--        [3] the marker of the data, see marker.lua
+-- ARGV   id of the replica · how long the announcement holds (ms), 0 to withdraw it
+--        · what it announces: the time of the last reply that it had got; then, a line each, the nodes of which not
+--          everything that it admitted by itself is in Redis
+--        · 1 to call upon all others to announce themselves again · the ~changed that it knows, 0 for none
+--        · a new marker · how long it is kept (ms)
+-- Reply  time (µs), the latest call (µs), the last change of the list (µs), the marker; then, where ARGV knows another
+--        change, for each replica its id and what it has announced
+-- These times follow the Redis clock, and increase with every announcement, also when that clock goes back.
+local id, ttl = ARGV[1], tonumber(ARGV[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local alive, said = KEYS[1], KEYS[2]
+
+local known = redis.call('HMGET', said, '~time', '~called', '~changed')
+local time = math.max(clock[1] * 1000000 + clock[2], (tonumber(known[1]) or 0) + 1)
+local called, changed = tonumber(known[2]) or 0, tonumber(known[3]) or 0
+
 if ttl > 0 then
-  -- Where the clock has gone back, who does not announce itself again is gone in the usual time all the same.
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%d', now + ttl), '+inf')) do
-    redis.call('ZADD', KEYS[1], now + ttl, id)
+  -- Where the clock has gone back, a replica that is gone still expires in the usual time.
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', alive, string.format('(%d', now + ttl), '+inf')) do
+    redis.call('ZADD', alive, now + ttl, other)
   end
-  redis.call('ZADD', KEYS[1], now + ttl, ARGV[1])
-  redis.call('ZADD', KEYS[2], 0, ARGV[1])
+  if redis.call('ZADD', alive, now + ttl, id) > 0 then changed = time end
+  redis.call('HSET', said, id, ARGV[3])
 else
-  redis.call('ZREM', KEYS[1], ARGV[1])
-  redis.call('ZREM', KEYS[2], ARGV[1])
+  redis.call('ZREM', alive, id)
+  redis.call('HDEL', said, id)
+  changed = time
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
-  redis.call('ZREM', KEYS[1], id)
-  redis.call('ZREM', KEYS[2], id)
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now)) do
+  redis.call('ZREM', alive, other)
+  redis.call('HDEL', said, other)
+  changed = time
 end
-if ttl > 0 then
-  redis.call('PEXPIRE', KEYS[1], ttl)
-  redis.call('PEXPIRE', KEYS[2], ttl)
+if ttl == 0 then
+  -- Expires as before. A key that is gone is not made again: it would never expire.
+  if redis.call('EXISTS', said) == 1 then
+    redis.call('HSET', said, '~time', string.format('%d', time), '~changed', string.format('%d', changed))
+  end
+  return { time }
 end
-return { redis.call('ZCARD', KEYS[2]), redis.call('ZRANK', KEYS[2], ARGV[1]) or -1 }
+if ARGV[4] == '1' then called = time end
+redis.call('HSET', said, '~time', string.format('%d', time), '~called', string.format('%d', called),
+  '~changed', string.format('%d', changed))
+redis.call('PEXPIRE', alive, ttl)
+redis.call('PEXPIRE', said, ttl)
+
+local reply = { time, called, changed, marker(KEYS[3], ARGV[6], tonumber(ARGV[7])) }
+if tonumber(ARGV[5]) ~= changed then
+  for _, other in ipairs(redis.call('ZRANGE', alive, '0', '-1')) do
+    reply[#reply + 1] = other
+    reply[#reply + 1] = redis.call('HGET', said, other) or ''
+  end
+end
+return reply

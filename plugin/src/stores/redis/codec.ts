@@ -235,7 +235,7 @@ function alike(a: Pending, b: Pending): boolean {
   )
 }
 
-function sliceUs({ sliceMs }: Policy): number {
+export function sliceUs({ sliceMs }: Policy): number {
   return sliceMs * 1000
 }
 

@@ -12,6 +12,8 @@ export interface Node {
 /** Ranges of slots that stand for nodes where the client cannot tell them. */
 const RANGES = 64
 const SLOTS = 16_384
+/** How the names of these ranges begin. No name of a node has a blank. */
+export const RANGE = 'range '
 
 export interface NodesParts {
   readonly connection: Connection
@@ -36,11 +38,20 @@ export class Nodes {
 
   /** The node that holds a partition key. */
   of(key: string): Node {
+    return this.#node(this.nameOf(key), key)
+  }
+
+  /** The name of the node that holds a partition key. */
+  nameOf(key: string): string | undefined {
     const { connection } = this.#parts
-    if (!connection.isCluster) return this.#node(undefined, key)
+    if (!connection.isCluster) return undefined
     const slot = slotOf(key)
-    const name = connection.nodeOf(slot)
-    return this.#node(name ?? `range ${Math.floor((slot * RANGES) / SLOTS)}`, key)
+    return connection.nodeOf(slot) ?? `${RANGE}${Math.floor((slot * RANGES) / SLOTS)}`
+  }
+
+  /** The nodes that have been asked so far. */
+  get names(): readonly (string | undefined)[] {
+    return [...this.#nodes.keys()]
   }
 
   dispose(): void {
@@ -61,4 +72,23 @@ export class Nodes {
     }
     return node
   }
+}
+
+/** The first slot that a node of a cluster holds, by its name. */
+export function firstSlotOf(connection: Connection, name: string): number {
+  if (name.startsWith(RANGE)) return (Number(name.slice(RANGE.length)) * SLOTS) / RANGES
+  for (let slot = 0; slot < SLOTS; slot++) if (connection.nodeOf(slot) === name) return slot
+  return 0
+}
+
+const tags = new Map<number, string>()
+
+/** A partition key that a slot holds: the same in every replica. */
+export function tagOf(slot: number): string {
+  let tag = tags.get(slot)
+  for (let number = 0; tag === undefined; number++) {
+    if (slotOf(`${number}`) === slot) tag = `${number}`
+  }
+  tags.set(slot, tag)
+  return tag
 }

@@ -161,6 +161,16 @@ export class RedisStore implements Store {
     return this.#permits.count(redisKey(this.#nameSpace, this.#stored(key), permits))
   }
 
+  /** The node that holds a key; undefined where there is only one. */
+  nodeOf(key: string): string | undefined {
+    return this.#nodes.nameOf(this.#stored(key))
+  }
+
+  /** The nodes that have been asked so far. */
+  get nodes(): readonly (string | undefined)[] {
+    return this.#nodes.names
+  }
+
   close(): void {
     this.#endReady()
     this.#prefetch.close()

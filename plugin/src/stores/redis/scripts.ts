@@ -20,7 +20,9 @@ export const RELEASE: Script = script(lua.release)
 export const RENEW: Script = script(lua.renew)
 export const RESET: Script = script(lua.reset)
 export const PROBE: Script = script(lua.probe)
-export const ANNOUNCE: Script = script(lua.announce)
+export const ANNOUNCE: Script = script(lua.marker, lua.announce)
+export const MARK: Script = script(lua.marker, lua.mark)
+export const RESTORE: Script = script(lua.log, lua.restore)
 
 /** By hash; with its source when Redis has lost it (restart, failover, SCRIPT FLUSH). Sent again for no other error. */
 export async function run(

@@ -1,0 +1,356 @@
+import { clearTimeout, setTimeout } from '../../clock.js'
+import { ChargeTooLarge, StoreForeignKey, StoreTimeout } from '../../errors.js'
+import { storedKey } from '../../key.js'
+import type { Policy } from '../../policy.js'
+import { MemoryStore } from '../memory/memory-store.js'
+import type { Answer, Check, Names, Refund } from '../store.js'
+import type { Connection } from './client.js'
+import { redisKey } from './codec.js'
+import { firstSlotOf, tagOf } from './nodes.js'
+import { Owed } from './owed.js'
+import { ANNOUNCED, MARKER_MS, newMarker, type Replicas, shareOfCheck, type Watcher } from './presence.js'
+import type { RedisStore } from './redis-store.js'
+import { restore, type Usage } from './restore.js'
+import { MARK, run } from './scripts.js'
+
+/** Keys that are written at a time. */
+const CHUNK = 64
+/** Milliseconds that a node has to answer what no request waits for. */
+const PATIENCE_MS = 1000
+/** Milliseconds until a return that failed is tried again. */
+const RETRY_MS = 250
+/** Announcements between two looks at the markers of a cluster. */
+const LOOKS = 10
+
+/** Where this replica stands with one node. */
+interface Return {
+  readonly node: string | undefined
+  /**
+   * `calm`: the node alone decides. `away`: it may have missed something. `writing`: it is told what it has missed.
+   * `waiting`: for the other replicas to have done the same.
+   */
+  phase: 'calm' | 'away' | 'writing' | 'waiting'
+  /** Whether its circuit is open. */
+  isOpen: boolean
+  isBusy: boolean
+  /** Counts what interrupts a return. */
+  epoch: number
+  retry: NodeJS.Timeout | undefined
+  /** The marker of the node's data, once known. */
+  marker: string | undefined
+  /** Whether the node has lost its data, and has not been told the last known usage. */
+  isEmpty: boolean
+}
+
+const NEW: Omit<Return, 'node'> = {
+  phase: 'calm',
+  isOpen: false,
+  isBusy: false,
+  epoch: 0,
+  retry: undefined,
+  marker: undefined,
+  isEmpty: false,
+}
+
+export interface OutageParts {
+  readonly connection: Connection
+  readonly store: RedisStore
+  readonly replicas: Replicas
+  readonly nameSpace: string
+  readonly hashKeys: boolean
+  readonly timeoutMs: number
+  /** Keys for which usage is remembered. */
+  readonly capacity: number
+}
+
+/**
+ * How this replica admits requests by itself while a node of Redis cannot be asked, and how it returns to Redis. Upon
+ * the return it writes what it admitted. Until all replicas have done so, it stays guarded: a request has to fit this
+ * replica's share of the limit as well as the log in Redis. So no window across the return holds more than the limit.
+ */
+export class Outage implements Watcher {
+  readonly #parts: OutageParts
+  /** Last known usage per key, as Redis told it. */
+  readonly #learnt: MemoryStore
+  /**
+   * The same, of nodes that this replica is guarded against. Shares go on from what was left before the outage: what
+   * replicas admit within their shares is no part of what they share.
+   */
+  readonly #late: MemoryStore
+  readonly #owed: Owed
+  readonly #returns = new Map<string | undefined, Return>()
+  /** Policies by the name of their log, of every log with known usage. */
+  readonly #policies = new Map<string, Policy>()
+  /** Nodes that are not calm. */
+  #guards = 0
+  #untilLook = 0
+  #closed = false
+  longestMs = 0
+
+  constructor(parts: OutageParts) {
+    this.#parts = parts
+    this.#learnt = new MemoryStore(parts.capacity)
+    this.#late = new MemoryStore(parts.capacity)
+    this.#owed = new Owed(parts.capacity)
+    parts.replicas.watch(this)
+    if (!parts.connection.isCluster) this.#at(undefined)
+  }
+
+  /** Whether a check of this key must fit this replica's share too. */
+  isGuarded(key: string): boolean {
+    if (this.#guards === 0) return false
+    const { phase } = this.#of(key)
+    return phase === 'waiting' ? !this.#parts.replicas.isAlone : phase !== 'calm'
+  }
+
+  /** Whether it is not known that the node of this key answers. */
+  isAway(key: string): boolean {
+    const { phase } = this.#of(key)
+    return phase === 'away' || phase === 'writing'
+  }
+
+  /** This replica's part of what was left when the node was lost, and of what has expired since. */
+  share(check: Check): Check {
+    const { replicas, store } = this.#parts
+    const used = this.#learnt.peek(check).policies.map(policy => policy.used)
+    const { concurrency } = check
+    const held = concurrency === undefined ? 0 : store.held(check.key, concurrency.log)
+    return shareOfCheck(check, replicas.seen, used, held)
+  }
+
+  /** This replica has admitted or charged something by itself; `reason`: why Redis did not. */
+  gave(check: Check, answer: Answer, reason: unknown): void {
+    // Such a key is a store error for as long as its foreign value is there: it never returns.
+    if (reason instanceof StoreForeignKey || !this.#owed.add(check, answer)) return
+    this.#leave(this.#of(check.key))
+  }
+
+  /** Cost was given back to what this replica had admitted by itself. */
+  tookBack(check: Check, refunds: readonly Refund[]): void {
+    this.#owed.takeBack(check, refunds)
+  }
+
+  /** The node of this key has answered: that is what is known of its usage, or the node is back. */
+  answered(check: Check, answer: Answer): void {
+    if (this.#guards === 0) {
+      this.#learn(this.#learnt, check, answer)
+      return
+    }
+    const state = this.#of(check.key)
+    if (state.phase === 'away') void this.#return(state)
+    // While it is not known whether the data is lost, an answer may be about other data.
+    if (state.phase === 'calm') this.#learn(this.#learnt, check, answer)
+    else if (state.phase === 'waiting') this.#learn(this.#late, check, answer)
+  }
+
+  /** The circuit of a node has opened, or closed; of every node where it is undefined. */
+  circuit(isOpen: boolean, node: string | undefined): void {
+    const states = node === undefined ? this.#returns.values() : [this.#at(node)]
+    for (const state of states) {
+      state.isOpen = isOpen
+      if (isOpen) this.#leave(state)
+      else if (state.phase === 'away') void this.#return(state)
+    }
+  }
+
+  /** A key was reset in Redis. */
+  reset(key: string, names: Names): void {
+    this.#learnt.reset(key, names)
+    this.#late.reset(key, names)
+    this.#owed.reset(key, names)
+  }
+
+  get dirty(): readonly string[] {
+    const dirty = [...this.#returns.values()].filter(({ phase }) => phase === 'away' || phase === 'writing')
+    return dirty.map(({ node }) => node ?? '')
+  }
+
+  missed(isAll: boolean): void {
+    const { store } = this.#parts
+    for (const state of this.#returns.values()) {
+      if (isAll || state.node === store.nodeOf(ANNOUNCED)) this.#leave(state)
+    }
+  }
+
+  heard(marker: string): void {
+    const single = this.#parts.connection.isCluster ? undefined : this.#at(undefined)
+    // Data that was thrown away on purpose is not written again.
+    if (single?.phase === 'calm') single.marker = marker
+    for (const state of this.#returns.values()) if (state.phase === 'away') void this.#return(state)
+    if (single === undefined && --this.#untilLook < 0) {
+      this.#untilLook = LOOKS
+      for (const node of this.#parts.store.nodes) void this.#adopt(this.#at(node))
+    }
+  }
+
+  /** Writes what it can, within the time that a check has. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    for (const { retry } of this.#returns.values()) clearTimeout(retry)
+    const { replicas, timeoutMs, connection } = this.#parts
+    if (connection.status === 'ready') {
+      const states = [...this.#returns.values()].filter(({ isOpen }) => !isOpen)
+      await within(timeoutMs, Promise.all(states.map(state => this.#write(state)))).catch(() => {})
+    }
+    replicas.unwatch(this)
+  }
+
+  #of(key: string): Return {
+    return this.#at(this.#parts.store.nodeOf(key))
+  }
+
+  #at(node: string | undefined): Return {
+    let state = this.#returns.get(node)
+    if (state === undefined) {
+      state = { ...NEW, node }
+      this.#returns.set(node, state)
+    }
+    return state
+  }
+
+  /** Something may be missing in the node. */
+  #leave(state: Return): void {
+    if (this.#closed) return
+    if (state.phase === 'calm') this.#guards++
+    state.phase = 'away'
+    state.epoch++
+  }
+
+  async #return(state: Return): Promise<void> {
+    if (this.#closed || state.isBusy || state.isOpen || state.phase !== 'away') return
+    if (this.#parts.connection.status !== 'ready') return
+    const { epoch } = state
+    state.phase = 'writing'
+    state.isBusy = true
+    const isWritten = await this.#catchUp(state).then(
+      () => true,
+      () => false,
+    )
+    state.isBusy = false
+    if (this.#closed) return
+    if (!isWritten || epoch !== state.epoch) {
+      state.phase = 'away'
+      clearTimeout(state.retry)
+      state.retry = setTimeout(() => void this.#return(state), RETRY_MS).unref()
+      return
+    }
+    state.phase = 'waiting'
+    await this.#parts.replicas.allClean(state.node ?? '')
+    if (this.#closed || epoch !== state.epoch) return
+    state.phase = 'calm'
+    this.#guards--
+    if (this.#guards === 0) this.#takeOver()
+  }
+
+  #learn(usage: MemoryStore, check: Check, answer: Answer): void {
+    for (const policy of check.policies) {
+      if (this.#policies.has(policy.log)) continue
+      this.#policies.set(policy.log, policy)
+      this.longestMs = Math.max(this.longestMs, policy.windowMs)
+    }
+    usage.learn(check, answer)
+  }
+
+  /** No node is guarded any more: what was learnt meanwhile is what is known. */
+  #takeOver(): void {
+    for (const policy of this.#policies.values()) {
+      for (const [key, used] of this.#late.usage(policy.log, policy.windowMs)) {
+        const check = { key, limiter: '', policies: [policy], decisive: 1, penalty: 'none' as const }
+        // A reset in a millisecond: no entry has expired.
+        this.#learnt.learn(check, { allowed: true, policies: [{ used, resetMs: 1, retryMs: 0, denials: 0 }] })
+      }
+    }
+    this.#late.close()
+  }
+
+  /** Tells a node what it has missed. Rejects where it gives no answer. */
+  async #catchUp(state: Return): Promise<void> {
+    // Where nodes have taken over slots of each other, another one may hold what is owed.
+    for (const key of this.#owed.keys()) {
+      const other = this.#of(key)
+      if (other.phase !== 'calm') continue
+      this.#leave(other)
+      void this.#return(other)
+    }
+    const marker = await this.#markerOf(state)
+    if (state.marker !== undefined && state.marker !== marker) state.isEmpty = true
+    state.marker = marker
+    if (state.isEmpty) await this.#restore(state)
+    await this.#write(state)
+  }
+
+  /** Notes the marker of a node of a cluster. */
+  async #adopt(state: Return): Promise<void> {
+    try {
+      const marker = await this.#markerOf(state)
+      if (state.phase === 'calm') state.marker = marker
+    } catch {
+      // Looked at again soon.
+    }
+  }
+
+  async #markerOf({ node }: Return): Promise<string> {
+    const { connection, nameSpace, replicas } = this.#parts
+    if (node === undefined) return within(PATIENCE_MS, replicas.announce())
+    const key = redisKey(nameSpace, tagOf(firstSlotOf(connection, node)), '~marker')
+    const life = Math.max(MARKER_MS, 2 * this.longestMs)
+    return String(await within(PATIENCE_MS, run(connection, MARK, [key], [newMarker(), life])))
+  }
+
+  /** Writes what is known of the usage before the loss. */
+  async #restore(state: Return): Promise<void> {
+    const { connection, store, nameSpace, hashKeys } = this.#parts
+    const known = new Map<string, Usage[]>()
+    for (const policy of this.#policies.values()) {
+      const { log, windowMs } = policy
+      const all = [...this.#learnt.usage(log, windowMs), ...this.#late.usage(log, windowMs)]
+      for (const [key, used] of all) {
+        if (store.nodeOf(key) !== state.node) continue
+        const usage = known.get(key)
+        // Of two usages of one log the larger counts.
+        if (usage === undefined) known.set(key, [{ policy, used }])
+        else usage.push({ policy, used })
+      }
+    }
+    await inChunks([...known], ([key, usage]) =>
+      within(PATIENCE_MS, restore(connection, nameSpace, storedKey(key, hashKeys), usage)),
+    )
+    state.isEmpty = false
+  }
+
+  /** Writes what this replica admitted by itself: one charge for a key. */
+  async #write(state: Return): Promise<void> {
+    const { store } = this.#parts
+    const keys = this.#owed.keys().filter(key => store.nodeOf(key) === state.node)
+    await inChunks(keys, key =>
+      this.#owed
+        .pay(key, store, (check, answer) => this.#learn(this.#late, check, answer))
+        .catch(reason => {
+          const isFutile = reason instanceof StoreForeignKey || reason instanceof ChargeTooLarge
+          if (!isFutile) throw reason
+          this.#owed.forget(key)
+        }),
+    )
+  }
+}
+
+/** A few at a time, so that no call waits behind all of them. */
+async function inChunks<T>(all: readonly T[], act: (one: T) => Promise<void>): Promise<void> {
+  for (let from = 0; from < all.length; from += CHUNK) {
+    const results = await Promise.allSettled(all.slice(from, from + CHUNK).map(act))
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new StoreTimeout(ms)), ms)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -286,6 +286,33 @@ t.test('requests that wait for a grant each have their own time', async t => {
   for (const ms of await Promise.all(waits)) t.ok(ms >= 149, `given up after ${Math.round(ms)} ms`)
 })
 
+for (const [what, fails] of [
+  ['came to Redis too late for the first of them', false],
+  ['failed after the first of them had given up', true],
+] as const) {
+  t.test(`requests that wait for a grant are answered where its call ${what}`, async t => {
+    const { store, client } = newStore(t, { timeoutMs: 300 })
+    const check = ahead([{ limit: 100_000, windowMs: HOUR }])
+    await store.check(check)
+    const send = client.evalsha.bind(client) as (...args: unknown[]) => Promise<unknown>
+    let first = true
+    client.evalsha = (async (...args: unknown[]) => {
+      if (first) {
+        first = false
+        await pause(400)
+        if (fails) throw new Error('ERR of a test')
+      }
+      return send(...args)
+    }) as never
+    const one = Promise.resolve(store.check(check))
+    await pause(250)
+    const two = Promise.resolve(store.check(check))
+    await t.rejects(one, { code: 'ML_RATE_STORE_TIMEOUT' })
+    if (fails) await t.rejects(two, { message: 'ERR of a test' })
+    else t.match(await two, { allowed: true })
+  })
+}
+
 /** Several replicas at random rates; refunds, charges, other costs and replicas that do not take ahead. */
 const fleet = fc.record({
   limit: fc.integer({ min: 120, max: 600 }),

@@ -257,11 +257,10 @@ export class RedisStore implements Store {
       if (!patience.isOver) circuit.succeeded(epoch)
     } catch (reason) {
       const error = errorOf(reason)
-      const unsettled = pending.filter(({ settled }) => !settled)
-      if (isCrossSlot(error) && this.#batcher.split(unsettled, releases)) return
+      if (isCrossSlot(error) && this.#batcher.split(inTime(pending), releases)) return
       if (releases.length > 0) this.#sendReleases(releases)
       if (!patience.isOver) circuit.failed(epoch, error, monotonic())
-      this.#failAll(waiters(unsettled), error)
+      this.#failAll(waiters(pending), error)
     } finally {
       patience.end()
     }
@@ -291,8 +290,8 @@ export class RedisStore implements Store {
     }
     clock.observe(reply.time, sent, monotonic(), late.length > 0)
     // These ran too late by what we knew of the clock, and changed nothing. Those still in time are asked again.
-    const inTime = late.filter(({ settled }) => !settled)
-    if (inTime.length > 0) await this.#sendChecks(inTime, [], { clock } as Node)
+    const again = inTime(late)
+    if (again.length > 0) await this.#sendChecks(again, [], { clock } as Node)
   }
 
   async #sendRefunds(pending: readonly Pending[], { clock }: Node): Promise<void> {
@@ -312,8 +311,8 @@ export class RedisStore implements Store {
     const isLate = reply.length === 1
     clock.observe(Number(reply[0]), sent, monotonic(), isLate)
     if (isLate) {
-      const inTime = pending.filter(({ settled }) => !settled)
-      if (inTime.length > 0) await this.#sendRefunds(inTime, { clock } as Node)
+      const again = inTime(pending)
+      if (again.length > 0) await this.#sendRefunds(again, { clock } as Node)
       return
     }
     const wasResent = String(reply[1]) === 'resent'
@@ -480,6 +479,13 @@ class Patience {
 function waiters(pending: readonly Pending[]): readonly Pending[] {
   if (!pending.some(({ operation }) => operation === 'take')) return pending
   return pending.flatMap(one => (one.operation === 'take' ? [one, ...(one as Take).riders] : [one]))
+}
+
+/** What is still to be sent of a call that changed nothing. Where a call for a grant has no time left, its riders do. */
+function inTime(pending: readonly Pending[]): readonly Pending[] {
+  return pending
+    .flatMap(one => (one.operation === 'take' && one.settled ? (one as Take).riders : [one]))
+    .filter(({ settled }) => !settled)
 }
 
 /** Clients say in these words that they were closed, whatever the status was when the call was sent. */

@@ -25,8 +25,12 @@ const SHORTEST_LIFE_MS = 5
 const DRIFT = 0.01
 const MARGIN_MS = 0.1
 
-/** Of the requests expected in a life, the part that is taken ahead: more would mostly be left over. */
-const EXPECTED = 0.9
+/** Fewer requests than this are not worth a grant: the call that gives back what is left costs as much as a check. */
+const LEAST = 3
+
+/** Grants end at whole multiples of this part of a life, 10 ms at most, so that what is left over goes back together. */
+const TICK = 0.1
+const LONGEST_TICK_MS = 10
 
 /** Grants grow from one to the next by no more than this, so that two requests in a row do not take much. */
 const GROWTH = 2
@@ -243,8 +247,11 @@ export class Prefetch {
       const resetMs = reply.policies.map(policy => policy.resetMs)
       const grant: Grant = { left, until, at: now, used, resetMs, admissions, timer: undefined }
       this.#hold(holding, grant)
-      if (mayBeSpent) grant.timer = setTimeout(() => this.#retire(holding, grant), until - now).unref()
-      else this.#retire(holding, grant)
+      if (mayBeSpent) {
+        const tick = Math.min(LONGEST_TICK_MS, take.lifeMs * TICK)
+        const end = Math.ceil(until / tick) * tick
+        grant.timer = setTimeout(() => this.#retire(holding, grant), end - now).unref()
+      } else this.#retire(holding, grant)
     }
     if (rest.length > 0) this.#answerRest(take, reply, rest)
   }
@@ -327,17 +334,22 @@ export class Prefetch {
   #wanted(holding: Holding, { lifeMs }: Shape, now: number): number {
     const { count } = holding
     // Of two requests in a row nothing is concluded.
-    const elapsed = Math.max(now - holding.since, lifeMs / 20)
+    const elapsed = Math.max(now - holding.since, lifeMs / (holding.rate === 0 ? 20 : 4))
     const rate = count / elapsed
-    if (elapsed > lifeMs / 2) {
+    if (elapsed > 2 * lifeMs || (elapsed > lifeMs / 2 && count > 50)) {
       const isStale = holding.rate === 0 || elapsed > 4 * lifeMs
       holding.rate = isStale ? rate : (holding.rate + rate) / 2
       holding.since = now
       holding.count = 0
     }
-    const expected = Math.max(holding.rate, rate)
-    holding.low = Math.max(1, Math.ceil(expected * this.#callMs * 2))
-    const wanted = Math.floor(expected * lifeMs * EXPECTED)
+    // A rate is followed at once only where it has more than doubled, which a few requests in a row do not show.
+    const hasRisen = rate > 2 * holding.rate && count > 8
+    const perMs = holding.rate === 0 || hasRisen ? rate : holding.rate
+    holding.low = Math.max(1, Math.ceil(perMs * this.#callMs * 2))
+    // Requests come at random, so their number in a life differs by its root: so many fewer are mostly spent in time.
+    const expected = perMs * lifeMs
+    const wanted = Math.floor(expected - Math.sqrt(expected))
+    if (wanted < LEAST) return 0
     return Math.min(wanted, GROWTH * (count + holding.low), holding.check.prefetch as number)
   }
 

@@ -26,6 +26,7 @@ import type { Models } from './inference/types.js'
 import { measureRequests } from './metrics/http.js'
 import { Metrics } from './metrics/metrics.js'
 import { openKeys } from './open-keys.js'
+import { openUsage } from './open-usage.js'
 import { ERRORS } from './openapi/errors.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { countRequests, Stats } from './playground/stats.js'
@@ -40,8 +41,9 @@ import { limitRoutes } from './routes/limits.js'
 import { metricsRoutes } from './routes/metrics.js'
 import { modelRoutes } from './routes/models.js'
 import { answerOtherMethods, answerUnknown, rememberRoutes, unknownUrl } from './routes/other-methods.js'
-import { playgroundRoutes } from './routes/playground.js'
+import { consoleRoutes, playgroundRoutes } from './routes/pages.js'
 import { predictRoutes } from './routes/predict.js'
+import { usageRoutes } from './routes/usage.js'
 import { sendV2Error, v2Routes } from './routes/v2.js'
 import { isV2 } from './routes/v2-error.js'
 import { traceRequests } from './tracing/tracing.js'
@@ -104,6 +106,7 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   if (config.redis !== undefined) await registerRedis(app, config, config.redis)
   else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
   const keys = await openKeys(app, config)
+  const usage = openUsage(app, config, keys, () => opening.then(models => models.close(), nothing))
   const models = await opening
   const front = usesFront(config) ? new Front(app, malformed, frontOptions(config), { metrics, stats }) : undefined
 
@@ -133,7 +136,7 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   if (config.docs) await collectRoutes(app)
   if (config.events) countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
-  const { limits, early } = await registerLimits(app, config, models, metrics, keys.keyring)
+  const { limits, early } = await registerLimits(app, config, models, metrics, keys.keyring, usage?.meter)
 
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken } = config
@@ -149,22 +152,26 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   })
   const unpackedLimit = config.unpackedBodyLimit
   await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit })
-  if (adminToken !== undefined) {
-    const onRequest = adminOnly(adminToken, limitGuesses(app, 'admin-guesses'))
+  const onRequest = adminToken === undefined ? undefined : adminOnly(adminToken, limitGuesses(app, 'admin-guesses'))
+  if (onRequest !== undefined) {
     await app.register(adminRoutes, { models, limits, onRequest })
     await app.register(keyRoutes, { models, limits, keys, onRequest })
+  }
+  if (usage !== undefined) {
+    await app.register(usageRoutes, { limits, ...usage, days: config.usage.days, onAdminRequest: onRequest })
   }
   if (metrics !== undefined) {
     metrics.watch(models, () => limits.plans, config.redis !== undefined)
     await app.register(metricsRoutes, { metrics })
   }
   if (config.playground) await app.register(playgroundRoutes)
+  if (config.console && adminToken !== undefined) await app.register(consoleRoutes)
   if (config.events) await app.register(eventRoutes, { stats, queueRows: () => models.queueRows })
   if (config.docs) await documentRoutes(app, models)
   await answerUnknown(app, () => unknownUrl(app))
   answerOtherMethods(app)
   await app.ready()
-  front?.open(early)
+  front?.open(early, usage?.meter)
   return {
     app,
     models,
@@ -244,7 +251,7 @@ function frontOptions(config: Config): FrontOptions {
   const readsOrigin = corsOrigins.length > 0 && !corsOrigins.includes('*')
   return {
     ...{ trustProxy, bearerKeys, requestTimeoutMs, uploadTimeoutMs, overloadStatus },
-    ...{ mostSkippedBytes, headers, readsOrigin },
+    ...{ mostSkippedBytes, headers, readsOrigin, hasSdkHeaders: config.sdkHeaders !== 'off' },
   }
 }
 

@@ -82,6 +82,7 @@ export const digestOfKey = (key: string): string => digest(key).toString('hex')
 export const keyOfAddress = (address: string): string => `ip:${normalizeIP(address)}`
 export const keyOfDigest = (sha256: string): string => `key:${sha256}`
 export const keyOfId = (id: string): string => `key:${id}`
+export const keyOfOwner = (owner: string): string => `owner:${owner}`
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
 

@@ -107,6 +107,23 @@ export const settings = {
     },
     'duration-text',
   ),
+  USAGE_DAYS: Type.Integer({
+    minimum: 1,
+    maximum: 3660,
+    default: 93,
+    description: 'How long what was used is kept.',
+    takes: 'days, 1 to 3660',
+  }),
+  USAGE_FLUSH_MS: milliseconds(
+    100,
+    2000,
+    'How often what was used is brought to `KEYS_STORE`. So much of it is lost at most with a killed process.',
+  ),
+  SDK_HEADERS: oneOf(
+    ['off', 'openai'],
+    'off',
+    'Headers of the limits that the client libraries of others read, beside those of the IETF: `openai` adds `x-ratelimit-limit-requests` and its like.',
+  ),
   BEARER_KEYS: oneOf(
     ['off', 'on'],
     'off',
@@ -219,6 +236,11 @@ export const settings = {
     },
     'origins',
   ),
+  CONSOLE: oneOf(
+    ['on', 'off'],
+    'on',
+    'Whether the page at `/console` is served, where there is an `ADMIN_TOKEN`: keys, usage and denials.',
+  ),
   PLAYGROUND: oneOf(['on', 'off'], 'on', 'Whether the page at `/` is served.'),
   DOCS: oneOf(['on', 'off'], 'on', 'Whether the API reference at `/docs` and `/openapi.json` are served.'),
   EVENTS: oneOf(
@@ -266,6 +288,13 @@ export interface Config {
     /** How long keys are good without a word from the store; Infinity: for ever. */
     readonly maxStaleMs: number
   }
+  readonly usage: {
+    /** How long it is kept. */
+    readonly days: number
+    /** How often it is brought to the store. */
+    readonly flushMs: number
+  }
+  readonly sdkHeaders: Settings['SDK_HEADERS']
   /** Whether `authorization: Bearer` may carry an API key. */
   readonly bearerKeys: boolean
   readonly onStoreError: Settings['ON_STORE_ERROR']
@@ -292,6 +321,7 @@ export interface Config {
   readonly unpackedBodyLimit: number
   /** `*` among them: all. */
   readonly corsOrigins: readonly string[]
+  readonly console: boolean
   readonly playground: boolean
   readonly docs: boolean
   readonly events: boolean
@@ -411,6 +441,8 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
       maxStaleMs:
         read.KEYS_MAX_STALE === undefined ? Number.POSITIVE_INFINITY : (durationMs(read.KEYS_MAX_STALE) as number),
     },
+    usage: { days: read.USAGE_DAYS, flushMs: read.USAGE_FLUSH_MS },
+    sdkHeaders: read.SDK_HEADERS,
     bearerKeys: read.BEARER_KEYS === 'on',
     onStoreError: read.ON_STORE_ERROR,
     storeTimeoutMs: read.STORE_TIMEOUT_MS,
@@ -435,6 +467,7 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     bodyLimit: read.BODY_LIMIT,
     unpackedBodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,
     corsOrigins: read.CORS_ORIGINS === undefined ? [] : commaSeparated(read.CORS_ORIGINS),
+    console: read.CONSOLE === 'on',
     playground: read.PLAYGROUND === 'on',
     docs: read.DOCS === 'on',
     events: read.EVENTS === 'on',

@@ -7,7 +7,7 @@ import { KeyChanges } from './keys/key-changes.js'
 import type { KeyStore } from './keys/key-store.js'
 import { Keyring } from './keys/keyring.js'
 import { RedisKeyStore } from './keys/redis-key-store.js'
-import { connectKeys } from './redis.js'
+import { connectKeys, type RedisConnection } from './redis.js'
 import type { RedisTarget } from './redis-url.js'
 
 export interface Keys {
@@ -15,14 +15,19 @@ export interface Keys {
   readonly changes: KeyChanges
   /** Where they are kept, for people. */
   readonly place: string
+  /** Of the store, where that is in Redis. */
+  readonly redis: RedisConnection | undefined
 }
 
 /** Loads the keys, and closes their store with the app. Throws ConfigError for a file that cannot be used. */
 export async function openKeys(app: FastifyInstance, config: Config): Promise<Keys> {
   const { store: where, maxStaleMs } = config.keys
   const keyring = new Keyring(maxStaleMs)
+  const redis = typeof where === 'string' ? undefined : await connectKeys(app, where)
   const store =
-    typeof where === 'string' ? new FileKeyStore(resolve(where), app.log) : await inRedis(app, config, where)
+    typeof where === 'string' || redis === undefined
+      ? new FileKeyStore(resolve(String(where)), app.log)
+      : inRedis(app, config, where, redis)
   app.addHook('onClose', () => store.close())
   try {
     await store.start(keyring)
@@ -32,15 +37,19 @@ export async function openKeys(app: FastifyInstance, config: Config): Promise<Ke
   if (config.keys.isGiven || keyring.size > 0) {
     app.log.info({ store: store.place, keys: keyring.size, state: keyring.state }, 'the API keys were loaded')
   }
-  return { keyring, changes: new KeyChanges(store, keyring), place: store.place }
+  return { keyring, changes: new KeyChanges(store, keyring), place: store.place, redis: redis?.client }
 }
 
-async function inRedis(app: FastifyInstance, config: Config, target: RedisTarget): Promise<KeyStore> {
+function inRedis(
+  app: FastifyInstance,
+  config: Config,
+  target: RedisTarget,
+  { client, subscriber }: Awaited<ReturnType<typeof connectKeys>>,
+): KeyStore {
   const places = placesOf(target)
   if (config.redis !== undefined && placesOf(config.redis) === places) {
     app.log.warn('KEYS_STORE and REDIS_URL name one Redis: keys need one that writes to disk, limits one that does not')
   }
-  const { client, subscriber } = await connectKeys(app, target)
   return new RedisKeyStore(client, subscriber, config.redisNameSpace, `the Redis at ${places}`, app.log)
 }
 

@@ -15,7 +15,7 @@ const routeRows = rows.filter(cells => 'Route' in cells)
 const codeRows = rows.filter(cells => '`code`' in cells)
 
 /** Routes that answer pages, which are not in the document. */
-const PAGES = ['GET /', 'GET /docs', 'GET /openapi.json']
+const PAGES = ['GET /', 'GET /console', 'GET /docs', 'GET /openapi.json']
 
 const { app, ask } = await buildService(t, { ADMIN_TOKEN: 'a-token-that-nobody-knows' })
 const { paths } = (await ask('/openapi.json')).json() as { paths: Record<string, Record<string, Operation>> }
@@ -53,6 +53,7 @@ t.test('every error code of the service is in the table, once, and no other', as
     'routes/health',
     'routes/admin',
     'routes/keys',
+    'routes/usage',
   ]
     .concat(['routes/other-methods', 'routes/events', 'protection/callers', 'protection/charges', 'inference/errors'])
     .map(name => readFileSync(new URL(`service/src/${name}.ts`, root), 'utf8'))

@@ -34,9 +34,10 @@ export async function standingInRedis(
     }
     const { keyring } = await openKeys(app, config)
     const limits = await openLimits(app, config, undefined, () => {}, keyring)
-    const { key, plan } = identityOf(caller, limits, keyring)
+    const identity = identityOf(caller, limits, keyring)
+    const { key } = identity
     if (reset) await limits.reset(key)
-    return { key, ...(await limits.standingOf(key, plan)) }
+    return { key, ...(await limits.standingOf(identity)) }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     // Redis went away after it had answered.
@@ -47,7 +48,7 @@ export async function standingInRedis(
   }
 }
 
-function identityOf(caller: Caller, limits: Limits, keyring: Keyring): Pick<Identity, 'key' | 'plan'> {
+function identityOf(caller: Caller, limits: Limits, keyring: Keyring): Pick<Identity, 'key' | 'owner' | 'plan'> {
   if ('address' in caller) {
     const { address: key } = caller
     const { anonymous } = limits

@@ -8,6 +8,7 @@ import type { Decision } from 'ml-api-rate-limiter'
 import { type Fault, faultHeaders, faultOf, MEDIA_TYPE, type OverloadStatus, problemOf } from '../http/problem.js'
 import type { Overloaded } from '../inference/errors.js'
 import type { PlanLimiters } from '../protection/limits.js'
+import { sdkHeaders } from '../protection/sdk-headers.js'
 import { errorCodeField, V2_MEDIA_TYPE, v2ErrorOf } from '../routes/v2-error.js'
 
 /** Answers that are kept; when there are more, all are made again. */
@@ -44,8 +45,11 @@ export class Answers {
   #date = ''
   #dateSecond = -1
 
-  /** `headers`: fields of all answers. */
-  constructor(overloadStatus: OverloadStatus, headers: Headers) {
+  readonly #hasSdkHeaders: boolean
+
+  /** `headers`: fields of all answers. `hasSdkHeaders`: whether denials have those of OpenAI too. */
+  constructor(overloadStatus: OverloadStatus, headers: Headers, hasSdkHeaders: boolean) {
+    this.#hasSdkHeaders = hasSdkHeaders
     this.#overloadStatus = overloadStatus
     this.#headers = headers
   }
@@ -63,7 +67,8 @@ export class Answers {
     for (const name of denial.violated) key += `,${name}`
     const prepared = keptIn(kept, key, () => {
       const { error, headers } = limiters.requests.refusalOf(denial)
-      return preparedOf(faultOf(error), { ...this.#headers, ...headers }, isV2)
+      const more = this.#hasSdkHeaders ? sdkHeaders([denial], limiters.plan.policies) : {}
+      return preparedOf(faultOf(error), { ...this.#headers, ...headers, ...more }, isV2)
     })
     return this.#answer(prepared, denial.retryAfterMs)
   }

@@ -14,7 +14,9 @@ import type { Stats } from '../playground/stats.js'
 import { isMistyped } from '../protection/callers.js'
 import type { EarlyRefusal, EarlyRefusals, EarlyRequest } from '../protection/early.js'
 import { timeoutOf } from '../protection/urgency.js'
+import { holderOf } from '../protection/use.js'
 import { isV2 } from '../routes/v2-error.js'
+import type { UsageMeter } from '../usage/usage-meter.js'
 import { type Answer, Answers } from './answers.js'
 import type { Head } from './head.js'
 import { RouteTable } from './route-table.js'
@@ -43,6 +45,8 @@ export interface FrontOptions {
   readonly overloadStatus: OverloadStatus
   /** Header fields of all answers. */
   readonly headers: Readonly<Record<string, string>>
+  /** Whether answers have the headers of limits that the clients of OpenAI read. */
+  readonly hasSdkHeaders: boolean
   /** Whether answers depend on the header `origin`. */
   readonly readsOrigin: boolean
 }
@@ -78,6 +82,7 @@ export class Front {
   readonly #observers = new Map<string, ObserveRefusal>()
   readonly #readers = new Set<SocketReader>()
   #early: EarlyRefusals | undefined
+  #usage: UsageMeter | undefined
   #refusedAt = Number.NEGATIVE_INFINITY
   #refusals = 0
 
@@ -85,7 +90,7 @@ export class Front {
     this.#options = options
     this.#watchers = watchers
     this.#malformed = malformed
-    this.#answers = new Answers(options.overloadStatus, options.headers)
+    this.#answers = new Answers(options.overloadStatus, options.headers, options.hasSdkHeaders)
     this.#trusted = trustIn(options.trustProxy)
     app.addHook('onRoute', ({ method, url, config }) => {
       if (method === 'POST' && config?.rateLimit === undefined) this.#routes.add(url)
@@ -97,9 +102,10 @@ export class Front {
     app.addHook('onClose', () => clearInterval(sweep))
   }
 
-  /** Begins to refuse. */
-  open(early: EarlyRefusals): void {
+  /** Begins to refuse, and tells `usage` whom. */
+  open(early: EarlyRefusals, usage: UsageMeter | undefined): void {
     this.#early = early
+    this.#usage = usage
   }
 
   /** Stops to refuse: from now on everything goes to the framework. */
@@ -153,6 +159,7 @@ export class Front {
   #count(refusal: EarlyRefusal, { status, code }: Answer, { observe }: Target): void {
     const { metrics, stats } = this.#watchers
     stats?.answered(status, code, 0)
+    this.#usage?.refused(holderOf(refusal.identity), refusal.model, code)
     if (metrics === undefined) return
     observe?.(status, code)
     metrics.inFront.of().value++

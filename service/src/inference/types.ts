@@ -77,6 +77,8 @@ export interface ModelInfo extends Signature {
   readonly testRows?: number
   readonly license?: string
   readonly source?: string
+  /** Credits of each request, and of each of its rows, as model.json states them. */
+  readonly cost?: { readonly request?: number; readonly row?: number }
   /** What runs the model, in the words of the backend's metadata; left out where it runs here. */
   readonly platform?: string
   /** A body that `POST /v1/predict` accepts for this model. */

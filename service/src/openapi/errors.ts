@@ -50,6 +50,7 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
     'KEYS_UNAVAILABLE',
     'The store of the API keys does not answer: keys cannot be checked or changed at the moment',
   ],
+  [503, 'USAGE_UNAVAILABLE', '`/v1/usage`: the store of usage does not answer'],
   [503, 'ML_RATE_STORE_UNAVAILABLE', 'Redis is away, and `ON_STORE_ERROR` is `deny`'],
   [503, 'TOO_MANY_LISTENERS', '32 listen to `/v1/events` already'],
   [504, 'INFERENCE_DEADLINE_EXCEEDED', 'The time was over after the request had been taken'],

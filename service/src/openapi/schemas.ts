@@ -125,6 +125,12 @@ export const ModelDescription = Type.Object(
     inputs: Type.Array(Tensor),
     outputs: Type.Array(Tensor),
     labels: Type.Optional(Type.Array(Type.String())),
+    cost: Type.Optional(
+      Type.Object(
+        { request: Type.Optional(Type.Integer()), row: Type.Optional(Type.Integer()) },
+        { description: 'Credits of each request, and of each of its rows.' },
+      ),
+    ),
     testAccuracy: Type.Optional(Type.Number({ description: 'Share of held-out rows predicted rightly.' })),
     sample: Type.Optional(
       Type.Object(
@@ -163,7 +169,27 @@ export const Limits = Type.Object({
       remaining: Type.Number(),
       windowSeconds: Type.Number(),
       resetSeconds: Type.Number(),
+      per: Type.Optional(Type.Literal('owner', { description: 'All keys of the owner share it.' })),
+      models: Type.Optional(
+        Type.Array(Type.String(), { description: 'Only their requests count; all where left out.' }),
+      ),
     }),
+  ),
+})
+
+export const UsageReport = Type.Object({
+  from: Type.String({ format: 'date-time' }),
+  to: Type.String({ format: 'date-time', description: 'Not included.' }),
+  rows: Type.Array(
+    Type.Object(
+      {
+        requests: Type.Integer({ description: 'Answered as they asked.' }),
+        rows: Type.Integer({ description: 'Of these requests.' }),
+        computeMs: Type.Number({ description: 'Milliseconds that models ran.' }),
+        refused: Type.Record(Type.String(), Type.Integer(), { description: 'Refused requests, by the code.' }),
+      },
+      { additionalProperties: true, description: 'With what it is of: model, day, hour, key or owner.' },
+    ),
   ),
 })
 
@@ -189,5 +215,25 @@ const keyFields = {
 export const ApiKey = Type.Object(keyFields)
 
 export const IssuedApiKey = Type.Object({ ...keyFields, key: Type.String({ description: 'Shown this once.' }) })
+
+export const Plans = Type.Object({
+  plans: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      policies: Type.Array(
+        Type.Object({
+          name: Type.String(),
+          unit: Type.String(),
+          limit: Type.Number(),
+          windowSeconds: Type.Number(),
+          per: Type.String(),
+          models: orNull(Type.Array(Type.String())),
+        }),
+      ),
+      concurrency: orNull(Type.Integer()),
+      priority: Type.Integer(),
+    }),
+  ),
+})
 
 export const list = (items: TSchema, name: string) => Type.Object({ [name]: Type.Array(items) })

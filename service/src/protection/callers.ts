@@ -1,13 +1,13 @@
 /** Who asks: the holder of an API key, or an address, and which plan it has. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { PolicyState, RateLimitHandler } from 'ml-api-rate-limiter'
-import { addressKey, digestOfKey, keyOfDigest, keyOfId, keyTextOf } from '../auth.js'
+import { addressKey, digestOfKey, keyOfDigest, keyOfId, keyOfOwner, keyTextOf } from '../auth.js'
 import type { Config } from '../config.js'
 import { type Fault, Refusal, unavailable } from '../http/problem.js'
 import { claimsKeyText, isKeyText } from '../keys/key-text.js'
 import type { Keyring } from '../keys/keyring.js'
 import { limitGuesses } from './guesses.js'
-import type { Plan, Plans } from './plans.js'
+import type { Plan, Plans, Scope } from './plans.js'
 
 export interface Identity {
   /** Partition key: whose quota it is. */
@@ -19,6 +19,10 @@ export interface Identity {
   /** Models that its API key is for; left out: all that its plan allows. */
   readonly models?: readonly string[] | null
 }
+
+/** A caller without an owner is one by itself. */
+export const partitionKeyOf = ({ key, owner }: Pick<Identity, 'key' | 'owner'>, per: Scope): string =>
+  per === 'owner' && owner !== undefined ? keyOfOwner(owner) : key
 
 /** How a key of the limits file, which has no id, is called where its use is reported. */
 const idOfDigest = (sha256: string): string => `sha256:${sha256.slice(0, 16)}`
@@ -62,11 +66,16 @@ export class Callers {
   identify(request: FastifyRequest, reply: FastifyReply, plans: Plans): Identity | Promise<Identity> {
     const text = this.haveMeaning(plans) ? keyTextOf(request, this.#bearerKeys) : undefined
     if (text === undefined) {
-      if (plans.anonymous === undefined) throw new Refusal(this.#noKey)
+      if (plans.anonymous === undefined) this.refuseWithoutKey()
       return { key: this.#address(request), plan: plans.anonymous }
     }
     const identity = isMistyped(text) ? undefined : this.identityOf(digestOfKey(text), plans)
     return identity ?? this.#refuse(request, reply)
+  }
+
+  /** Throws Refusal (401). */
+  refuseWithoutKey(): never {
+    throw new Refusal(this.#noKey)
   }
 
   /** Whether there are keys. Where there are none, what is sent as one changes nothing. */

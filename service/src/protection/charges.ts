@@ -7,7 +7,7 @@
  * runs took beyond what was reserved for them.
  */
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
-import type { RateLimitHandler, RequestRateLimit } from 'ml-api-rate-limiter'
+import type { Decision, RateLimitHandler, RequestRateLimit } from 'ml-api-rate-limiter'
 import { Refusal } from '../http/problem.js'
 import {
   BackendUnavailable,
@@ -18,8 +18,11 @@ import {
   WorkerLost,
 } from '../inference/errors.js'
 import type { ComputeMeter, Model, RunOutcome, RunResult } from '../inference/types.js'
+import type { UsageMeter } from '../usage/usage-meter.js'
 import type { Identity } from './callers.js'
 import type { PlanLimiters } from './limits.js'
+import { allowsModel, type Plan, priceOf } from './plans.js'
+import { holderOf } from './use.js'
 
 /** Callers whose fractions of a millisecond are remembered; the oldest goes first, and is charged so much less. */
 const MOST_FRACTIONS = 10_000
@@ -56,17 +59,33 @@ export class Charges implements ComputeMeter {
   /** Costs of the work, for the functions that its policies have. */
   rows = 0
   reservedMs = 0
+  credits = 0
+  /** What was decided of it, where somebody asks for that. */
+  readonly decisions: Decision[] = []
+  /** What is reported of its use: the model, once that is known, and the rows that were answered. */
+  model: string | null = null
+  servedRows = 0
+  readonly #usage: UsageMeter | undefined
   readonly #fractions: Fractions
   readonly #log: FastifyBaseLogger
-  #request: RequestRateLimit | undefined
-  #work: RequestRateLimit | undefined
+  /** What was decided, to be given back or settled. */
+  #requests: readonly RequestRateLimit[] = []
+  #work: readonly RequestRateLimit[] = []
+  #computeNames: readonly string[] = []
   /** What became of its runs; undefined before, and while one goes on. */
   #outcome: RunOutcome | undefined
   /** Whether what was reserved is still to be brought to what ran. */
   #isOpen = false
   #settled: Promise<void> | undefined
 
-  constructor(identity: Identity, limiters: PlanLimiters, fractions: Fractions, log: FastifyBaseLogger) {
+  constructor(
+    identity: Identity,
+    limiters: PlanLimiters,
+    fractions: Fractions,
+    log: FastifyBaseLogger,
+    usage?: UsageMeter,
+  ) {
+    this.#usage = usage
     this.identity = identity
     this.limiters = limiters
     this.#fractions = fractions
@@ -80,17 +99,29 @@ export class Charges implements ComputeMeter {
 
   /** Throws Refusal (403) for a model that the caller may not ask. Before anything is charged for it. */
   checkModel(name: string): void {
-    const { models } = this.identity
-    if (models === undefined || models === null || models.includes(name)) return
-    const detail = `this API key is not for the model '${name}'; it is for ${models.join(', ')}`
-    throw new Refusal({ status: 403, code: 'MODEL_NOT_ALLOWED', detail, members: { available: models } })
+    this.model = name
+    const { models, plan } = this.identity
+    if (models !== undefined && models !== null && !models.includes(name)) {
+      const detail = `this API key is not for the model '${name}'; it is for ${models.join(', ')}`
+      throw notAllowed(detail, models)
+    }
+    if (allowsModel(plan, name)) return
+    const { allowedModels, deniedModels } = plan
+    const others = allowedModels?.filter(each => !deniedModels.includes(each))
+    const rest = others === undefined ? `all but ${deniedModels.join(', ')}` : others.join(', ') || 'none'
+    throw notAllowed(`the plan '${plan.name}' is not for the model '${name}'; it is for ${rest}`, others)
   }
 
   /** One request. Gives the QuotaExceeded of a request that is denied. */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
-    return then(check(this.limiters.requests, request, reply), denial => {
-      if (denial === undefined) this.#request = request.rateLimit ?? undefined
-      return denial
+    const { requests, ownerRequests } = this.limiters
+    return then(check(requests, request, reply), denial => {
+      if (denial !== undefined) return denial
+      this.#requests = request.rateLimit === null ? [] : [request.rateLimit]
+      if (ownerRequests === undefined) return undefined
+      return this.#checkMore([ownerRequests], request, reply, this.#requests, decided => {
+        this.#requests = decided
+      })
     })
   }
 
@@ -100,35 +131,75 @@ export class Charges implements ComputeMeter {
    * free.
    */
   reserve(request: FastifyRequest, reply: FastifyReply, model: Model, rows: number): Promise<void> | undefined {
-    const { plan, work, mostRows, mostComputeMs, computeNames } = this.limiters
-    if (work === undefined || (rows === 0 && computeNames.length === 0)) return undefined
-    if (rows > mostRows && mostRows > 0) {
-      const detail = `a request of ${rows} rows never fits the plan '${plan.name}'; send at most ${mostRows} at once`
-      throw new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
+    const { plan } = this.limiters
+    const { info } = model
+    const work = this.limiters.workOf(info.name)
+    if (work === undefined) return undefined
+    const { mostRows, mostComputeMs, mostCredits, computeNames } = work
+    if (rows > mostRows && mostRows > 0) throw neverFits(rows, plan, mostRows)
+    const price = priceOf(plan, info.name, info.cost)
+    this.credits = price.request + price.row * rows
+    if (this.credits > mostCredits && mostCredits > 0) {
+      throw neverFits(
+        rows,
+        plan,
+        price.row === 0 ? 0 : Math.max(0, Math.floor((mostCredits - price.request) / price.row)),
+      )
     }
     this.rows = rows
     // At least one, so that nothing runs once all is used up; at most the quota, or it would never run.
     this.reservedMs = Math.max(1, Math.min(Math.ceil(model.predictedMs?.(rows) ?? 0), mostComputeMs))
-    const denial = check(work, request, reply)
+    const limiters = work.limiters.map(({ limiter }) => limiter)
+    const denial = this.#checkMore(limiters, request, reply, [], decided => {
+      this.#work = decided
+      this.#computeNames = computeNames
+      this.#isOpen = computeNames.length > 0
+    })
     const end = (denied: object | undefined): void => {
       if (denied !== undefined) throw denied
-      this.#work = request.rateLimit ?? undefined
-      this.#isOpen = computeNames.length > 0
     }
     if (denial instanceof Promise) return denial.then(end)
     end(denial)
     return undefined
   }
 
+  /**
+   * Asks further limiters, one after the other; `before` is what was decided already. Where one denies, all of it is given
+   * back, and the denial is the answer. Else `done` is told of all decisions.
+   */
+  #checkMore(
+    limiters: readonly RateLimitHandler[],
+    request: FastifyRequest,
+    reply: FastifyReply,
+    before: readonly RequestRateLimit[],
+    done: (decided: readonly RequestRateLimit[]) => void,
+  ): Awaitable<object | undefined> {
+    const [first, ...rest] = limiters
+    if (first === undefined) {
+      done(before)
+      return undefined
+    }
+    return then(check(first, request, reply), denial => {
+      if (denial === undefined) {
+        const decided = request.rateLimit === null ? before : [...before, request.rateLimit]
+        return this.#checkMore(rest, request, reply, decided, done)
+      }
+      if (before.length === 0) return denial
+      return this.#giveBack(before).then(() => denial)
+    })
+  }
+
   /** The model says what ran for the request, once. */
   ended(outcome: RunOutcome, computeMs: number): void {
+    if (computeMs > 0) this.#usage?.computed(holderOf(this.identity), this.model, computeMs)
     this.#outcome = outcome
     // Its caller is about to learn why, and `failed` what is given back.
     if (outcome !== 'not-run') this.#settle(computeMs, outcome === 'unknown')
   }
 
   /** The run has answered. Undefined where there is nothing to wait for. */
-  served({ computeShareMs }: RunResult): Promise<void> | undefined {
+  served({ computeShareMs }: RunResult, rows: number): Promise<void> | undefined {
+    this.servedRows = rows
     this.#settle(computeShareMs, false)
     return this.#settled
   }
@@ -143,8 +214,11 @@ export class Charges implements ComputeMeter {
       return this.#settled
     }
     this.#isOpen = false
-    const given = [this.#request, this.#work].map(decision => decision?.refund())
-    return Promise.all(given).then(
+    return this.#giveBack([...this.#requests, ...this.#work])
+  }
+
+  #giveBack(decisions: readonly RequestRateLimit[]): Promise<void> {
+    return Promise.all(decisions.map(decision => decision.refund())).then(
       () => {},
       // The store is away; what was charged leaves with its window.
       reason => this.#log.debug({ err: reason }, 'a charge stays'),
@@ -153,17 +227,33 @@ export class Charges implements ComputeMeter {
 
   /** Brings what was reserved to what ran. `atLeast`: nobody knows how much it was, so the reservation stays. */
   #settle(computeMs: number, atLeast: boolean): void {
-    const work = this.#work
-    if (work === undefined || !this.#isOpen) return
+    if (!this.#isOpen) return
     this.#isOpen = false
     const whole = atLeast ? Math.ceil(computeMs) : this.#fractions.take(this.key, computeMs)
     const more = whole - this.reservedMs
     if (more === 0 || (more < 0 && atLeast)) return
-    const cost = Object.fromEntries(this.limiters.computeNames.map(name => [name, Math.abs(more)]))
-    this.#settled = (more > 0 ? work.charge(cost) : work.refund(cost)).catch(error => {
-      this.#log.warn({ err: error }, 'compute time could not be charged')
-    })
+    const cost = Object.fromEntries(this.#computeNames.map(name => [name, Math.abs(more)]))
+    const settling = this.#work.map(decision => (more > 0 ? decision.charge(cost) : decision.refund(cost)))
+    this.#settled = Promise.all(settling).then(
+      () => {},
+      error => this.#log.warn({ err: error }, 'compute time could not be charged'),
+    )
   }
+}
+
+const notAllowed = (detail: string, available: readonly string[] | undefined): Refusal =>
+  new Refusal({
+    status: 403,
+    code: 'MODEL_NOT_ALLOWED',
+    detail,
+    ...(available === undefined ? {} : { members: { available } }),
+  })
+
+/** `most`: rows that fit at once; 0: not even one does. */
+function neverFits(rows: number, plan: Plan, most: number): Refusal {
+  const instead = most > 0 ? `send at most ${most} at once` : 'not even one row does'
+  const detail = `a request of ${rows} rows never fits the plan '${plan.name}'; ${instead}`
+  return new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
 }
 
 function check(limiter: RateLimitHandler, request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {

@@ -5,9 +5,11 @@
 import type { Decision } from 'ml-api-rate-limiter'
 import { Overloaded } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
+import { type Identity, partitionKeyOf } from './callers.js'
 import type { Gate } from './gate.js'
 import type { Limits, PlanLimiters } from './limits.js'
 import { modelsMeant } from './models-meant.js'
+import { allowsModel } from './plans.js'
 
 /** What the head of a request says. */
 export interface EarlyRequest {
@@ -21,10 +23,11 @@ export interface EarlyRequest {
   readonly timeoutMs: number
 }
 
-/** Over a quota, or no room. */
-export type EarlyRefusal =
+/** Over a quota, or no room; of whose request, and for which model, as far as that is known. */
+export type EarlyRefusal = { readonly identity: Identity; readonly model: string | null } & (
   | { readonly denial: Decision; readonly limiters: PlanLimiters }
   | { readonly denial: undefined; readonly error: Overloaded }
+)
 
 export class EarlyRefusals {
   readonly #limits: Limits
@@ -42,17 +45,20 @@ export class EarlyRefusals {
     const caller = this.#limits.callerOf(digest, address)
     if (caller === undefined) return undefined
     const { identity, limiters } = caller
-    const { key } = identity
     const named = params.name ?? params.model
-    // Its route says that the key is not for this model.
-    if (named !== undefined && identity.models?.includes(named) === false) return undefined
+    // Its route says that the key, or the plan, is not for this model.
+    if (named !== undefined && (identity.models?.includes(named) === false || !allowsModel(identity.plan, named))) {
+      return undefined
+    }
     // The quota first: that costs least, and who is over it is no part of the load that the gate answers to.
-    const denial = limiters.requests.knownDenial(key)
-    if (denial !== undefined) return { denial, limiters }
-    if (this.#gate === undefined) return undefined
+    const denial = limiters.requests.knownDenial(partitionKeyOf(identity, limiters.requestsPer))
+    if (denial === undefined && this.#gate === undefined) return undefined
     const models: readonly Model[] = modelsMeant(this.#models, params)
+    const model = named === undefined ? null : (models[0]?.info.name ?? null)
+    if (denial !== undefined) return { identity, model, denial, limiters }
+    if (this.#gate === undefined) return undefined
     const { priority } = limiters.plan
-    const error = this.#gate.look({ models, priority, partitionKey: key, arrivedAt, timeoutMs })
-    return error instanceof Overloaded ? { denial: undefined, error } : undefined
+    const error = this.#gate.look({ models, priority, partitionKey: identity.key, arrivedAt, timeoutMs })
+    return error instanceof Overloaded ? { identity, model, denial: undefined, error } : undefined
   }
 }

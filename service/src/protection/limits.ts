@@ -6,13 +6,16 @@ import { type Config, ConfigError } from '../config.js'
 import type { Models } from '../inference/types.js'
 import type { Keyring } from '../keys/keyring.js'
 import type { Metrics } from '../metrics/metrics.js'
-import { Callers, type Identity } from './callers.js'
+import type { UsageMeter } from '../usage/usage-meter.js'
+import { Callers, type Identity, partitionKeyOf } from './callers.js'
 import { Charges, Fractions, then } from './charges.js'
 import { EarlyRefusals } from './early.js'
 import { Gate } from './gate.js'
 import { modelsMeant } from './models-meant.js'
-import { onePlan, type Plan, type Plans, readPlans, type Unit } from './plans.js'
+import { onePlan, type Plan, type PlanPolicy, type Plans, readPlans, type Scope } from './plans.js'
+import { sendSdkHeaders } from './sdk-headers.js'
 import { priorityOf, timeoutOf } from './urgency.js'
+import { countUse } from './use.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -26,20 +29,39 @@ declare module 'fastify' {
 /** The limiters of one plan. */
 export interface PlanLimiters {
   readonly plan: Plan
+  /** Of the policies in requests of all models, and whose quota they are. */
   readonly requests: RateLimitHandler
-  /** Of rows and compute time; undefined where the plan has no policy in them. */
-  readonly work: RateLimitHandler | undefined
+  readonly requestsPer: Scope
+  /** Of those that all keys of an owner share, where `requests` are those of each key. */
+  readonly ownerRequests: RateLimitHandler | undefined
+  /** Of everything that is known once the body was read, for one model; undefined where the plan has no policy in it. */
+  workOf(model: string): WorkLimiters | undefined
+  /** All of `workOf`, of every model, to be asked where a caller stands. */
+  readonly allWork: WorkLimiters | undefined
+}
+
+/** The limiters of what a request of one model costs beyond being a request. */
+export interface WorkLimiters {
+  readonly limiters: readonly { readonly limiter: RateLimitHandler; readonly per: Scope }[]
   /** The most that the policies in rows ever admit at once. Infinity where there are none. */
   readonly mostRows: number
   /** The same for compute time. */
   readonly mostComputeMs: number
+  /** The same for credits. */
+  readonly mostCredits: number
   /** Names of the policies in compute time. */
   readonly computeNames: readonly string[]
 }
 
+export interface PolicyStanding extends Omit<PolicyState, 'unit'> {
+  readonly unit: string
+  readonly per?: Scope
+  readonly models?: readonly string[] | undefined
+}
+
 export interface Standing {
   readonly plan: string
-  readonly policies: readonly (Omit<PolicyState, 'unit'> & { readonly unit: string })[]
+  readonly policies: readonly PolicyStanding[]
 }
 
 /** What became of reading the limits file again. */
@@ -51,6 +73,7 @@ export async function registerLimits(
   models: Models,
   metrics: Metrics | undefined,
   keyring: Keyring | undefined,
+  usage: UsageMeter | undefined,
 ): Promise<{ readonly limits: Limits; readonly early: EarlyRefusals }> {
   app.decorateRequest('seenLateMs', 0)
   const gate = config.gateDelayMs === undefined ? undefined : new Gate(config.gateDelayMs)
@@ -74,7 +97,7 @@ export async function registerLimits(
     }
     return gate.pass(newcomer, reply.raw)
   }
-  const limits = await openLimits(app, config, metrics, pass, keyring)
+  const limits = await openLimits(app, config, metrics, pass, keyring, usage)
   const hold = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
     let refusal: ReturnType<Limits['chargeRequest']>
     try {
@@ -87,7 +110,10 @@ export async function registerLimits(
     else done(refusal as Error | undefined)
   }
   app.addHook('onRoute', route => {
-    if (route.config?.rateLimit === undefined) route.onRequest = [...[route.onRequest ?? []].flat(), hold]
+    if (route.config?.rateLimit !== undefined) return
+    route.onRequest = [...[route.onRequest ?? []].flat(), hold]
+    if (config.sdkHeaders !== 'off') route.onSend = [...[route.onSend ?? []].flat(), sendSdkHeaders]
+    if (usage !== undefined) route.onResponse = [...[route.onResponse ?? []].flat(), countUse(usage)]
   })
   return { limits, early: new EarlyRefusals(limits, gate, models) }
 }
@@ -99,6 +125,7 @@ export async function openLimits(
   metrics: Metrics | undefined,
   pass: Pass,
   keyring?: Keyring,
+  usage?: UsageMeter,
 ): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
   const store = { lost: false }
@@ -114,17 +141,18 @@ export async function openLimits(
       if (event.type === 'lost' || event.type === 'back') store.lost = event.type === 'lost'
       metrics?.storeTold(event)
     },
-    ...(metrics === undefined && config.tracing === undefined
+    ...(metrics === undefined && config.tracing === undefined && config.sdkHeaders === 'off'
       ? {}
       : {
           onDecision: (request, decision) => {
             metrics?.decided(request, decision)
+            if (config.sdkHeaders !== 'off') request.caller?.decisions.push(decision)
             request.trace?.decided(request.caller?.limiters.plan.name ?? 'none', decision)
           },
         }),
   })
   app.decorateRequest('caller', null)
-  return new Limits(app, config, plans, pass, store, keyring)
+  return new Limits(app, config, plans, pass, store, keyring, usage)
 }
 
 type Pass = (request: FastifyRequest, reply: FastifyReply) => Error | undefined
@@ -136,6 +164,7 @@ export class Limits {
   readonly #pass: Pass
   readonly #store: { readonly lost: boolean }
   readonly #fractions = new Fractions()
+  readonly #usage: UsageMeter | undefined
   #plans: Plans
   #limiters: ReadonlyMap<string, PlanLimiters>
 
@@ -147,7 +176,9 @@ export class Limits {
     pass: Pass,
     store: { readonly lost: boolean },
     keyring: Keyring | undefined,
+    usage: UsageMeter | undefined,
   ) {
+    this.#usage = usage
     this.#pass = pass
     this.#store = store
     this.#app = app
@@ -169,7 +200,7 @@ export class Limits {
    */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): object | undefined | Promise<object | undefined> {
     return then(this.#callers.identify(request, reply, this.#plans), identity => {
-      const caller = new Charges(identity, this.#limitersOf(identity.plan), this.#fractions, request.log)
+      const caller = new Charges(identity, this.#limitersOf(identity.plan), this.#fractions, request.log, this.#usage)
       request.caller = caller
       return this.#pass(request, reply) ?? caller.chargeRequest(request, reply)
     })
@@ -181,10 +212,16 @@ export class Limits {
     return identity && { identity, limiters: this.#limitersOf(identity.plan) }
   }
 
+  /** By what name the use of a caller is reported. Rejects with Refusal (401) for one without a key, as for a wrong one. */
+  async keyOf(request: FastifyRequest, reply: FastifyReply): Promise<string> {
+    const { keyId } = await this.#callers.identify(request, reply, this.#plans)
+    return keyId ?? this.#callers.refuseWithoutKey()
+  }
+
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
   async standing(request: FastifyRequest, reply: FastifyReply): Promise<Standing> {
-    const { key, plan } = await this.#callers.identify(request, reply, this.#plans)
-    return standingWith(this.#limitersOf(plan), key)
+    const identity = await this.#callers.identify(request, reply, this.#plans)
+    return standingWith(this.#limitersOf(identity.plan), identity)
   }
 
   /** Who the holder of an API key is, by its SHA-256; undefined where it is not known. Throws Refusal as `chargeRequest`. */
@@ -198,8 +235,9 @@ export class Limits {
   }
 
   /** Where a partition key stands with every policy of a plan, and an address with wrong keys. Counts nothing. */
-  async standingOf(key: string, plan: Plan): Promise<Standing> {
-    const standing = await standingWith(this.#limitersOf(plan), key)
+  async standingOf(whose: Pick<Identity, 'key' | 'owner' | 'plan'>): Promise<Standing> {
+    const { key, plan } = whose
+    const standing = await standingWith(this.#limitersOf(plan), whose)
     if (!this.#callers.haveMeaning(this.#plans) || !key.startsWith('ip:')) return standing
     return { ...standing, policies: [...standing.policies, await this.#callers.guesses(key)] }
   }
@@ -246,35 +284,70 @@ export class Limits {
   }
 
   #limitersOfPlan(plan: Plan): PlanLimiters {
-    const policiesIn = (unit: Unit, cost: Cost) =>
-      plan.policies
-        .filter(policy => policy.unit === unit)
-        .map(({ name, limit, windowMs }) => ({ name, max: limit, timeWindow: windowMs, cost }))
-    const limiter = (options: RateLimitOptions) =>
+    const { concurrency, policies } = plan
+    const limiter = (per: Scope, options: RateLimitOptions) =>
       this.#app.rateLimit({
         groupId: `plan:${plan.name}`,
-        keyGenerator: request => (request.caller as Charges).key,
+        keyGenerator: request => partitionKeyOf((request.caller as Charges).identity, per),
         ...options,
       })
-    const rows = policiesIn('rows', request => request.caller?.rows as number)
-    const compute = policiesIn('compute-ms', request => request.caller?.reservedMs as number)
-    const policies = [...rows, ...compute]
-    const { concurrency } = plan
+    const optionsOf = (some: readonly PlanPolicy[]) =>
+      some.map(({ name, limit, windowMs, unit }) => ({ name, max: limit, timeWindow: windowMs, cost: COSTS[unit] }))
+    const first = policies.filter(isKnownAtOnce)
+    const [ofKey, ofOwner] = [first.filter(({ per }) => per === 'key'), first.filter(({ per }) => per === 'owner')]
+    const permits = concurrency === undefined ? {} : { concurrency: { max: concurrency } }
+    const [requests, requestsPer] = ofKey.length > 0 ? ([ofKey, 'key'] as const) : ([ofOwner, 'owner'] as const)
+    const rest = policies.filter(policy => !isKnownAtOnce(policy))
+    const made = new Map<string, WorkLimiters>()
+    const workOf = (some: readonly PlanPolicy[]): WorkLimiters | undefined => {
+      if (some.length === 0) return undefined
+      const id = some.map(({ name }) => name).join()
+      let work = made.get(id)
+      if (work === undefined) {
+        const scopes = (['key', 'owner'] as const).filter(scope => some.some(({ per }) => per === scope))
+        const limiters = scopes.map(per => {
+          const own = optionsOf(some.filter(policy => policy.per === per))
+          return { per, limiter: limiter(per, { policies: own, addHeadersOnExceeding: NO_HEADERS }) }
+        })
+        const most = (unit: PlanPolicy['unit']) =>
+          Math.min(...some.flatMap(policy => (policy.unit === unit ? policy.limit : [])))
+        work = {
+          limiters,
+          mostRows: most('rows'),
+          mostComputeMs: most('compute-ms'),
+          mostCredits: most('credits'),
+          computeNames: some.flatMap(({ unit, name }) => (unit === 'compute-ms' ? name : [])),
+        }
+        made.set(id, work)
+      }
+      return work
+    }
     return {
       plan,
-      requests: limiter({
-        policies: policiesIn('requests', 1),
-        ...(concurrency === undefined ? {} : { concurrency: { max: concurrency } }),
-      }),
-      work: policies.length === 0 ? undefined : limiter({ policies, addHeadersOnExceeding: NO_HEADERS }),
-      mostRows: Math.min(...rows.map(({ max }) => max)),
-      mostComputeMs: Math.min(...compute.map(({ max }) => max)),
-      computeNames: compute.map(({ name }) => name),
+      requestsPer,
+      requests: limiter(requestsPer, { policies: optionsOf(requests), ...permits }),
+      ownerRequests:
+        ofKey.length > 0 && ofOwner.length > 0
+          ? limiter('owner', { policies: optionsOf(ofOwner), addHeadersOnExceeding: NO_HEADERS })
+          : undefined,
+      workOf: model => workOf(rest.filter(({ models }) => models === undefined || models.includes(model))),
+      allWork: workOf(rest),
     }
   }
 }
 
 type Cost = number | ((request: FastifyRequest) => number)
+
+/** What a request costs policies of each unit. */
+const COSTS: Readonly<Record<PlanPolicy['unit'], Cost>> = {
+  requests: 1,
+  rows: request => request.caller?.rows as number,
+  'compute-ms': request => request.caller?.reservedMs as number,
+  credits: request => request.caller?.credits as number,
+}
+
+/** Whether a policy can be asked before the body is read: it needs neither the rows nor the model. */
+const isKnownAtOnce = ({ unit, models }: PlanPolicy): boolean => unit === 'requests' && models === undefined
 
 /** The x-ratelimit fields go on speaking of requests, unless it is rows or compute time that are denied. */
 const NO_HEADERS = { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false }
@@ -285,9 +358,23 @@ function namesModel({ params }: FastifyRequest): boolean {
   return model !== undefined
 }
 
-async function standingWith({ plan, requests, work }: PlanLimiters, key: string): Promise<Standing> {
-  const [inRequests, inWork] = await Promise.all([requests.status(key), work?.status(key)])
-  const units = new Map(plan.policies.map(({ name, unit }) => [name, unit]))
-  const policies = [...(inRequests?.policies ?? []), ...(inWork?.policies ?? [])]
-  return { plan: plan.name, policies: policies.map(each => ({ ...each, unit: units.get(each.name) ?? each.unit })) }
+type Whose = Pick<Identity, 'key' | 'owner'>
+
+async function standingWith(limiters: PlanLimiters, whose: Whose): Promise<Standing> {
+  const { plan, requests, requestsPer, ownerRequests, allWork } = limiters
+  const asked = [
+    { limiter: requests, per: requestsPer },
+    ...(ownerRequests === undefined ? [] : [{ limiter: ownerRequests, per: 'owner' } as const]),
+    ...(allWork?.limiters ?? []),
+  ]
+  const told = await Promise.all(asked.map(({ limiter, per }) => limiter.status(partitionKeyOf(whose, per))))
+  const own = new Map(plan.policies.map(policy => [policy.name, policy]))
+  const policies = told.flatMap(each => each?.policies ?? [])
+  return {
+    plan: plan.name,
+    policies: policies.map(each => {
+      const policy = own.get(each.name)
+      return { ...each, unit: policy?.unit ?? each.unit, per: policy?.per ?? requestsPer, models: policy?.models }
+    }),
+  }
 }

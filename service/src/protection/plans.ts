@@ -7,12 +7,27 @@ import { ConfigError, durationMs } from '../config.js'
 const closed = { additionalProperties: false } as const
 const Name = Type.String({ pattern: '^[a-z][a-z0-9-]{0,31}$' })
 
+const ModelNames = Type.Array(Type.String({ minLength: 1 }), { minItems: 1 })
+const Per = Type.Union([Type.Literal('key'), Type.Literal('owner')])
+
 const PolicySchema = Type.Object(
   {
     name: Name,
-    unit: Type.Optional(Type.Union([Type.Literal('requests'), Type.Literal('rows'), Type.Literal('compute-ms')])),
+    unit: Type.Optional(
+      Type.Union([Type.Literal('requests'), Type.Literal('rows'), Type.Literal('compute-ms'), Type.Literal('credits')]),
+    ),
     limit: Type.Integer({ minimum: 0 }),
     window: Type.Union([Type.String(), Type.Integer({ minimum: 1 })]),
+    models: Type.Optional(ModelNames),
+    per: Type.Optional(Per),
+  },
+  closed,
+)
+
+const Price = Type.Object(
+  {
+    request: Type.Optional(Type.Integer({ minimum: 0, maximum: 1_000_000_000 })),
+    row: Type.Optional(Type.Integer({ minimum: 0, maximum: 1_000_000_000 })),
   },
   closed,
 )
@@ -27,6 +42,11 @@ const FileSchema = Type.Object(
           policies: Type.Array(PolicySchema, { minItems: 1 }),
           concurrency: Type.Optional(Type.Integer({ minimum: 1 })),
           priority: Type.Optional(Type.Integer({ minimum: -1000, maximum: 1000 })),
+          per: Type.Optional(Per),
+          models: Type.Optional(
+            Type.Object({ allow: Type.Optional(ModelNames), deny: Type.Optional(ModelNames) }, closed),
+          ),
+          costs: Type.Optional(Type.Record(Type.String(), Price)),
         },
         closed,
       ),
@@ -47,8 +67,23 @@ const FileSchema = Type.Object(
   closed,
 )
 
-/** What a policy counts; `compute-ms` is milliseconds that the model ran for the caller, known only afterwards. */
-export type Unit = 'requests' | 'rows' | 'compute-ms'
+/**
+ * What a policy counts; `compute-ms` is milliseconds that the model ran for the caller, known only afterwards, `credits`
+ * what the model costs.
+ */
+export type Unit = 'requests' | 'rows' | 'compute-ms' | 'credits'
+
+/** Whose quota it is: that of each API key, or one for all keys of an owner. */
+export type Scope = 'key' | 'owner'
+
+/** Credits of each request, and of each of its rows. */
+export interface Price {
+  readonly request: number
+  readonly row: number
+}
+
+/** Of a model that has no price. */
+const DEFAULT_PRICE: Price = { request: 1, row: 0 }
 
 export interface PlanPolicy {
   readonly name: string
@@ -56,6 +91,9 @@ export interface PlanPolicy {
   /** Units allowed in any one window. */
   readonly limit: number
   readonly windowMs: number
+  /** Models whose requests it counts; undefined: all. */
+  readonly models: readonly string[] | undefined
+  readonly per: Scope
 }
 
 export interface Plan {
@@ -66,7 +104,21 @@ export interface Plan {
   readonly concurrency: number | undefined
   /** While requests wait, those of the higher go first. */
   readonly priority: number
+  /** Models that it is for; undefined: all. */
+  readonly allowedModels: readonly string[] | undefined
+  readonly deniedModels: readonly string[]
+  /** Prices that differ from those of the models. */
+  readonly costs: Readonly<Record<string, Partial<Price>>>
 }
+
+/** Credits of a model for the callers of a plan. `own`: what its model.json says. */
+export function priceOf({ costs }: Plan, model: string, own: Partial<Price> | undefined): Price {
+  return { ...DEFAULT_PRICE, ...own, ...(Object.hasOwn(costs, model) ? costs[model] : undefined) }
+}
+
+/** Whether the callers of a plan may ask a model. */
+export const allowsModel = ({ allowedModels, deniedModels }: Plan, model: string): boolean =>
+  (allowedModels === undefined || allowedModels.includes(model)) && !deniedModels.includes(model)
 
 export interface Plans {
   /** Plan of callers without a key; undefined where a key is required. */
@@ -78,8 +130,11 @@ export interface Plans {
 
 /** What holds without a file: one plan, and no keys. */
 export function onePlan({ max, windowMs }: { readonly max: number; readonly windowMs: number }): Plans {
-  const policies = [{ name: 'requests', unit: 'requests', limit: max, windowMs }] as const
-  const anonymous: Plan = { name: 'anonymous', policies, concurrency: undefined, priority: 0 }
+  const policies = [
+    { name: 'requests', unit: 'requests', limit: max, windowMs, models: undefined, per: 'key' },
+  ] as const
+  const rest = { concurrency: undefined, priority: 0, allowedModels: undefined, deniedModels: [], costs: {} }
+  const anonymous: Plan = { name: 'anonymous', policies, ...rest }
   return { anonymous, all: [anonymous], keys: undefined }
 }
 
@@ -125,21 +180,25 @@ type PlanGiven = Static<typeof FileSchema>['plans'][string]
 
 function planOf(
   name: string,
-  { policies, concurrency, priority = 0 }: PlanGiven,
+  { policies, concurrency, priority = 0, per = 'key', models = {}, costs = {} }: PlanGiven,
   problem: (text: string) => void,
 ): Plan {
   const path = `/plans/${name}`
   if (!Value.Check(Name, name)) problem(`${path} is no name: a-z, then a-z, 0-9 and -, at most 32`)
   const names = new Set<string>()
-  const read = policies.map(({ name, unit = 'requests', limit, window }, index): PlanPolicy => {
+  const read = policies.map((policy, index): PlanPolicy => {
+    const { name, unit = 'requests', limit, window } = policy
     const at = `${path}/policies/${index}`
     const windowMs = durationMs(String(window))
     if (windowMs === undefined) problem(`${at}/window takes a duration such as 10s or 1 minute, or milliseconds`)
     if (names.has(name)) problem(`${at}/name is there twice`)
     if (name === 'concurrency') problem(`${at}/name is the name of what limits requests in flight`)
     names.add(name)
-    return { name, unit, limit, windowMs: windowMs ?? 1 }
+    return { name, unit, limit, windowMs: windowMs ?? 1, models: policy.models, per: policy.per ?? per }
   })
-  if (!read.some(({ unit }) => unit === 'requests')) problem(`${path}/policies needs one in requests`)
-  return { name, policies: read, concurrency, priority }
+  if (!read.some(({ unit, models }) => unit === 'requests' && models === undefined)) {
+    problem(`${path}/policies needs one in requests of all models`)
+  }
+  const { allow, deny = [] } = models
+  return { name, policies: read, concurrency, priority, allowedModels: allow, deniedModels: deny, costs }
 }

@@ -1,6 +1,7 @@
 /** API keys, for the people who run the service: made, listed, changed, revoked and rotated. */
 import type { FastifyPluginAsync, FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
 import { type Static, Type } from 'typebox'
+import { keyOfId } from '../auth.js'
 import { badRequest, type InvalidValue, Refusal, unavailable } from '../http/problem.js'
 import type { Models } from '../inference/types.js'
 import type { IssuedKey, KeyChanges } from '../keys/key-changes.js'
@@ -9,8 +10,16 @@ import { pageOf, placeOfCursor } from '../keys/key-page.js'
 import { type KeyRecord, keyView } from '../keys/key-record.js'
 import { KeyConflict, KeysUnavailable } from '../keys/key-store.js'
 import type { Keyring } from '../keys/keyring.js'
-import { ApiKey, answers, IssuedApiKey, list } from '../openapi/schemas.js'
+import {
+  ApiKey,
+  answers,
+  IssuedApiKey,
+  Limits as LimitsSchema,
+  list,
+  Plans as PlansSchema,
+} from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
+import { policyView } from './limits.js'
 
 interface KeyOptions {
   readonly models: Models
@@ -172,6 +181,47 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       if (found === undefined) throw unknownKey()
       return keyView(found.record, Date.now())
     },
+  )
+
+  app.get<OneKey>(
+    '/v1/admin/keys/:id/limits',
+    {
+      config,
+      schema: documented(
+        'keyLimits',
+        'Where an API key stands; asking costs nothing',
+        { params: Params },
+        [404, 409],
+        LimitsSchema,
+      ),
+    },
+    async ({ params }) => {
+      const found = keyring.get(params.id)
+      if (found === undefined) throw unknownKey()
+      const { id, owner } = found.record
+      const plan = limits.plans.find(({ name }) => name === found.record.plan)
+      if (plan === undefined) {
+        const detail = `the plan '${found.record.plan}' of this API key is no longer there`
+        throw new Refusal({ status: 409, code: 'UNKNOWN_PLAN', detail })
+      }
+      const { policies } = await limits.standingOf({ key: keyOfId(id), owner, plan })
+      return { plan: plan.name, policies: policies.map(policyView) }
+    },
+  )
+
+  app.get(
+    '/v1/admin/plans',
+    { config, schema: documented('plans', 'The plans that keys may have', {}, [], PlansSchema) },
+    async () => ({
+      plans: limits.plans.map(({ name, policies, concurrency, priority }) => ({
+        name,
+        policies: policies.map(policy => ({
+          ...{ name: policy.name, unit: policy.unit, limit: policy.limit, windowSeconds: policy.windowMs / 1000 },
+          ...{ per: policy.per, models: policy.models ?? null },
+        })),
+        ...{ concurrency: concurrency ?? null, priority },
+      })),
+    }),
   )
 
   app.patch<OneKey & { Body: Static<typeof PatchBody> }>(

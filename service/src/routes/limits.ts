@@ -1,7 +1,7 @@
 /** Where the caller stands. Asking costs nothing. */
 import type { FastifyPluginAsync } from 'fastify'
 import { answers, Limits as LimitsSchema } from '../openapi/schemas.js'
-import type { Limits } from '../protection/limits.js'
+import type { Limits, PolicyStanding } from '../protection/limits.js'
 
 const schema = {
   tags: ['Quota'],
@@ -14,16 +14,17 @@ export const limitRoutes: FastifyPluginAsync<{ readonly limits: Limits }> = asyn
   app.get('/v1/limits', { config: { rateLimit: false }, schema }, async (request, reply) => {
     const { plan, policies } = await limits.standing(request, reply)
     reply.header('cache-control', 'no-store')
-    return {
-      plan,
-      policies: policies.map(({ name, unit, limit, remaining, windowMs, reset }) => ({
-        name,
-        unit,
-        limit,
-        remaining,
-        windowSeconds: windowMs / 1000,
-        resetSeconds: Math.ceil(reset / 1000),
-      })),
-    }
+    return { plan, policies: policies.map(policyView) }
   })
+}
+
+/** Where a caller stands with one policy, as it is told. */
+export function policyView({ name, unit, limit, remaining, windowMs, reset, per, models }: PolicyStanding) {
+  return {
+    ...{ name, unit, limit, remaining },
+    windowSeconds: windowMs / 1000,
+    resetSeconds: Math.ceil(reset / 1000),
+    ...(per === 'owner' ? { per } : {}),
+    ...(models === undefined ? {} : { models }),
+  }
 }

@@ -80,5 +80,5 @@ export const unknownUrl = ({ knownRoutes }: FastifyInstance): Fault => ({
   status: 404,
   code: 'NOT_FOUND',
   detail: 'there is no such URL; `routes` says which there are',
-  members: { routes: knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground)\//.test(route)) },
+  members: { routes: knownRoutes.filter(route => !/ \/(?:v1\/admin|docs|playground|console)\//.test(route)) },
 })

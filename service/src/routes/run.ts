@@ -36,7 +36,7 @@ export async function runCharged(request: FastifyRequest, reply: FastifyReply, t
       deadline: deadlineOf(request, task.timeoutMs),
       meter: caller ?? undefined,
     })
-    const settled = caller?.served(result)
+    const settled = caller?.served(result, rows)
     if (settled !== undefined) await settled
     const { queueMs, computeMs } = result
     reply.header('server-timing', `queue;dur=${queueMs.toFixed(2)}, compute;dur=${computeMs.toFixed(2)}`)

@@ -24,6 +24,8 @@ export interface ModelJson {
   readonly threads?: number
   /** Workers that load this model (default: all). Fewer save memory, and each run of a large model takes less time. */
   readonly workers?: number
+  /** Credits of each request, and of each of its rows. */
+  readonly cost?: { readonly request?: number; readonly row?: number }
   /** Where the model runs, when that is not here. */
   readonly backend?: BackendJson
 }
@@ -47,6 +49,16 @@ const labelList: Check = value =>
     ? undefined
     : 'a list of strings, one a class'
 
+const costFault: Check = value => {
+  const isCost =
+    typeof value === 'object' &&
+    value !== null &&
+    Object.entries(value).every(
+      ([name, credits]) => ['request', 'row'].includes(name) && integerFrom(0, 1_000_000_000)(credits) === undefined,
+    )
+  return isCost ? undefined : '{ "request": credits, "row": credits }, each an integer from 0 to 1000000000'
+}
+
 const checks: Readonly<Record<keyof ModelJson, Check>> = {
   description: text,
   labels: labelList,
@@ -59,6 +71,7 @@ const checks: Readonly<Record<keyof ModelJson, Check>> = {
   maxBatchRows: integerFrom(1, 65536),
   threads: integerFrom(1, 256),
   workers: integerFrom(1, 256),
+  cost: costFault,
   backend: backendFault,
 }
 

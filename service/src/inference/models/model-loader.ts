@@ -105,7 +105,7 @@ function describe(
   labels: readonly string[] | undefined,
   { sample, batching }: SelfCheckResult,
 ): ModelInfo {
-  const { description = onnx.description, testAccuracy, testRows, license, source } = json
+  const { description = onnx.description, testAccuracy, testRows, license, source, cost } = json
   return {
     name,
     version,
@@ -114,6 +114,7 @@ function describe(
     ...(labels === undefined ? {} : { labels }),
     ...(testAccuracy === undefined ? {} : { testAccuracy }),
     ...(testRows === undefined ? {} : { testRows }),
+    ...(cost === undefined ? {} : { cost }),
     ...(license === undefined ? {} : { license }),
     ...(source === undefined ? {} : { source }),
     sample,

@@ -292,9 +292,9 @@ const maxRowsOf = (json: ModelJson, { batchMaxRows }: SourceOptions): { maxRows?
 }
 
 /** What model.json says to people. */
-function toldOf({ description, labels, testAccuracy, testRows, license, source }: ModelJson): Partial<ModelInfo> {
+function toldOf({ description, labels, testAccuracy, testRows, license, source, cost }: ModelJson): Partial<ModelInfo> {
   return Object.fromEntries(
-    Object.entries({ description, labels, testAccuracy, testRows, license, source }).filter(
+    Object.entries({ description, labels, testAccuracy, testRows, license, source, cost }).filter(
       ([, value]) => value !== undefined && value !== '',
     ),
   )

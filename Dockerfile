@@ -29,6 +29,11 @@ RUN npm ci --omit=dev --no-audit --no-fund \
   && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 -type d \
     ! -path "*/$(node -p 'process.platform')/$(node -p 'process.arch')" -exec rm -rf {} +
 
+# Text pipelines of scikit-learn ask the operating system for this locale, and do not load without it.
+FROM ${NODE_IMAGE} AS locale
+RUN apt-get update && apt-get install -y --no-install-recommends locales \
+  && localedef -i en_US -f UTF-8 en_US.UTF-8
+
 FROM ${NODE_IMAGE}
 ARG NODE_IMAGE
 # A release gives these; see docs/releasing.md.
@@ -46,6 +51,7 @@ LABEL org.opencontainers.image.title="ml-api-rate-limiter" \
       org.opencontainers.image.base.name="${NODE_IMAGE}"
 ENV NODE_ENV=production
 WORKDIR /app
+COPY --from=locale /usr/lib/locale/locale-archive /usr/lib/locale/
 COPY --from=production /app ./
 COPY --from=build /app/plugin/dist plugin/dist
 COPY --from=build /app/service/dist service/dist

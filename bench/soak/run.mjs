@@ -67,7 +67,8 @@ async function startService() {
   const ended = once(child, 'exit')
   for (;;) {
     const [, port] = /listening on http:\/\/127\.0\.0\.1:(\d+)/.exec(log) ?? []
-    if (port !== undefined) return { child, port, ended, log: () => log }
+    if (port !== undefined && log.includes('ready: all models are loaded'))
+      return { child, port, ended, log: () => log }
     if (child.exitCode !== null) throw new Error(`the service does not start: ${log}`)
     await delay(50)
   }

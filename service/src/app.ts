@@ -139,8 +139,15 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   const { limits, early } = await registerLimits(app, config, models, metrics, keys.keyring, usage?.meter)
 
   rememberRoutes(app)
-  const { requestTimeoutMs, bodyLimit, adminToken } = config
-  await app.register(predictRoutes, { models, requestTimeoutMs, bodyLimit })
+  const { requestTimeoutMs, bodyLimit, adminToken, streamLimit, streamStallMs, imagePixelLimit } = config
+  await app.register(predictRoutes, {
+    models,
+    requestTimeoutMs,
+    bodyLimit,
+    streamLimit,
+    streamStallMs,
+    imagePixelLimit,
+  })
   await app.register(modelRoutes, { models })
   await app.register(limitRoutes, { limits })
   await app.register(healthRoutes, {
@@ -151,8 +158,8 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
     keys,
   })
   const unpackedLimit = config.unpackedBodyLimit
-  await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit })
   const onRequest = adminToken === undefined ? undefined : adminOnly(adminToken, limitGuesses(app, 'admin-guesses'))
+  await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit, adminOnly: onRequest })
   if (onRequest !== undefined) {
     await app.register(adminRoutes, { models, limits, onRequest })
     await app.register(keyRoutes, { models, limits, keys, onRequest })

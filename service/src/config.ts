@@ -155,7 +155,10 @@ export const settings = {
     takes: 'the name of a model',
     otherwise: 'none; needless with a single model',
   }),
-  INFERENCE_THREADS: optionalCount('Workers that run models.', 'one a core'),
+  INFERENCE_THREADS: optionalCount(
+    'Workers that run models.',
+    'one a core; in a container one for each core of its CPU quota',
+  ),
   INFERENCE_ISOLATION: oneOf(
     ['thread', 'process'],
     'thread',
@@ -204,6 +207,11 @@ export const settings = {
     60_000,
     'How long a run may take. A worker that takes longer is replaced or, where it is a thread, makes the service not ready.',
   ),
+  TRIAL_TIMEOUT_MS: milliseconds(
+    1,
+    60_000,
+    'How long a model may take to be loaded and checked in a process of its own before it serves. One that takes longer is refused.',
+  ),
   OVERLOAD_STATUS: Type.Unsafe<OverloadStatus>({
     type: 'integer',
     enum: [429, 503],
@@ -228,6 +236,23 @@ export const settings = {
       takes: 'bytes, 1024 to 268435456',
     }),
   ),
+  STREAM_LIMIT: Type.Integer({
+    minimum: 1024,
+    default: 1_073_741_824,
+    description: 'Longest stream of rows (CSV or NDJSON), once unpacked.',
+    takes: 'bytes, 1024 or more',
+  }),
+  STREAM_STALL_MS: milliseconds(
+    100,
+    30_000,
+    'How long a stream may stand still, because no rows arrive or no answers are read, or wait for quota, before it is ended.',
+  ),
+  IMAGE_PIXEL_LIMIT: Type.Integer({
+    minimum: 1,
+    default: 16_777_216,
+    description: 'Most pixels of a picture, whatever its bytes; a larger one is refused before it is decoded.',
+    takes: 'an integer, 1 or more',
+  }),
   CORS_ORIGINS: optionalText(
     {
       description: 'Origins whose browser apps may read the answers, limit headers included.',
@@ -311,6 +336,8 @@ export interface Config {
     readonly admissionWaitMs: number
     readonly queueMaxRows: number
     readonly stuckAfterMs: number
+    readonly trialTimeoutMs: number
+    readonly bodyLimit: number
   }
   /** Milliseconds that a turn of the event loop may be late; undefined: the gate in front of the body is off. */
   readonly gateDelayMs: number | undefined
@@ -319,6 +346,9 @@ export interface Config {
   readonly overloadStatus: OverloadStatus
   readonly bodyLimit: number
   readonly unpackedBodyLimit: number
+  readonly streamLimit: number
+  readonly streamStallMs: number
+  readonly imagePixelLimit: number
   /** `*` among them: all. */
   readonly corsOrigins: readonly string[]
   readonly console: boolean
@@ -459,6 +489,8 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
       admissionWaitMs: read.ADMISSION_WAIT_MS,
       queueMaxRows: read.QUEUE_MAX,
       stuckAfterMs: read.RUN_TIMEOUT_MS,
+      trialTimeoutMs: read.TRIAL_TIMEOUT_MS,
+      bodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,
     },
     gateDelayMs: read.ADMISSION === 'on' ? read.ADMISSION_DELAY_MS : undefined,
     requestTimeoutMs: read.REQUEST_TIMEOUT_MS,
@@ -466,6 +498,9 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     overloadStatus: read.OVERLOAD_STATUS,
     bodyLimit: read.BODY_LIMIT,
     unpackedBodyLimit: read.UNPACKED_BODY_LIMIT ?? read.BODY_LIMIT,
+    streamLimit: read.STREAM_LIMIT,
+    streamStallMs: read.STREAM_STALL_MS,
+    imagePixelLimit: read.IMAGE_PIXEL_LIMIT,
     corsOrigins: read.CORS_ORIGINS === undefined ? [] : commaSeparated(read.CORS_ORIGINS),
     console: read.CONSOLE === 'on',
     playground: read.PLAYGROUND === 'on',

@@ -3,7 +3,7 @@ import { buildApp, type Service } from './app.js'
 import { type Config, ConfigError, type Environment, readConfig } from './config.js'
 import { Hangups } from './hangup.js'
 import { InferenceError } from './inference/errors.js'
-import { openModels } from './inference/index.js'
+import { beginModels, type Repository } from './inference/index.js'
 import { stopWell } from './stop.js'
 
 /** Resolves when the service listens. What keeps it from that is said on stderr, and ends the process with 1. */
@@ -11,7 +11,17 @@ export async function serve(environment: Environment, hangups = new Hangups()): 
   try {
     const config = readConfig(environment)
     const service = await start(config)
-    stopWell(service, config)
+    const { app, models, opened } = service
+    const stopping = stopWell(service, config)
+    opened.then(
+      () => app.log.info({ models: models.list().map(({ info }) => info.name) }, 'ready: all models are loaded'),
+      async error => {
+        if (stopping()) return
+        process.stderr.write(`ml-api-rate-limiter cannot start: ${startErrorOf(error)}\n`)
+        await app.close()
+        process.exit(1)
+      },
+    )
     hangups.serve(() => {
       service.models.reload().catch(error => service.app.log.error({ err: error }, 'the models were not reloaded'))
       service.limits.reload()
@@ -31,9 +41,21 @@ export function startErrorOf(error: unknown): string {
   return stack ?? String(error)
 }
 
-async function start(config: Config): Promise<Service> {
-  const { models } = config
-  const service = await buildApp(config, { openModels: (log, onEvent) => openModels({ ...models, log, onEvent }) })
+interface Started extends Service {
+  /** Rejects where no model can be served. */
+  readonly opened: Promise<void>
+}
+
+/** Listens at once: each model is served as soon as it is loaded. */
+async function start(config: Config): Promise<Started> {
+  let repository: Repository | undefined
+  const service = await buildApp(config, {
+    openModels: async (log, onEvent) => {
+      repository = beginModels({ ...config.models, log, onEvent })
+      await repository.scanned
+      return repository
+    },
+  })
   try {
     await service.app.listen({
       host: config.host,
@@ -44,5 +66,5 @@ async function start(config: Config): Promise<Service> {
     await service.app.close()
     throw error
   }
-  return service
+  return { ...service, opened: (repository as Repository).opened }
 }

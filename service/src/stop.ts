@@ -11,9 +11,10 @@ const LAST_RUNS_MS = 1500
 
 /**
  * On SIGTERM, SIGINT, or an error that nothing caught: readiness goes off, then the server takes no more connections,
- * then what is in flight ends, then the process. A second signal, or the end of the time for it, ends it at once.
+ * then what is in flight ends, then the process. A second signal, or the end of the time for it, ends it at once. Returns
+ * what tells whether it has begun.
  */
-export function stopWell({ app, models, announceStop }: Service, config: Config): void {
+export function stopWell({ app, models, announceStop }: Service, config: Config): () => boolean {
   let stoppingSince: number | undefined
 
   const stop = async (exitCode: number): Promise<void> => {
@@ -58,4 +59,5 @@ export function stopWell({ app, models, announceStop }: Service, config: Config)
   }
   process.on('uncaughtException', failed)
   process.on('unhandledRejection', failed)
+  return () => stoppingSince !== undefined
 }

@@ -26,12 +26,21 @@ export async function predict(body) {
   return answer
 }
 
-async function ask(body) {
+/** Sends a picture to a model that takes them. */
+export async function predictPicture(model, picture) {
+  const from = performance.now()
+  const answer = await ask(picture, `/v1/models/${encodeURIComponent(model)}/predict`, picture.type)
+  answer.ms = performance.now() - from
+  for (const listener of listeners) listener(answer)
+  return answer
+}
+
+async function ask(body, url = '/v1/predict', type = 'application/json') {
   try {
-    const response = await fetch('/v1/predict', {
+    const response = await fetch(url, {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: typeof body === 'string' ? body : JSON.stringify(body),
+      headers: { 'content-type': type },
+      body: typeof body === 'string' || body instanceof Blob ? body : JSON.stringify(body),
     })
     const retryAfter = Number(response.headers.get('retry-after') ?? 0)
     return { status: response.status, retryAfter, quota: quotaOf(response.headers), json: await response.json() }

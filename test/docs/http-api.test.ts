@@ -50,6 +50,7 @@ t.test('every error code of the service is in the table, once, and no other', as
     'auth',
     'app',
     'routes/predict',
+    'routes/stream',
     'routes/health',
     'routes/admin',
     'routes/keys',

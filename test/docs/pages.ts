@@ -13,6 +13,6 @@ export const PAGES: readonly string[] = [
 /** Pages whose shell blocks are followed, from top to bottom, in three parts that are tested beside each other. */
 export const SHELL_PAGES = {
   begin: ['README.md', 'plugin/README.md', 'docs/tutorial.md'],
-  lookUp: ['docs/http-api.md', 'docs/limits.md', 'docs/command-line.md'],
+  lookUp: ['docs/http-api.md', 'docs/limits.md', 'docs/command-line.md', 'docs/models.md'],
   run: ['docs/keys.md', 'docs/operations.md', 'docs/performance.md', 'docs/traces.md'],
 } as const

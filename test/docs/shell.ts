@@ -80,7 +80,7 @@ export class Desk {
     return { status: Number(status), output: this.#toPagePorts(output) }
   }
 
-  /** Starts the services of these commands in a terminal of their own, and waits until they listen. */
+  /** Starts the services of these commands in a terminal of their own, and waits until all their models are loaded. */
   async serve(code: string): Promise<void> {
     const [, port = '3000'] = /\bPORT=(\d+)/.exec(code) ?? []
     await this.#stop(port)
@@ -97,11 +97,11 @@ export class Desk {
       `${code.trim()} listens`,
       async () => {
         service.port = /listening on http:\/\/[^"\s]*:(\d+)/.exec(service.output)?.[1]
-        return service.port !== undefined || child.exitCode !== null
+        return isReady(service) || child.exitCode !== null
       },
       START_MS,
     )
-    if (service.port === undefined) throw new Error(`${code.trim()} ended: ${service.output}`)
+    if (!isReady(service)) throw new Error(`${code.trim()} ended: ${service.output}`)
   }
 
   /** What the service on this port of the page has logged. */
@@ -145,3 +145,6 @@ async function stop({ child, ended }: Service): Promise<void> {
   if (child.exitCode === null && child.pid !== undefined) process.kill(-child.pid, 'SIGINT')
   await ended
 }
+
+const isReady = ({ output, port }: Service): boolean =>
+  port !== undefined && output.includes('ready: all models are loaded')

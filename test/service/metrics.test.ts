@@ -36,9 +36,9 @@ t.test('requests, decisions, Redis, queue and batches are counted as they happen
   is('rate_limit_store_remote', 1)
   is('inference_queue_rows', 0)
   is('inference_ready', 1)
-  is('inference_batch_rows_sum{model="iris"}', 2)
-  is('inference_queue_wait_seconds_count{model="iris"}', 2)
-  is('inference_run_duration_seconds_count{model="iris"}', 2)
+  is('inference_batch_rows_sum{model="iris",version="1"}', 2)
+  is('inference_queue_wait_seconds_count{model="iris",version="1"}', 2)
+  is('inference_run_duration_seconds_count{model="iris",version="1"}', 2)
   t.ok((sampleOf(text, 'rate_limit_store_duration_seconds_count') ?? 0) >= 2)
   t.ok((sampleOf(text, 'process_resident_memory_bytes') ?? 0) > 1e6)
   t.ok(sampleOf(text, 'nodejs_eventloop_lag_p99_seconds') !== undefined)
@@ -68,7 +68,8 @@ t.test('every counter is there with 0 before anything has happened, so that its 
       is0(`rate_limit_decisions_total{plan="free",policy="${policy}",outcome="${outcome}"}`)
     }
   }
-  for (const model of ['digits', 'digits-wide', 'iris']) is0(`inference_batches_failed_total{model="${model}"}`)
+  for (const model of ['digits', 'digits-wide', 'iris'])
+    is0(`inference_batches_failed_total{model="${model}",version="1"}`)
   is0('inference_workers_lost_total')
   for (const reason of ['timeout', 'unavailable']) is0(`rate_limit_store_errors_total{reason="${reason}"}`)
 })

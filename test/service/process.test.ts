@@ -1,10 +1,11 @@
 import { spawn } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { runProgram, startService } from '../support/build.js'
 import { modelsFolder, writeModels } from '../support/onnx-folder.js'
-import { identity, slow } from '../support/onnx-models.js'
+import { endless, identity, slow } from '../support/onnx-models.js'
 
 /** A model of some 50 ms a row, so that a stop finds requests in flight. */
 const slowModels = (t: Test) =>
@@ -93,6 +94,73 @@ t.test('SIGHUP during the start ends nothing, and the reload follows', async t =
   const url = await told(/listening on (http:[^"]+)/)
   t.equal(child.signalCode, null)
   while ((await fetch(`${url}/v1/models/other`)).status !== 200) await delay(50)
+})
+
+t.test('workers that are processes end with the service, however it ends and whatever they do', async t => {
+  const service = await startService(t, {
+    MODELS_DIR: modelsFolder(t, { 'endless/1/model.onnx': endless(100) }),
+    INFERENCE_ISOLATION: 'process',
+    REQUEST_TIMEOUT_MS: 60_000,
+  })
+  const pid = service.child.pid as number
+  const workers = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
+  t.ok(workers.length > 0)
+  const lost = service.predict({ features: [1000] }).catch(() => {})
+  await delay(500)
+  service.child.kill('SIGKILL')
+  await lost
+  const alive = () => workers.filter(worker => existsSync(`/proc/${worker}/cmdline`) && cmdline(worker) !== '')
+  for (const until = Date.now() + 60_000; alive().length > 0 && Date.now() < until; await delay(50));
+  t.strictSame(alive(), [])
+})
+
+/** Empty once a process has ended, though nobody has asked for its exit code. */
+const cmdline = (pid: number): string => {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+t.test('the service lives from the start, and is ready once each model is loaded or refused', async t => {
+  const MODELS_DIR = modelsFolder(t, { 'endless/1/model.onnx': endless(0), 'copy/1/model.onnx': identity() })
+  const settings = { MODELS_DIR, HOST: '127.0.0.1', PORT: 0, TRIAL_TIMEOUT_MS: 8000, INFERENCE_THREADS: 1 }
+  const { child, output } = runProgram(t, 'server', [], settings)
+  let url: string | undefined
+  while (url === undefined && child.exitCode === null) {
+    await delay(5)
+    url = /listening on (http:[^"]+)/.exec(output())?.[1]
+  }
+  const ask = async (path: string) => {
+    const response = await fetch(url + path)
+    return { status: response.status, body: (await response.json()) as { loading: string[]; loaded: string[] } }
+  }
+  t.match(await ask('/health/live'), { status: 200, body: { status: 'live' } })
+  t.match(await ask('/v2/health/ready'), { status: 503 })
+  for (;;) {
+    const { status, body } = await ask('/health/ready')
+    t.equal(status, 503)
+    t.match(body, { status: 'loading', loading: Array, loaded: Array })
+    if (body.loaded.length === 1) break
+    await delay(20)
+  }
+  t.match(await ask('/health/ready'), { status: 503, body: { loading: ['endless'], loaded: ['copy'] } })
+  const predict = await fetch(`${url}/v1/models/copy/predict`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{"features":[1,2,3]}',
+  })
+  t.equal(predict.status, 200, 'what is loaded serves')
+  const early = await fetch(`${url}/v1/models/endless/predict`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{"features":[1]}',
+  })
+  t.equal(early.headers.get('retry-after'), '1')
+  t.match(await early.json(), { status: 503, code: 'INFERENCE_MODEL_LOADING' })
+  while ((await ask('/health/ready')).status !== 200) await delay(50)
+  t.match(await ask('/health/ready'), { body: { status: 'degraded', models: ['copy'] } })
 })
 
 const refused = async (t: Test, settings: Record<string, string | number>) => {

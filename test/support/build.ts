@@ -131,13 +131,13 @@ export interface RunningService {
   predict(body?: object, init?: RequestInit): Promise<Response>
 }
 
-/** A service process that listens. */
+/** A service process that listens, with all its models loaded. */
 export async function startService(t: Test, settings: Settings = {}): Promise<RunningService> {
   const { child, ended, output } = runProgram(t, 'server', [], { ...forTests, LOG_LEVEL: 'info', ...settings })
   const url = await new Promise<string>((resolve, reject) => {
     const look = () => {
       const [, found] = /listening on (http:[^"]+)/.exec(output()) ?? []
-      if (found !== undefined) resolve(found)
+      if (found !== undefined && output().includes('ready: all models are loaded')) resolve(found)
     }
     child.stdout.on('data', look)
     void ended.then(({ code, stderr }) => reject(new Error(`the service ended with ${code}: ${stderr}`)))

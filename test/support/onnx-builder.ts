@@ -60,6 +60,8 @@ export interface Initializer {
   dims: readonly number[]
   /** Little-endian elements as they lie in memory. */
   data: ArrayBufferView
+  /** Where the elements are, if not in the model. */
+  external?: ExternalData
 }
 
 export const int64s = (name: string, values: readonly number[], dims: readonly number[] = [values.length]) => ({
@@ -80,6 +82,7 @@ const rawBytes = (view: ArrayBufferView) => new Uint8Array(view.buffer, view.byt
 
 function tensorProto(tensor: Initializer, external?: { location: string; offset: number }): Bytes {
   const raw = rawBytes(tensor.data)
+  external ??= tensor.external?.place(tensor)
   const entry = (key: string, value: string) => bytes(13, concat([text(1, key), text(2, value)]))
   return concat([
     ...tensor.dims.map(dim => integer(1, dim)),

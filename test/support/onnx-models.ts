@@ -1,6 +1,7 @@
 /** The models of the tests: each shows one thing that a served model may do. */
 import {
   ElementType,
+  type ExternalData,
   floats,
   type Initializer,
   int64s,
@@ -243,3 +244,43 @@ export const perceptron = (inputs = 64, width = 256, options: ModelOptions = {})
     options,
   )
 }
+
+/** y = x, in a run that never ends where a value is above `limit`. */
+export const endless = (limit: number) =>
+  model({
+    nodes: [
+      node('ReduceMax', ['x'], ['most'], { keepdims: { int: 0 } }),
+      node('Greater', ['most', 'limit'], ['above']),
+      node('Loop', ['trips', 'above', 'x'], ['y'], {
+        body: {
+          graph: {
+            nodes: [node('Identity', ['goes'], ['goesOn']), node('Add', ['value', 'nothing'], ['next'])],
+            inputs: [tensor('trip', INT64, []), tensor('goes', BOOL, []), tensor('value', FLOAT, ['batch', 1])],
+            outputs: [tensor('goesOn', BOOL, []), tensor('next', FLOAT, ['batch', 1])],
+            initializers: [floats('nothing', [0], [1])],
+          },
+        },
+      }),
+    ],
+    inputs: [tensor('x', FLOAT, ['batch', 1])],
+    outputs: [tensor('y', FLOAT, ['batch', 1])],
+    initializers: [floats('limit', [limit], []), int64s('trips', [Number.MAX_SAFE_INTEGER], [])],
+  })
+
+/** y = table[x] with so many rows of 4 numbers, for files of any size. x is the index. */
+export const table = (rows: number, add = 0, external?: ExternalData) =>
+  model(
+    {
+      nodes: [node('Gather', ['table', 'x'], ['y'])],
+      inputs: [tensor('x', INT64, ['batch'])],
+      outputs: [tensor('y', FLOAT, ['batch', 4])],
+      initializers: [
+        floats(
+          'table',
+          Float32Array.from({ length: rows * 4 }, (_, i) => i + add),
+          [rows, 4],
+        ),
+      ],
+    },
+    external === undefined ? {} : { external },
+  )

@@ -17,7 +17,7 @@ export function checkCharset(type: string | undefined): void {
 }
 
 /** Whether the body is packed by gzip. Throws Refusal (415) where it is packed by something else. */
-function isPacked({ 'content-encoding': coding }: IncomingHttpHeaders): boolean {
+export function isPacked({ 'content-encoding': coding }: IncomingHttpHeaders): boolean {
   if (coding === undefined) return false
   const name = coding.trim().toLowerCase()
   if (gzip.has(name)) return true

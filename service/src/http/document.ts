@@ -10,7 +10,8 @@ export interface Document {
   readonly etag: string
 }
 
-function documentOf(value: unknown): Document {
+/** A document that is made for one answer. */
+export function documentOf(value: unknown): Document {
   const bytes = Buffer.from(JSON.stringify(value))
   return { bytes, etag: `"${createHash('sha256').update(bytes).digest('base64url').slice(0, 27)}"` }
 }

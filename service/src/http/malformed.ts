@@ -16,8 +16,17 @@ interface Newest {
 /** On the socket itself: a weak map of all sockets would be gone through at every collection of garbage. */
 const newestOf = Symbol('ml-api-rate-limiter.newest')
 
+/** On the socket of a request whose body may take as long as it likes: its route watches over it. */
+const hasLongBody = Symbol('ml-api-rate-limiter.long-body')
+
 interface WatchedSocket extends Socket {
   [newestOf]?: Newest
+  [hasLongBody]?: IncomingMessage
+}
+
+/** Takes a request out of the time that the server gives for a request to arrive. */
+export function expectLongBody(request: IncomingMessage): void {
+  ;(request.socket as WatchedSocket)[hasLongBody] = request
 }
 
 type ClientErrorHandler = (error: Error & { readonly code?: string }, socket: Socket) => void
@@ -88,6 +97,7 @@ export class Malformed {
       socket.destroy()
       return
     }
+    if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && (socket as WatchedSocket)[hasLongBody]?.complete === false) return
     // Whatever else comes is refused as well, and was told so.
     if (this.#refused.has(socket)) return
     this.#refused.add(socket)

@@ -14,10 +14,22 @@ export function isShort(part: object | undefined): boolean {
   if (part === undefined) return true
   let length = lengths.get(part)
   if (length === undefined) {
-    length = JSON.stringify(part).length
+    length = lengthOf(part, LONGEST + 1)
     lengths.set(part, length)
   }
   return length <= LONGEST
+}
+
+/** Characters of JSON, or so many as were asked for: a row may have millions of values. */
+function lengthOf(value: unknown, enough: number): number {
+  if (typeof value !== 'object' || value === null) return String(JSON.stringify(value)).length
+  let length = 2
+  for (const key in value) {
+    const each = (value as Readonly<Record<string, unknown>>)[key]
+    if (length >= enough) return length
+    length += lengthOf(each, enough - length) + (Array.isArray(value) ? 1 : key.length + 4)
+  }
+  return length
 }
 
 export const modelUrl = ({ name, version }: Pick<ModelInfo, 'name' | 'version'>): string =>

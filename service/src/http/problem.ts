@@ -8,6 +8,7 @@ import {
   InferenceError,
   type InferenceErrorCode,
   InvalidInput,
+  ModelLoading,
   ModelRequired,
   Overloaded,
   Stopping,
@@ -126,6 +127,7 @@ const byFastify: Readonly<Record<string, { code: string; status: number; detail:
 const statusOf: Readonly<Record<InferenceErrorCode, number>> = {
   INFERENCE_UNKNOWN_MODEL: 404,
   INFERENCE_MODEL_REQUIRED: 400,
+  INFERENCE_MODEL_LOADING: 503,
   INFERENCE_INVALID_INPUT: 400,
   INFERENCE_INPUT_REFUSED: 400,
   INFERENCE_OVERLOADED: 429,
@@ -186,7 +188,7 @@ function ofInference(error: InferenceError): Fault {
   if (error instanceof UnknownModel || error instanceof ModelRequired) {
     return { status, code, detail: message, members: { available: error.available.slice(0, MOST_AVAILABLE) } }
   }
-  if (error instanceof Stopping || error instanceof BackendUnavailable)
+  if (error instanceof Stopping || error instanceof ModelLoading || error instanceof BackendUnavailable)
     return unavailable(code, message, error.retryAfterMs)
   if (error instanceof WorkerLost) {
     // Its message tells how the worker died, which is for the log.

@@ -13,6 +13,7 @@ export interface InvalidValue {
 export type InferenceErrorCode =
   | 'INFERENCE_UNKNOWN_MODEL'
   | 'INFERENCE_MODEL_REQUIRED'
+  | 'INFERENCE_MODEL_LOADING'
   | 'INFERENCE_INVALID_INPUT'
   | 'INFERENCE_OVERLOADED'
   | 'INFERENCE_DEADLINE_EXCEEDED'
@@ -73,6 +74,16 @@ export class ModelRequired extends Refusal {
   constructor(available: readonly string[]) {
     super(`say which model is meant; there is: ${listed(available)}`)
     this.available = available
+  }
+}
+
+/** The service has just started, and the model that is meant is not loaded so far. */
+export class ModelLoading extends Refusal {
+  readonly code = 'INFERENCE_MODEL_LOADING'
+  readonly retryAfterMs = 1000
+
+  constructor(model: string | undefined) {
+    super(model === undefined ? 'the models are still being loaded' : `model '${clip(model)}' is still being loaded`)
   }
 }
 

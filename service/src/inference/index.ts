@@ -1,4 +1,10 @@
 /** The inference engine as the service opens it. */
 export * from './errors.js'
-export { type InferenceEvent, type ModelsOptions, openModels, type Repository } from './models/repository.js'
+export {
+  beginModels,
+  type InferenceEvent,
+  type ModelsOptions,
+  openModels,
+  type Repository,
+} from './models/repository.js'
 export type * from './types.js'

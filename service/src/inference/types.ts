@@ -64,13 +64,54 @@ export type Batching =
   | { readonly enabled: true; readonly maxRows: number }
   | { readonly enabled: false; readonly reason: string }
 
+/** One value of a row by its name, alone or with what is known of it. */
+export type Feature =
+  | string
+  | {
+      readonly name: string
+      /** Texts that the value may be. Where the model takes numbers, each stands for its place in this list. */
+      readonly categories?: readonly string[]
+      /** What stands for a value that is missing or null. */
+      readonly default?: unknown
+    }
+
+/** How pictures become rows. */
+export interface ImageJson {
+  /** The input that takes the picture; the only one when left out. */
+  readonly input?: string
+  /** Pixels; those of the input's shape when left out. */
+  readonly width?: number
+  readonly height?: number
+  /** The order of the channels: by default `gray` for one, `rgb` for three. */
+  readonly channels?: 'rgb' | 'bgr' | 'gray'
+  /** Channels before or behind the pixels; by default as the input's shape tells. */
+  readonly layout?: 'nchw' | 'nhwc'
+  /** How a picture of another shape is fitted: cut (`cover`, the default), with edges (`contain`), or stretched (`fill`). */
+  readonly fit?: 'fill' | 'cover' | 'contain'
+  /** Whether black is 255 and white is 0. */
+  readonly invert?: boolean
+  /** A value is (pixel × scale − mean) / std, a pixel being 0 to 255. By default 1/255 for floats, and 1 for integers. */
+  readonly scale?: number
+  /** One value a channel, in the order of the channels. */
+  readonly mean?: readonly number[]
+  readonly std?: readonly number[]
+}
+
 /** What `GET /v1/models/:name` tells about one loaded version. */
 export interface ModelInfo extends Signature {
   readonly name: string
   readonly version: string
   readonly description?: string
+  /** Names of the values of a row, in their order, or of the inputs. */
+  readonly features?: readonly Feature[]
+  /** How pictures become rows, of models that take them. */
+  readonly image?: ImageJson
   /** Class names by index, where the model is a classifier. */
   readonly labels?: readonly string[]
+  /** The output that names the class, where model.json says so. */
+  readonly labelOutput?: string
+  /** The output with one value a class, where model.json says so. */
+  readonly scoreOutput?: string
   /** Share of held-out rows predicted rightly, 0 to 1, as model.json states it. */
   readonly testAccuracy?: number
   /** Held-out rows that this was measured on. */
@@ -200,6 +241,44 @@ export interface ReloadReport {
   readonly broken: readonly BrokenModel[]
 }
 
+/** How a shadow has answered so far, beside what was given to callers. */
+export interface ShadowTally {
+  readonly requests: number
+  /** Rows of those that both versions answered. */
+  readonly rows: number
+  /** Requests that the shadow did not answer. */
+  readonly failed: number
+  /** Rows to which both versions gave a label, and those where it was the same. */
+  readonly labelled: number
+  readonly agreed: number
+  /** Of all values of outputs that both versions have. */
+  readonly largestDifference: number
+}
+
+/** Which of a model's versions answers. */
+export interface RoutingInfo {
+  readonly defaultVersion: string
+  /** Shares of the callers that ask for no version, from 0 to 1. */
+  readonly split?: Readonly<Record<string, number>>
+  readonly shadow?: ShadowTally & { readonly version: string; readonly share: number }
+}
+
+/** What a version has run so far. */
+export interface ModelStats {
+  readonly name: string
+  readonly version: string
+  /** Rows that were answered, and batches that answered them. */
+  readonly rows: number
+  readonly batches: number
+  readonly failedBatches: number
+  /** Milliseconds, over all batches: how long the first request of each had waited, and how long each ran. */
+  readonly queueMs: number
+  readonly computeMs: number
+  /** When the last batch ended, as `Date.now()`; 0 before. */
+  readonly lastAt: number
+  readonly bySize: ReadonlyMap<number, { readonly count: number; readonly ms: number }>
+}
+
 /** Everything that routes know of inference. */
 export interface Models {
   /** The default version of each model, by name. */
@@ -209,9 +288,20 @@ export interface Models {
   /**
    * The model asked for, or the default one where no name is given.
    * Throws UnknownModel (404, naming what exists), or ModelRequired (400) when no name is given and no default is set.
+   * `caller` has the same version of a model whose callers are split, as long as the split stays the same.
    */
-  get(name?: string, version?: string): Model
+  get(name?: string, version?: string, caller?: string): Model
+  /** Which version of a model answers; undefined where there is no such model, or nobody can tell. */
+  routing?(name: string): RoutingInfo | undefined
+  /** What each version of a model that serves has run. */
+  stats?(name: string): readonly ModelStats[]
+  /** Loads a model again that was unloaded, or takes one out until it is loaded again. Rejects with NoModels. */
+  setLoaded?(name: string, loaded: boolean): Promise<void>
   readonly broken: readonly BrokenModel[]
+  /** Models that the first load has neither loaded nor refused so far; left out or empty once it is over. */
+  readonly loading?: readonly string[]
+  /** What else is not as it should be, in words that a stranger may know. */
+  readonly faults?: readonly string[]
   /** Rows that wait, over all models. */
   readonly queueRows: number
   /** False until every model is loaded and warm, and again while workers are missing or no model has anything to run on. */

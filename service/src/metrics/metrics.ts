@@ -40,7 +40,7 @@ export interface GateState {
   readonly limit: number
 }
 
-type WatchedModels = Pick<Models, 'list' | 'queueRows' | 'ready'>
+type WatchedModels = Pick<Models, 'list' | 'queueRows' | 'ready' | 'routing' | 'versions'>
 
 /** What counters need of a plan. */
 export interface WatchedPlan {
@@ -84,13 +84,20 @@ export class Metrics {
     'inference_queue_wait_seconds',
     'How long the first request of each batch had waited.',
     SHORT,
-    ['model'],
+    ['model', 'version'],
   )
-  readonly #rows = new Histograms('inference_batch_rows', 'Rows of each batch.', ROWS, ['model'])
+  readonly #rows = new Histograms('inference_batch_rows', 'Rows of each batch.', ROWS, ['model', 'version'])
   readonly #runs = new Histograms('inference_run_duration_seconds', 'Time of each batch in its worker.', SHORT, [
-    'model',
+    ...['model', 'version'],
   ])
-  readonly #failures = new Counters('inference_batches_failed_total', 'Batches that gave no answer.', ['model'])
+  readonly #failures = new Counters('inference_batches_failed_total', 'Batches that gave no answer.', [
+    ...['model', 'version'],
+  ])
+  readonly #shadowRows = new Counters(
+    'inference_shadow_rows_total',
+    'Rows that a shadow ran beside: `same` with the label that callers got, `other` with another, `unlabelled`, and those of requests that it failed as `failed`.',
+    ['model', 'version', 'outcome'],
+  )
   readonly #workersLost = new Counters('inference_workers_lost_total', 'Workers that ended unasked.')
   #storeUp = true
   #models: WatchedModels | undefined
@@ -99,7 +106,7 @@ export class Metrics {
   constructor() {
     const families = [
       ...[this.requests, this.duration, this.#shed, this.#overload, this.#decisions, this.#store, this.#storeErrors],
-      ...[this.#wait, this.#rows, this.#runs, this.#failures, this.#workersLost, this.inFront],
+      ...[this.#wait, this.#rows, this.#runs, this.#failures, this.#workersLost, this.inFront, this.#shadowRows],
     ]
     for (const family of families) this.#registry.registerMetric(family.asMetric())
     // Known from the start, so that their first rise is seen.
@@ -124,7 +131,16 @@ export class Metrics {
 
   /** Those of plans and models, which a reload changes. */
   #beginLoaded(): void {
-    for (const { info } of this.#models?.list() ?? []) this.#failures.of(info.name)
+    for (const { info } of this.#models?.list() ?? []) {
+      for (const version of this.#models?.versions(info.name) ?? []) this.#failures.of(info.name, version.info.version)
+      const shadow = this.#models?.routing?.(info.name)?.shadow
+      if (shadow === undefined) continue
+      const { version, rows, labelled, agreed, failed } = shadow
+      const outcomes = { same: agreed, other: labelled - agreed, unlabelled: rows - labelled, failed }
+      for (const [outcome, value] of Object.entries(outcomes)) {
+        this.#shadowRows.of(info.name, version, outcome).value = value
+      }
+    }
     for (const { name: plan, policies, concurrency } of this.#plans()) {
       const names = [...policies.map(({ name }) => name), ...(concurrency === undefined ? [] : ['concurrency'])]
       for (const policy of names)
@@ -152,6 +168,20 @@ export class Metrics {
       collect: () => {
         fairness.reset()
         for (const { info, fairnessIndex = 1 } of models.list()) fairness.set({ model: info.name }, fairnessIndex)
+      },
+    })
+    const difference: Gauge = new Gauge({
+      name: 'inference_shadow_largest_difference',
+      help: 'Largest difference between a value of a shadow and the one that callers got.',
+      labelNames: ['model', 'version'],
+      registers: [this.#registry],
+      collect: () => {
+        difference.reset()
+        for (const { info } of models.list()) {
+          const shadow = models.routing?.(info.name)?.shadow
+          if (shadow !== undefined)
+            difference.set({ model: info.name, version: shadow.version }, shadow.largestDifference)
+        }
       },
     })
     this.#gauge('inference_ready', '1 while models are loaded and workers up.', () => (models.ready ? 1 : 0))
@@ -210,13 +240,13 @@ export class Metrics {
   ran(event: InferenceEvent): void {
     if (event.type === 'worker-lost') this.#workersLost.of().value++
     if (event.type !== 'batch') return
-    this.#wait.of(event.model).observe(event.queueMs / 1000)
+    this.#wait.of(event.model, event.version).observe(event.queueMs / 1000)
     if (event.failed) {
-      this.#failures.of(event.model).value++
+      this.#failures.of(event.model, event.version).value++
       return
     }
-    this.#rows.of(event.model).observe(event.rows)
-    this.#runs.of(event.model).observe(event.computeMs / 1000)
+    this.#rows.of(event.model, event.version).observe(event.rows)
+    this.#runs.of(event.model, event.version).observe(event.computeMs / 1000)
   }
 
   async text(): Promise<string> {

@@ -124,11 +124,24 @@ export const ModelDescription = Type.Object(
     description: Type.Optional(Type.String()),
     inputs: Type.Array(Tensor),
     outputs: Type.Array(Tensor),
+    features: Type.Optional(
+      Type.Array(Type.Unknown(), { description: 'Names of the values of a row, or of the inputs.' }),
+    ),
     labels: Type.Optional(Type.Array(Type.String())),
     cost: Type.Optional(
       Type.Object(
         { request: Type.Optional(Type.Integer()), row: Type.Optional(Type.Integer()) },
         { description: 'Credits of each request, and of each of its rows.' },
+      ),
+    ),
+    defaultVersion: Type.Optional(Type.String({ description: 'The version that answers where none is asked for.' })),
+    split: Type.Optional(
+      Type.Record(Type.String(), Type.Number(), { description: 'Shares of the callers by version, from 0 to 1.' }),
+    ),
+    shadow: Type.Optional(
+      Type.Object(
+        { version: Type.String(), share: Type.Number() },
+        { additionalProperties: true, description: 'A version that runs beside, and how its answers compare.' },
       ),
     ),
     testAccuracy: Type.Optional(Type.Number({ description: 'Share of held-out rows predicted rightly.' })),

@@ -77,6 +77,7 @@ export class Charges implements ComputeMeter {
   /** Whether what was reserved is still to be brought to what ran. */
   #isOpen = false
   #settled: Promise<void> | undefined
+  #paysForRequest = true
 
   constructor(
     identity: Identity,
@@ -112,6 +113,26 @@ export class Charges implements ComputeMeter {
     throw notAllowed(`the plan '${plan.name}' is not for the model '${name}'; it is for ${rest}`, others)
   }
 
+  /**
+   * Charges of the same caller for a part of its request, which are reserved and given back by themselves. `isFirst`: the
+   * price of a request is in them; the parts behind it pay for their rows alone.
+   */
+  ofPart(isFirst: boolean): Charges {
+    const part = new Charges(this.identity, this.limiters, this.#fractions, this.#log, this.#usage)
+    part.model = this.model
+    part.#paysForRequest = isFirst
+    return part
+  }
+
+  /** The most rows that one reservation can have; Infinity where nothing bounds them. */
+  mostRowsOf({ info }: Model): number {
+    const work = this.limiters.workOf(info.name)
+    if (work === undefined) return Number.POSITIVE_INFINITY
+    const price = priceOf(this.limiters.plan, info.name, info.cost)
+    const byCredits = price.row === 0 ? Number.POSITIVE_INFINITY : (work.mostCredits - price.request) / price.row
+    return Math.max(1, Math.floor(Math.min(work.mostRows, byCredits)))
+  }
+
   /** One request. Gives the QuotaExceeded of a request that is denied. */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
     const { requests, ownerRequests } = this.limiters
@@ -138,7 +159,7 @@ export class Charges implements ComputeMeter {
     const { mostRows, mostComputeMs, mostCredits, computeNames } = work
     if (rows > mostRows && mostRows > 0) throw neverFits(rows, plan, mostRows)
     const price = priceOf(plan, info.name, info.cost)
-    this.credits = price.request + price.row * rows
+    this.credits = (this.#paysForRequest ? price.request : 0) + price.row * rows
     if (this.credits > mostCredits && mostCredits > 0) {
       throw neverFits(
         rows,

@@ -1,11 +1,15 @@
 /** What the Open Inference Protocol tells about a server and its models. Pure. */
 import { show } from '../inference/tensors/tensor.js'
-import type { Dimension, ModelInfo, Models, TensorSpec } from '../inference/types.js'
+import type { Dimension, ModelInfo, ModelStats, Models, TensorSpec } from '../inference/types.js'
 import { readJson } from '../inference/v2-codec/json.js'
 import { invalid, objectAt } from '../inference/v2-codec/tensors.js'
 
-/** Those that are implemented in full: `model_repository` would promise that models can be loaded and unloaded. */
-export const extensions = ['binary_tensor_data'] as const
+/** Those that are implemented in full. `model_repository`: models can be loaded and unloaded, with the admin token. */
+export const extensions = (canLoad: boolean): readonly string[] => [
+  'binary_tensor_data',
+  'statistics',
+  ...(canLoad ? ['model_repository'] : []),
+]
 
 export interface TensorMetadata {
   readonly name: string
@@ -50,7 +54,7 @@ const size = (dimension: Dimension): number => (typeof dimension === 'number' ? 
 export interface IndexEntry {
   readonly name: string
   readonly version?: string
-  readonly state: 'READY' | 'UNAVAILABLE'
+  readonly state: 'READY' | 'UNAVAILABLE' | 'LOADING'
   readonly reason: string
 }
 
@@ -73,7 +77,38 @@ export function repositoryIndex(models: Models): readonly IndexEntry[] {
   // A version that broke when it was changed is still served as it was before.
   const isServed = (entry: IndexEntry) =>
     loaded.some(({ name, version }) => name === entry.name && version === entry.version)
-  return [...loaded, ...broken.filter(entry => !isServed(entry))]
+  const loading = (models.loading ?? []).map((name): IndexEntry => ({ name, state: 'LOADING', reason: '' }))
+  return [...loaded, ...loading, ...broken.filter(entry => !isServed(entry))]
+}
+
+/** What versions have run, in the form of Triton's extension `statistics`: durations are in nanoseconds. */
+export function statistics(stats: readonly ModelStats[]): object {
+  const total = (count: number, ms: number) => ({ count, ns: Math.round(ms * 1e6) })
+  return {
+    model_stats: stats.map(({ name, version, rows, batches, failedBatches, queueMs, computeMs, lastAt, bySize }) => ({
+      name,
+      version,
+      last_inference: lastAt,
+      inference_count: rows,
+      execution_count: batches,
+      inference_stats: {
+        success: total(batches, queueMs + computeMs),
+        fail: total(failedBatches, 0),
+        queue: total(batches, queueMs),
+        compute_input: total(batches, 0),
+        compute_infer: total(batches, computeMs),
+        compute_output: total(batches, 0),
+      },
+      batch_stats: [...bySize]
+        .sort(([a], [b]) => a - b)
+        .map(([size, { count, ms }]) => ({
+          batch_size: size,
+          compute_input: total(count, 0),
+          compute_infer: total(count, ms),
+          compute_output: total(count, 0),
+        })),
+    })),
+  }
 }
 
 /** The body of an index request: none, or `{ "ready": true }` for what can be called only. Throws InvalidInput. */

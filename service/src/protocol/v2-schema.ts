@@ -112,6 +112,20 @@ export const schemas = {
     ...told('v2Index', 'Versions of all models, also of those that do not load', Index, [400]),
     body: json(IndexRequest),
   },
+  load: {
+    ...told('v2Load', 'Loads a model as it is in the folder now', Type.Object({}), [400, 401, 404, 429]),
+    security: [{ adminToken: [] }],
+  },
+  unload: {
+    ...told('v2Unload', 'Takes a model out until it is loaded again', Type.Object({}), [400, 401, 404, 429]),
+    security: [{ adminToken: [] }],
+  },
+  stats: told(
+    'v2Stats',
+    'What a model has run',
+    Type.Object({ model_stats: Type.Array(Type.Object({}, { additionalProperties: true })) }),
+    [404],
+  ),
   model: told('v2Model', 'Model metadata', ModelMetadata, [404]),
   modelReady: told(
     'v2ModelReady',

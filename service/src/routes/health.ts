@@ -51,12 +51,19 @@ export const healthRoutes: FastifyPluginAsync<HealthOptions> = async (app, optio
     reply.header('cache-control', 'no-store')
   })
   app.get('/health/live', { config, schema: live }, async () => ({ status: 'live' }))
-  app.get('/health/ready', { config, schema: ready }, async () => {
+  app.get('/health/ready', { config, schema: ready }, async (_request, reply) => {
     if (isStopping()) throw new Refusal(unavailable('STOPPING', 'the service is stopping', 1000))
+    const { loading = [] } = models
+    if (loading.length > 0) {
+      reply.code(503).header('retry-after', '1')
+      return { status: 'loading', loading, loaded: models.list().map(({ info }) => info.name) }
+    }
     if (!models.ready) throw new Refusal(unavailable('NOT_READY', 'models or their workers are not up', 1000))
     const { state } = keys.keyring
     if (state === 'loading') throw new Refusal(unavailable('NOT_READY', 'the API keys have not been loaded yet', 1000))
-    const reasons = models.broken.map(({ name }) => `model '${name}' could not be loaded as it is in the folder`)
+    const broken = new Set(models.broken.map(({ name }) => name))
+    const reasons = [...broken].map(name => `model '${name}' could not be loaded as it is in the folder`)
+    reasons.push(...(models.faults ?? []))
     for (const { info, ready } of models.list()) {
       if (ready === false) reasons.push(`model '${info.name}' is not ready: no worker or backend that runs it is up`)
     }

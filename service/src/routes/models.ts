@@ -1,7 +1,7 @@
 /** What is loaded: enough to call each model without another page. */
 import type { FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
-import { Documents, sendDocument } from '../http/document.js'
+import { Documents, documentOf, sendDocument } from '../http/document.js'
 import { described, listed } from '../http/model-summary.js'
 import type { ModelInfo, Models } from '../inference/types.js'
 import { answers, list, ModelDescription } from '../openapi/schemas.js'
@@ -54,7 +54,10 @@ export const modelRoutes: FastifyPluginAsync<{ readonly models: Models }> = asyn
     },
     (request, reply) => {
       const { info } = models.get(request.params.name, request.query.version)
-      const build = () => ({ ...described(info), ...versionsOf(info) })
+      const routing = models.routing?.(info.name)
+      const build = () => ({ ...described(info), ...versionsOf(info), ...routing })
+      // What a shadow has found changes with each request.
+      if (routing?.shadow !== undefined) return sendDocument(documentOf(build()), request, reply)
       return sendDocument(documents.get(`model ${info.name} ${info.version}`, build), request, reply)
     },
   )

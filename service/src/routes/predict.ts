@@ -1,15 +1,22 @@
 /** Predictions: a body that fits the model's own signature in, one prediction a row out. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
+import { checkCharset } from '../http/body-coding.js'
+import { expectLongBody } from '../http/malformed.js'
 import { takenBy } from '../http/model-summary.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../http/problem.js'
+import { InvalidInput } from '../inference/errors.js'
+import { decodeImages, picturesOf } from '../inference/images/decode.js'
+import { imagePlanOf } from '../inference/images/image-plan.js'
+import { encodeRecords, encodeTable } from '../inference/tensors/columns.js'
 import { predictionsJson } from '../inference/tensors/predictions.js'
-import { encodeRows } from '../inference/tensors/rows.js'
+import { type EncodedRows, encodeRows } from '../inference/tensors/rows.js'
 import { checkInputs } from '../inference/tensors/signature.js'
-import type { Model, Models } from '../inference/types.js'
+import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
 import { timeoutOf } from '../protection/urgency.js'
-import { runCharged } from './run.js'
+import { runCharged, type Task } from './run.js'
+import { answerStream, STREAM_TYPES, type StreamOptions } from './stream.js'
 
 const Body = Type.Object(
   {
@@ -18,6 +25,21 @@ const Body = Type.Object(
     features: Type.Optional(Type.Unknown({ description: 'One row or a list of rows, for a model of one input.' })),
     inputs: Type.Optional(
       Type.Record(Type.String(), Type.Unknown(), { description: 'Rows by input, for a model of several inputs.' }),
+    ),
+    records: Type.Optional(
+      Type.Unknown({ description: 'Rows as objects by the names of the features, for a model that has them.' }),
+    ),
+    images: Type.Optional(
+      Type.Union([Type.String(), Type.Array(Type.String())], {
+        description: 'Pictures in base64 (PNG, JPEG, WebP), for a model that takes them.',
+      }),
+    ),
+    instances: Type.Optional(Type.Array(Type.Unknown(), { description: 'Rows as lists, or as records.' })),
+    dataframe_split: Type.Optional(
+      Type.Object(
+        { columns: Type.Array(Type.String()), data: Type.Array(Type.Array(Type.Unknown())) },
+        { additionalProperties: true, description: 'A table: the names of its columns, and its rows.' },
+      ),
     ),
   },
   { additionalProperties: false },
@@ -36,21 +58,56 @@ const documented = (operationId: string) => ({
   body: Body,
   response: answers({
     success: Predictions,
-    refusals: [400, 401, 403, 404, 413, 415, 429, 500, 503, 504],
+    refusals: [400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504],
     limited: true,
   }),
 })
 
-interface PredictOptions {
+interface PredictOptions extends StreamOptions {
   readonly models: Models
+  /** Most pixels of a picture. */
+  readonly imagePixelLimit: number
   readonly requestTimeoutMs: number
-  readonly bodyLimit: number
 }
 
-type PredictRequest = FastifyRequest<{ Body: Body; Params: { name?: string } }>
+interface Asked {
+  Body: Body
+  Params: { name?: string }
+  Querystring: { version?: string }
+}
+type PredictRequest = FastifyRequest<Asked>
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** True where the body is a stream of rows, which its route reads. */
+    hasRowStream: boolean
+    /** The body, where it is a picture. */
+    picture: Buffer | null
+  }
+}
 
 export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, options) => {
   const { models } = options
+  app.decorateRequest('hasRowStream', false)
+  app.decorateRequest('picture', null)
+  app.addContentTypeParser<Buffer>(
+    ['image/png', 'image/jpeg', 'image/webp'],
+    { parseAs: 'buffer' },
+    (request, body, done) => {
+      request.picture = body
+      done(null, {})
+    },
+  )
+  app.addContentTypeParser([...STREAM_TYPES], (request, _payload, done) => {
+    try {
+      checkCharset(request.headers['content-type'])
+      request.hasRowStream = true
+      expectLongBody(request.raw)
+      done(null, {})
+    } catch (error) {
+      done(error as Refusal)
+    }
+  })
   app.setErrorHandler((error, request, reply) => {
     const fault = faultOf(error)
     if (![400, 413, 415].includes(fault.status)) return sendError(error, request, reply)
@@ -58,26 +115,77 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
   })
 
   const predict = async (request: PredictRequest, reply: FastifyReply) => {
+    if (request.hasRowStream) return predictStream(request, reply)
+    if (request.picture !== null || request.body.images !== undefined) return predictImages(request, reply)
     const { body } = request
-    const model = models.get(request.params.name ?? body.model, body.version)
+    const model = models.get(request.params.name ?? body.model, body.version, request.caller?.key)
     checkName(request.params.name, body.model)
     request.caller?.checkModel(model.info.name)
     // A caller may ask for less time than the service gives, never for more.
     const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
-    const { inputs, rows } = encodeRows(model.info, body)
+    const { inputs, rows } = encodeBody(model.info, body)
     const task = { model, inputs, rows, version: body.version, timeoutMs, json: true }
+    return answer(request, reply, task)
+  }
+  const answer = async (request: PredictRequest, reply: FastifyReply, task: Task) => {
+    const { model, inputs, rows } = task
     const { ran = model.info, outputs, json } = await runCharged(request, reply, task)
     reply.type('application/json; charset=utf-8')
     if (json !== undefined) return json
     // Rows are counted by the version that ran.
     return predictionsJson(ran, outputs, ran === model.info ? rows : checkInputs(ran, inputs))
   }
-  app.post<{ Body: Body; Params: { name?: string } }>('/v1/predict', { schema: documented('predict') }, predict)
-  app.post<{ Body: Body; Params: { name?: string } }>(
+  const predictImages = async (request: PredictRequest, reply: FastifyReply) => {
+    const { body, picture, params, query } = request
+    const version = body.version ?? query.version
+    const model = models.get(params.name ?? body.model, version, request.caller?.key)
+    checkName(params.name, body.model)
+    request.caller?.checkModel(model.info.name)
+    const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
+    const plan = imagePlanOf(model.info)
+    if (plan === undefined) {
+      const message = "takes no pictures: its model.json has no 'image'"
+      throw new InvalidInput([{ path: '', message: `model '${model.info.name}' ${message}` }])
+    }
+    assertAlone(body)
+    const pictures = picture === null ? picturesOf(body.images) : [picture]
+    const path = (i: number) => (picture === null ? (Array.isArray(body.images) ? `images[${i}]` : 'images') : '')
+    const { inputs, rows } = await decodeImages(plan, pictures, options.imagePixelLimit, path)
+    return answer(request, reply, { model, inputs, rows, version, timeoutMs, json: true })
+  }
+  const predictStream = async (request: PredictRequest, reply: FastifyReply) => {
+    const { version } = request.query
+    const model = models.get(request.params.name, version, request.caller?.key)
+    request.caller?.checkModel(model.info.name)
+    return answerStream(request, reply, model, version, options)
+  }
+  app.post<Asked>('/v1/predict', { schema: documented('predict') }, predict)
+  app.post<Asked>(
     '/v1/models/:name/predict',
     { schema: { ...documented('predictWithModel'), params: Params } },
     predict,
   )
+}
+
+/** The rows of a body, in whichever form they are. */
+function encodeBody(info: ModelInfo, body: Body): EncodedRows {
+  const { records, instances, dataframe_split } = body
+  if (records === undefined && instances === undefined && dataframe_split === undefined) return encodeRows(info, body)
+  assertAlone(body)
+  if (instances === undefined) return encodeTable(info, body)
+  const [first] = instances
+  const areRecords = typeof first === 'object' && first !== null && !Array.isArray(first)
+  return areRecords ? encodeRecords(info, instances, 'instances') : encodeRows(info, { features: instances })
+}
+
+/** Throws InvalidInput where a body has rows in several forms. */
+function assertAlone({ features, inputs, records, instances, dataframe_split, images }: Body): void {
+  const given = Object.entries({ features, inputs, records, instances, dataframe_split, images }).filter(
+    ([, value]) => value !== undefined,
+  )
+  if (given.length <= 1) return
+  const message = `${given.map(([name]) => `'${name}'`).join(' and ')} exclude each other`
+  throw new InvalidInput([{ path: '', message }])
 }
 
 function checkName(inUrl: string | undefined, inBody: string | undefined): void {

@@ -17,12 +17,12 @@ import type {
 import { noteArrivals } from '../http/arrival.js'
 import { checkCharset, unpackBody } from '../http/body-coding.js'
 import { faultOf, Refusal, setFault, unavailable } from '../http/problem.js'
-import { UnknownModel } from '../inference/errors.js'
+import { NoModels, UnknownModel } from '../inference/errors.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { headerLengthField } from '../inference/v2-codec/binary.js'
 import { timeoutOf } from '../protection/urgency.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
-import { extensions, modelMetadata, readIndexRequest, repositoryIndex } from '../protocol/v2-metadata.js'
+import { extensions, modelMetadata, readIndexRequest, repositoryIndex, statistics } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
 import { answerUnknown } from './other-methods.js'
 import { runCharged } from './run.js'
@@ -36,6 +36,8 @@ export interface V2Options {
   readonly limited?: FastifyContextConfig
   /** True from the moment that a stop was asked for. */
   readonly isStopping?: () => boolean
+  /** Who may load and unload models; left out: nobody, and there are no such routes. */
+  readonly adminOnly?: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
   /** Longest body once unpacked, in bytes; left out, as long as one that is not packed may be. */
   readonly unpackedLimit?: number
 }
@@ -77,7 +79,7 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (
   app,
-  { models, requestTimeoutMs, limited, isStopping, unpackedLimit },
+  { models, requestTimeoutMs, limited, isStopping, unpackedLimit, adminOnly },
 ) => {
   app.setErrorHandler(sendV2Error)
   noteArrivals(app)
@@ -96,11 +98,15 @@ const protocol: FastifyPluginAsync<V2Options> = async (
   takeBodies(app, unpackedLimit ?? app.initialConfig.bodyLimit ?? 0)
   const ready = () => models.ready && isStopping?.() !== true
 
-  const modelOf = ({ params }: ModelRequest): Model => models.get(params.model, params.version)
+  const modelOf = ({ params, caller }: ModelRequest): Model => models.get(params.model, params.version, caller?.key)
   const versionsOf = (name: string): string[] => models.versions(name).map(({ info }) => info.version)
 
   const get = routes(app, 'GET', unlimited)
-  get('/', schemas.server, async () => ({ name: 'ml-api-rate-limiter', version, extensions }))
+  get('/', schemas.server, async () => ({
+    name: 'ml-api-rate-limiter',
+    version,
+    extensions: extensions(adminOnly !== undefined),
+  }))
   get('/health/live', schemas.live, async () => ({ live: true }))
   get('/health/ready', schemas.ready, async (_request, reply) =>
     readiness(reply, { live: true }, ready(), 'models or their workers are not up, or the service is stopping'),
@@ -110,6 +116,30 @@ const protocol: FastifyPluginAsync<V2Options> = async (
     const { readyOnly } = readIndexRequest(bodyOf(request))
     return repositoryIndex(models).filter(({ state }) => !readyOnly || state === 'READY')
   })
+
+  if (adminOnly !== undefined) {
+    const post = routes(app, 'POST', unlimited)
+    for (const [verb, schema, loaded] of [
+      ['load', schemas.load, true],
+      ['unload', schemas.unload, false],
+    ] as const) {
+      post(`/repository/models/:model/${verb}`, schema, async (request, reply) => {
+        await adminOnly(request, reply)
+        await setLoaded(models, (request as ModelRequest).params.model, loaded)
+        return {}
+      })
+    }
+  }
+  for (const url of ['/models/:model', '/models/:model/versions/:version']) {
+    const named = <S extends { operationId: string }>(schema: S): S =>
+      url.includes(':version') ? { ...schema, operationId: `${schema.operationId}Version` } : schema
+    get(`${url}/stats`, named(schemas.stats), async request => {
+      const { params } = request as ModelRequest
+      models.get(params.model, params.version)
+      const all = models.stats?.(params.model) ?? []
+      return statistics(all.filter(each => params.version === undefined || each.version === params.version))
+    })
+  }
 
   for (const url of ['/models/:model', '/models/:model/versions/:version']) {
     const named = <S extends { operationId: string }>(schema: S): S =>
@@ -146,6 +176,19 @@ const protocol: FastifyPluginAsync<V2Options> = async (
       return reply.type('application/octet-stream').header(headerLengthField, answer.headerLength).send(answer.body)
     })
   }
+}
+
+/** Throws Refusal where the last model would go, or there is no such model to load. */
+async function setLoaded(models: Models, name: string, loaded: boolean): Promise<void> {
+  if (!loaded) models.get(name)
+  try {
+    await models.setLoaded?.(name, loaded)
+  } catch (error) {
+    if (!(error instanceof NoModels)) throw error
+    throw new Refusal({ status: 400, code: 'NO_MODELS', detail: 'nothing would be left that can be served' })
+  }
+  // Throws where the folder has no such model, or it cannot be loaded.
+  if (loaded) models.get(name)
 }
 
 /** Not a thing to document. */

@@ -31,7 +31,7 @@ t.test(
       t.strictSame(Object.keys(body), ['name', 'version', 'extensions'])
       t.equal(body.name, 'ml-api-rate-limiter')
       t.match(body.version, /^\d+\.\d+\.\d+/)
-      t.strictSame(body.extensions, ['binary_tensor_data'])
+      t.strictSame(body.extensions, ['binary_tensor_data', 'statistics'])
     }
     t.equal((await ask(app, 'HEAD', '/v2')).status, 200)
   },

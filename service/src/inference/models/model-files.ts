@@ -1,30 +1,29 @@
-/** The folder of models: which versions are there, and their bytes, never half-written ones. */
+/** The files of one version: read whole, never half-written, and compared with what they were. */
 import { createHash } from 'node:crypto'
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { join, normalize, sep } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { NoModels } from '../errors.js'
 import { prepareModel } from '../onnx/edit.js'
 import { type OnnxFile, readOnnx, unservable } from '../onnx/file.js'
 import { labelsFromMetadata } from '../onnx/labels.js'
-import type { BrokenModel } from '../types.js'
+import type { SessionSource } from '../workers/worker-messages.js'
 import { type ModelJson, parseModelJson } from './model-json.js'
+import { cannotBeRead, type FoundVersion } from './model-scan.js'
 
-export interface FoundVersion {
-  readonly name: string
-  readonly version: string
-  readonly folder: string
-  /** `model.json` of the model, where there is one. */
-  readonly jsonFile: string | undefined
+/** A file as it was when it was read. */
+interface Stamp {
+  readonly path: string
+  readonly size: number
+  readonly mtimeMs: number
+  /** The file itself, whatever its name: another one where a file was replaced. */
+  readonly inode: string
 }
 
 export interface ModelFiles extends FoundVersion {
-  /** Sizes and times of the files that were read: the quick way to see that nothing changed. */
-  readonly stamp: string
-  /** Of everything that was read: the sure way. */
+  readonly stamps: readonly Stamp[]
+  /** Of everything that was read. */
   readonly hash: string
-  /** The model as it is to be loaded, in memory that threads can share. */
-  readonly bytes: Uint8Array
+  readonly source: SessionSource
   readonly json: ModelJson
   readonly unknownKeys: readonly string[]
   readonly onnx: OnnxFile
@@ -32,110 +31,129 @@ export interface ModelFiles extends FoundVersion {
   readonly labels: readonly string[] | undefined
 }
 
-const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]*$/
-const versionPattern = /^[1-9][0-9]{0,17}$/
-
-export interface Scan {
-  readonly found: readonly FoundVersion[]
-  /** Folders with a model.json and no version: models that run elsewhere, or versions forgotten. */
-  readonly withoutVersion: readonly { readonly name: string; readonly jsonFile: string }[]
-  readonly broken: readonly BrokenModel[]
-}
-
-/**
- * Versions in `<dir>/<name>/<version>/model.onnx`. Folders without one are nobody's business, unless a model.json says
- * that a model was meant. Throws NoModels where the folder cannot be read.
- */
-export async function scanModels(dir: string): Promise<Scan> {
-  const found: FoundVersion[] = []
-  const withoutVersion: { name: string; jsonFile: string }[] = []
-  const broken: BrokenModel[] = []
-  for (const name of await folderNames(dir)) {
-    const folder = join(dir, name)
-    const jsonFile = (await isFile(join(folder, 'model.json'))) ? join(folder, 'model.json') : undefined
-    const versions = await versionsOf(folder)
-    if (versions.length === 0 && jsonFile === undefined) continue
-    if (!namePattern.test(name)) {
-      broken.push({ name, reason: 'the name of a model is letters, digits, dots, dashes and underscores' })
-    } else if (versions.length === 0) {
-      if (jsonFile !== undefined) withoutVersion.push({ name, jsonFile })
-    } else {
-      for (const version of versions) found.push({ name, version, folder: join(folder, version), jsonFile })
-    }
-  }
-  return { found, withoutVersion, broken }
-}
-
-async function folderNames(dir: string): Promise<string[]> {
-  try {
-    // Sorted, so that the order of loading does not hang on the file system.
-    return (await readdir(dir)).sort()
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    const why =
-      code === 'ENOENT' ? 'does not exist' : code === 'ENOTDIR' ? 'is not a folder' : `cannot be read (${code})`
-    throw new NoModels(`the folder of models '${dir}' ${why}`)
-  }
-}
-
-async function versionsOf(folder: string): Promise<string[]> {
-  const names = await readdir(folder).catch(() => [])
-  const versions: string[] = []
-  for (const name of names) {
-    if (versionPattern.test(name) && (await isFile(join(folder, name, 'model.onnx')))) versions.push(name)
-  }
-  return versions.sort(newestFirst)
-}
-
-/** Whole numbers of any length, the highest first. */
-export const newestFirst = (a: string, b: string): number => b.length - a.length || (a < b ? 1 : a > b ? -1 : 0)
-
-async function isFile(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isFile() ?? false
-}
-
-/** Changed less than this long ago, a file may still be in the writing. */
+/** Changed less than this long ago, a file may still be in the writing. In milliseconds, as the next two. */
 const settleMs = 1000
 const pollMs = 100
 const patienceMs = 10_000
 
+/** Larger models are loaded by their path: their bytes would have to be kept here, and copied for each worker. */
+const mostKeptBytes = 1 << 24
+/** What protobuf can hold. */
+const mostModelBytes = 0x7fff_ffff
+/** Read and hashed in one turn of the event loop. */
+const chunkBytes = 1 << 20
+
+async function stampOf(path: string): Promise<Stamp> {
+  try {
+    const { size, mtimeMs, dev, ino } = await stat(path)
+    return { path, size, mtimeMs, inode: `${dev} ${ino}` }
+  } catch (error) {
+    throw new Error(`${path} ${cannotBeRead(error)}`)
+  }
+}
+
+const isSame = (a: Stamp, b: Stamp): boolean => a.size === b.size && a.mtimeMs === b.mtimeMs && a.inode === b.inode
+
 /** Size and time of a file once it has stopped changing. Throws Error where it goes on changing. */
-async function settled(path: string): Promise<string> {
+async function settled(path: string): Promise<Stamp> {
   const give = Date.now() + patienceMs
-  let last = await stat(path)
+  let last = await stampOf(path)
   while (Math.abs(Date.now() - last.mtimeMs) < settleMs) {
     await delay(pollMs)
-    const next = await stat(path)
-    const same = next.size === last.size && next.mtimeMs === last.mtimeMs
+    const next = await stampOf(path)
+    const same = isSame(next, last)
     last = next
     if (same) break
     if (Date.now() > give) throw new Error(`${path} is still being written`)
   }
-  return `${path} ${last.size} ${last.mtimeMs}`
+  return last
 }
 
-/** A file that did not change while it was read. */
-export async function readSettled(path: string): Promise<{ stamp: string; bytes: Buffer }> {
+interface Read {
+  readonly stamp: Stamp
+  readonly bytes: Buffer
+  readonly digest: string
+}
+
+/** A file that did not change while it was read. Throws Error where it cannot be read. */
+export function readSettled(path: string): Promise<Read> {
+  return untilSettled(path, async (file, { size }) => {
+    if (size > mostModelBytes) throw new Error(`${path} is larger than 2 GB: keep its weights in files beside it`)
+    const bytes = Buffer.allocUnsafeSlow(size)
+    return { bytes, digest: await readThrough(file, size, from => bytes.subarray(from, from + chunkBytes)) }
+  })
+}
+
+/** The same of a file of any size, whose bytes nobody needs here. */
+function digestSettled(path: string): Promise<Omit<Read, 'bytes'>> {
+  const chunk = Buffer.allocUnsafeSlow(chunkBytes)
+  return untilSettled(path, async (file, { size }) => ({ digest: await readThrough(file, size, () => chunk) }))
+}
+
+async function untilSettled<T>(
+  path: string,
+  read: (file: FileHandle, stamp: Stamp) => Promise<T>,
+): Promise<T & { stamp: Stamp }> {
+  const give = Date.now() + patienceMs
   for (;;) {
     const stamp = await settled(path)
-    const bytes = await readFile(path)
-    if ((await settled(path)) === stamp) return { stamp, bytes }
+    const file = await open(path).catch(error => {
+      throw new Error(`${path} ${cannotBeRead(error)}`)
+    })
+    let result: T
+    try {
+      result = await read(file, stamp)
+    } catch (error) {
+      throw (error as NodeJS.ErrnoException).code === undefined ? error : new Error(`${path} ${cannotBeRead(error)}`)
+    } finally {
+      await file.close()
+    }
+    if (isSame(await settled(path), stamp)) return { ...result, stamp }
+    if (Date.now() > give) throw new Error(`${path} is still being written`)
   }
+}
+
+/** Reads so many bytes to where `target` says, a chunk at a time, and gives their SHA-256. */
+async function readThrough(file: FileHandle, size: number, target: (from: number) => Buffer): Promise<string> {
+  const hash = createHash('sha256')
+  for (let from = 0; from < size; ) {
+    const { bytesRead, buffer } = await file.read(target(from), 0, Math.min(chunkBytes, size - from), from)
+    // The file has become shorter, which the stamp will show.
+    if (bytesRead === 0) break
+    hash.update(buffer.subarray(0, bytesRead))
+    from += bytesRead
+  }
+  return hash.digest('hex')
 }
 
 /** Whether the files that `known` was read from are still the same, by their sizes and times. */
 export async function isUnchanged(found: FoundVersion, known: ModelFiles): Promise<boolean> {
   if (found.jsonFile !== known.jsonFile) return false
-  const stamps = await Promise.all(pathsOf(found, known.onnx.externalFiles).map(path => settled(path).catch(() => '')))
-  return stamps.join('\n') === known.stamp
+  return Promise.all(known.stamps.map(async stamp => isSame(await stampOf(stamp.path), stamp))).then(
+    same => same.every(Boolean),
+    () => false,
+  )
 }
 
-function pathsOf(found: FoundVersion, external: readonly string[]): string[] {
-  return [
-    ...(found.jsonFile === undefined ? [] : [found.jsonFile]),
-    join(found.folder, 'model.onnx'),
-    ...external.map(location => join(found.folder, location)),
-  ]
+/** Rejects where a file of the model is no longer the one that was read. */
+export async function assertUnchanged({ stamps }: ModelFiles): Promise<void> {
+  for (const stamp of stamps) {
+    if (!isSame(await stampOf(stamp.path), stamp))
+      throw new ChangedMeanwhile(`${stamp.path} has changed since it was read`)
+  }
+}
+
+/** A file was written while the model was loaded: it is to be read again. */
+export class ChangedMeanwhile extends Error {}
+
+/** The first file of a model loaded by path that was written to, and not replaced, since it was read. */
+export async function changedInPlace({ source, stamps }: ModelFiles): Promise<string | undefined> {
+  if ('bytes' in source && source.folder === undefined) return undefined
+  for (const stamp of stamps) {
+    const now = await stampOf(stamp.path).catch(() => undefined)
+    if (now !== undefined && now.inode === stamp.inode && !isSame(now, stamp)) return stamp.path
+  }
+  return undefined
 }
 
 /** Reads one version. Throws Error with the reason why it cannot be served. */
@@ -143,42 +161,62 @@ export async function readModel(found: FoundVersion): Promise<ModelFiles> {
   const text = found.jsonFile === undefined ? undefined : await readSettled(found.jsonFile)
   const { json, unknown } = text === undefined ? { json: {}, unknown: [] } : parseModelJson(text.bytes.toString('utf8'))
   if (json.backend !== undefined) throw new Error("has both a 'backend' in model.json and a model.onnx: keep one")
-  const model = await readSettled(join(found.folder, 'model.onnx'))
+  const path = join(found.folder, 'model.onnx')
+  const model = await readSettled(path)
   const onnx = readOnnx(model.bytes)
-  const external = new Map<string, Uint8Array>()
   const stamps = [...(text === undefined ? [] : [text.stamp]), model.stamp]
-  const hash = createHash('sha256')
-    .update(text?.bytes ?? '')
-    .update('\0')
-    .update(model.bytes)
+  const hash = createHash('sha256').update(`${JSON.stringify(withoutRouting(json))} ${model.digest}`)
   for (const location of onnx.externalFiles) {
-    const file = await readSettled(besideModel(found.folder, location))
-    external.set(location, file.bytes)
-    stamps.push(file.stamp)
-    hash.update(file.bytes)
+    const { stamp, digest } = await weightsAt(besideModel(found.folder, location))
+    stamps.push(stamp)
+    hash.update(` ${location} ${digest}`)
   }
-  const prepared = prepareModel(model.bytes, external)
-  const refusal = unservable(readOnnx(prepared.bytes))
+  const prepared = prepareModel(model.bytes)
+  const graph = readOnnx(prepared.bytes)
+  const refusal = unservable(graph)
   if (refusal !== undefined) throw new Error(refusal)
   return {
     ...found,
-    stamp: stamps.join('\n'),
+    stamps,
     hash: hash.digest('hex'),
-    bytes: shareable(prepared.bytes),
+    source: sourceOf(found, path, onnx, prepared.bytes, prepared.bytes !== model.bytes),
     json,
     unknownKeys: unknown,
-    onnx: { ...onnx, ...pickGraph(readOnnx(prepared.bytes)) },
+    onnx: { ...onnx, inputs: graph.inputs, outputs: graph.outputs },
     labels: json.labels ?? prepared.labels ?? labelsFromMetadata(onnx.metadata),
   }
 }
 
-const pickGraph = ({ inputs, outputs }: OnnxFile) => ({ inputs, outputs })
+/** What sessions and answers depend on: a split may change without anything being loaded again. */
+const withoutRouting = (json: ModelJson): ModelJson =>
+  Object.fromEntries(Object.entries(json).filter(([key]) => !['defaultVersion', 'split', 'shadow'].includes(key)))
+
+async function weightsAt(path: string): Promise<Omit<Read, 'bytes'>> {
+  try {
+    return await digestSettled(path)
+  } catch (error) {
+    throw new Error(`its weights: ${(error as Error).message}`)
+  }
+}
+
+/** What the sessions are made from: the file itself, unless it is small or had to be edited. */
+function sourceOf(
+  { folder }: FoundVersion,
+  path: string,
+  { externalFiles }: OnnxFile,
+  bytes: Uint8Array,
+  isEdited: boolean,
+): SessionSource {
+  const hasWeights = externalFiles.length > 0
+  if (!isEdited && (hasWeights || bytes.length > mostKeptBytes)) return { path }
+  return { bytes: shareable(bytes), ...(hasWeights ? { folder } : {}) }
+}
 
 /** A model names its weights' files itself: they stay in its folder. */
 function besideModel(folder: string, location: string): string {
   const path = normalize(join(folder, location))
   if (location === '' || !path.startsWith(normalize(folder) + sep)) {
-    throw new Error(`its weights lie in '${location}', outside of its folder`)
+    throw new Error(`its weights are in '${location}', outside of its folder`)
   }
   return path
 }

@@ -13,11 +13,12 @@ import { rowLayout } from '../tensors/signature.js'
 import { copyInputs } from '../tensors/stack.js'
 import type { BrokenModel, ModelInfo } from '../types.js'
 import { reasonOf, selfCheck } from '../workers/self-check.js'
-import { readSettled, type Scan } from './model-files.js'
-import { type ModelJson, parseModelJson } from './model-json.js'
-import { batcherOptions } from './model-loader.js'
+import { readSettled } from './model-files.js'
+import { type ModelJson, parseModelJson, routingOf } from './model-json.js'
+import { assertFits, batcherOptions, checkTask, sampleOf, serviceTimeOf, unchecked } from './model-loader.js'
+import type { Scan } from './model-scan.js'
 import { ServedModel } from './served-model.js'
-import { type Gathered, type ModelSource, nameOf, type Served, type SourceOptions } from './source.js'
+import { type ModelSource, nameOf, type Progress, type Served, type SourceOptions } from './source.js'
 
 /** Milliseconds until what could not be opened is tried again: the first time, doubled each time, and at most. */
 const retryMs = 1000
@@ -44,8 +45,9 @@ interface Pending {
 type FoundJson = Scan['withoutVersion'][number]
 
 export class RemoteModels implements ModelSource {
+  serving: readonly Entry[] = []
+  readonly faults: readonly string[] = []
   readonly #options: SourceOptions
-  #serving: readonly Entry[] = []
   /** What is wrong with files: only another file helps. */
   #faults: readonly BrokenModel[] = []
   #pending: readonly Pending[] = []
@@ -66,47 +68,58 @@ export class RemoteModels implements ModelSource {
     return [...this.#faults, ...this.#pending.map(({ name, reason }) => ({ name, reason }))]
   }
 
-  async gather({ withoutVersion }: Scan): Promise<Gathered> {
-    const entries: Entry[] = []
+  async update({ withoutVersion }: Scan, progress: Progress): ReturnType<ModelSource['update']> {
+    const atStart = this.#pending
     const loaded: Entry[] = []
+    const unchanged: Entry[] = []
     const faults: BrokenModel[] = []
     const pending: Pending[] = []
     await Promise.all(
       withoutVersion.map(async found => {
-        const before = this.#serving.find(({ name }) => name === found.name)
+        const before = this.serving.find(({ name }) => name === found.name)
         try {
           const source = await readSource(found)
           const entry = await this.#open(found.name, source, before, pending)
-          if (entry !== undefined) entries.push(entry)
-          if (entry !== undefined && entry !== before) loaded.push(entry)
+          if (entry === before) {
+            if (entry !== undefined) unchanged.push(entry)
+          } else if (entry !== undefined) {
+            loaded.push(entry)
+            this.#place(entry)
+          }
         } catch (error) {
           faults.push({ name: found.name, reason: reasonOf(error) })
-          if (before !== undefined) entries.push(before)
         }
+        progress.done(found.name)
       }),
     )
-    return {
-      entries,
-      report: {
-        loaded: loaded.map(nameOf),
-        unchanged: entries.filter(entry => !loaded.includes(entry)).map(nameOf),
-        removed: this.#serving.filter(({ name }) => !entries.some(each => each.name === name)).map(nameOf),
-        broken: [...faults, ...pending.map(({ name, reason }) => ({ name, reason }))],
-      },
-      bringUp: async () => {},
-      serve: () => this.#serve(entries, loaded, faults, pending),
-      discard: async () => {
-        const inVain = loaded.filter(entry => !this.#serving.includes(entry))
-        await Promise.all(inVain.map(({ backend }) => backend.close()))
-      },
-    }
+    this.#faults = faults
+    // Meanwhile some may have been opened after all, and others have changed at their backends.
+    const left = pending.filter(each => !atStart.includes(each) || this.#pending.includes(each))
+    const added = this.#pending.filter(each => !atStart.includes(each))
+    for (const each of atStart) if (!left.includes(each)) clearTimeout(each.timer)
+    this.#pending = [...left, ...added]
+    for (const each of left) if (each.timer === undefined) this.#tryLater(each)
+    const broken = [...faults, ...left.map(({ name, reason }) => ({ name, reason }))]
+    this.#options.changed([], broken)
+    return { loaded: loaded.map(nameOf), unchanged: unchanged.map(nameOf), broken }
+  }
+
+  gone({ withoutVersion, unreadable }: Scan): readonly Entry[] {
+    return this.serving.filter(({ name }) => !withoutVersion.some(each => each.name === name) && !unreadable.has(name))
+  }
+
+  remove(gone: readonly Served[]): void {
+    const entries = gone as readonly Entry[]
+    this.serving = this.serving.filter(entry => !entries.includes(entry))
+    this.#options.changed([])
+    for (const entry of entries) this.#follow(this.#retire(entry))
   }
 
   async close(): Promise<void> {
     this.#closing = true
     for (const { timer } of this.#pending) clearTimeout(timer)
     await Promise.all(this.#busy)
-    await Promise.all(this.#serving.map(({ backend }) => backend.close()))
+    await Promise.all(this.serving.map(({ backend }) => backend.close()))
   }
 
   /** What serves from now on for this model.json; what is to be tried again joins `pending`. Throws what only another file helps against. */
@@ -126,29 +139,20 @@ export class RemoteModels implements ModelSource {
     }
   }
 
-  #serve(
-    entries: readonly Entry[],
-    loaded: readonly Entry[],
-    faults: readonly BrokenModel[],
-    pending: readonly Pending[],
-  ): void {
-    const gone = this.#serving.filter(entry => !entries.includes(entry))
-    this.#serving = entries
-    this.#faults = faults
-    for (const each of this.#pending) if (!pending.includes(each)) clearTimeout(each.timer)
-    this.#pending = pending
-    for (const each of pending) if (each.timer === undefined) this.#tryLater(each)
-    for (const { model, backend } of loaded) {
-      model.register()
-      backend.serve()
-    }
-    for (const entry of gone) this.#follow(this.#retire(entry))
+  /** Has an entry serve in place of the one of its name. */
+  #place(entry: Entry): void {
+    const before = this.serving.find(({ name }) => name === entry.name)
+    this.serving = [...this.serving.filter(each => each !== before), entry]
+    entry.model.register()
+    entry.backend.serve()
+    this.#options.changed([entry])
+    if (before !== undefined) this.#follow(this.#retire(before))
   }
 
   /** The model is another one now, wherever it can be reached. */
   #reopen(name: string, source: string): void {
     if (this.#closing || this.#pending.some(each => each.name === name)) return
-    if (!this.#serving.some(each => each.name === name && each.source === source)) return
+    if (!this.serving.some(each => each.name === name && each.source === source)) return
     const pending = { name, source, reason: 'the model at its backend has changed', attempts: 0 }
     this.#pending = [...this.#pending, pending]
     this.#follow(this.#try(pending))
@@ -175,24 +179,16 @@ export class RemoteModels implements ModelSource {
       this.#tryLater(pending)
       return
     }
-    await this.#options.putInPlace(this, () => (this.#isDue(pending) ? this.#inPlace(entry, pending) : undefined))
-    if (!this.#serving.includes(entry)) await entry.backend.close()
+    if (!this.#isDue(pending)) {
+      await entry.backend.close()
+      return
+    }
+    this.#pending = this.#pending.filter(each => each !== pending)
+    this.#place(entry)
   }
 
   #isDue(pending: Pending): boolean {
     return !this.#closing && this.#pending.includes(pending)
-  }
-
-  #inPlace(entry: Entry, pending: Pending): Gathered {
-    const entries = [...this.#serving.filter(({ name }) => name !== entry.name), entry]
-    const others = this.#pending.filter(each => each !== pending)
-    return {
-      entries,
-      report: { loaded: [nameOf(entry)], unchanged: [], removed: [], broken: [] },
-      bringUp: async () => {},
-      serve: () => this.#serve(entries, [entry], this.#faults, others),
-      discard: async () => {},
-    }
   }
 
   /** Ends what `entry` still runs, then its connections. */
@@ -226,28 +222,36 @@ export class RemoteModels implements ModelSource {
       const version = settings.version ?? newest ?? '1'
       const key = nextKey(`${name}/${version}`)
       backend.key = key
-      const check = await selfCheck(signature, {
-        name,
-        sample: json.sample,
-        run: inputs =>
-          backend.anyLane().run(key, copyInputs(inputs), undefined, { deadline: undefined, onAbandoned: undefined }),
-        now: () => performance.now(),
-        ...(json.batching === undefined ? {} : { batching: json.batching }),
-        ...maxRowsOf(json, this.#options),
-      })
+      assertFits(json, signature)
+      const maxRows = json.maxBatchRows ?? this.#options.batchMaxRows
+      const task = checkTask(name, signature, json, maxRows, this.#options.trialTimeoutMs)
+      const check =
+        json.selfCheck === false
+          ? unchecked(json, signature, maxRows)
+          : await selfCheck(task, {
+              run: inputs =>
+                backend
+                  .anyLane()
+                  .run(key, copyInputs(inputs), undefined, { deadline: undefined, onAbandoned: undefined }),
+              now: () => performance.now(),
+            })
       const layout = rowLayout(signature)
-      const { sample, batching } = check
+      const { batching } = check
       const info: ModelInfo = {
         ...toldOf(json),
         name,
         version,
         ...signature,
         ...(platform === undefined ? {} : { platform }),
-        sample,
+        sample: sampleOf(name, signature, json, check.size),
         batching,
       }
-      const batcher = new Batcher(batcherOptions(signature, layout, batching, this.#options), check.serviceTime, info)
-      if (json.labels !== undefined && !tellsLabels({ ...signature, labels: json.labels })) {
+      const batcher = new Batcher(
+        batcherOptions(signature, layout, batching, this.#options),
+        serviceTimeOf(check),
+        info,
+      )
+      if (json.labels !== undefined && !tellsLabels({ ...info, labels: json.labels })) {
         const count = json.labels.length
         throw new ModelBroken(`model.json: 'labels' has ${count} entries, and no output has as many values a row`)
       }
@@ -259,7 +263,7 @@ export class RemoteModels implements ModelSource {
         successor: asked => successor(name, asked),
         assertAvailable: () => backend.assertAvailable(),
       })
-      return { name, source, unknownKeys: unknown, model, key, backend }
+      return { name, source, unknownKeys: unknown, routing: routingOf(json), model, key, backend }
     } catch (error) {
       await backend.close()
       throw error
@@ -286,16 +290,33 @@ function readJson(name: string, source: string) {
   )
 }
 
-const maxRowsOf = (json: ModelJson, { batchMaxRows }: SourceOptions): { maxRows?: number } => {
-  const maxRows = json.maxBatchRows ?? batchMaxRows
-  return maxRows === undefined ? {} : { maxRows }
-}
-
 /** What model.json says to people. */
-function toldOf({ description, labels, testAccuracy, testRows, license, source, cost }: ModelJson): Partial<ModelInfo> {
-  return Object.fromEntries(
-    Object.entries({ description, labels, testAccuracy, testRows, license, source, cost }).filter(
-      ([, value]) => value !== undefined && value !== '',
-    ),
-  )
+function toldOf(json: ModelJson): Partial<ModelInfo> {
+  const {
+    description,
+    features,
+    image,
+    labels,
+    labelOutput,
+    scoreOutput,
+    testAccuracy,
+    testRows,
+    license,
+    source,
+    cost,
+  } = json
+  const told = {
+    description,
+    features,
+    image,
+    labels,
+    labelOutput,
+    scoreOutput,
+    testAccuracy,
+    testRows,
+    license,
+    source,
+    cost,
+  }
+  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== undefined && value !== ''))
 }

@@ -3,9 +3,11 @@
 import { InvalidInput, listed } from '../errors.js'
 import type { Batcher } from '../queue/batcher.js'
 import type { Scheduler } from '../queue/scheduler.js'
+import { labelsOf } from '../tensors/predictions.js'
 import { checkInputs, type RowLayout } from '../tensors/signature.js'
 import { show } from '../tensors/tensor.js'
-import type { Asked, Model, ModelInfo, NamedTensors, RunOptions, RunResult } from '../types.js'
+import type { Asked, Model, ModelInfo, NamedTensors, RunOptions, RunResult, Tensor } from '../types.js'
+import type { Tally } from './routing.js'
 
 export interface Serving {
   readonly key: string
@@ -18,10 +20,23 @@ export interface Serving {
   readonly assertAvailable?: () => void
 }
 
+/** Another version that also runs a share of the requests. */
+export interface Shadow {
+  readonly target: ServedModel
+  /** From 0 to 1. */
+  readonly share: number
+  readonly tally: Tally
+}
+
+/** A shadow's runs go behind all others, and are given up after so many milliseconds. */
+const SHADOW_PRIORITY = -1_000_000
+const SHADOW_MS = 10_000
+
 export class ServedModel implements Model {
   readonly info: ModelInfo
   readonly #serving: Serving
   #retired = false
+  #shadow: Shadow | undefined
 
   constructor(info: ModelInfo, serving: Serving) {
     this.info = info
@@ -59,6 +74,11 @@ export class ServedModel implements Model {
     this.#serving.scheduler.addModel(this.#serving.key, this.#serving.batcher)
   }
 
+  /** From now on this version also runs a share of the requests; undefined: none does. */
+  setShadow(shadow: Shadow | undefined): void {
+    this.#shadow = shadow
+  }
+
   /** From now on another serves in its place: requests of those who still hold this one go there. */
   retire(): void {
     this.#retired = true
@@ -71,11 +91,43 @@ export class ServedModel implements Model {
       const { key, layout, scheduler } = this.#serving
       this.#serving.assertAvailable?.()
       const rows = checkInputs(this.info, inputs, layout)
+      const shadow = this.#shadow
+      if (shadow !== undefined && Math.random() < shadow.share) return this.#runBeside(shadow, inputs, options, rows)
       const plain = rows === options.rows && options.outputs === undefined
       return scheduler.submit(key, inputs, plain ? options : this.#complete(options, rows))
     } catch (error) {
       options.meter?.ended('not-run', 0)
       return Promise.reject(error)
+    }
+  }
+
+  /** Runs a request, and then the shadow on the same rows: nobody waits for that. */
+  async #runBeside(shadow: Shadow, inputs: NamedTensors, options: RunOptions, rows: number): Promise<RunResult> {
+    const { key, scheduler } = this.#serving
+    // The outputs are compared, so they are needed as they are.
+    const whole = this.#complete({ ...options, json: false }, rows)
+    const result = await scheduler.submit(key, inputs, whole)
+    void this.#compare(shadow, inputs, result, rows)
+    return result
+  }
+
+  async #compare({ target, tally }: Shadow, inputs: NamedTensors, given: RunResult, rows: number): Promise<void> {
+    tally.requests++
+    try {
+      const outputs = given.outputs
+      const deadline = performance.now() + SHADOW_MS
+      const shadowed = await target.run(inputs, { rows, priority: SHADOW_PRIORITY, partitionKey: 'shadow', deadline })
+      tally.rows += rows
+      compareOutputs(tally, outputs, shadowed.outputs)
+      const labels = labelsOf(this.info, outputs, rows)
+      const others = labelsOf(target.info, shadowed.outputs, rows)
+      for (const [i, label] of labels.entries()) {
+        if (label === undefined || others[i] === undefined) continue
+        tally.labelled++
+        if (label === others[i]) tally.agreed++
+      }
+    } catch {
+      tally.failed++
     }
   }
 
@@ -90,5 +142,18 @@ export class ServedModel implements Model {
       throw new InvalidInput([{ path: `outputs[${unknown}]`, message }])
     }
     return { ...options, rows }
+  }
+}
+
+/** Notes the largest difference of numbers that both have at the same place. */
+function compareOutputs(tally: Tally, one: NamedTensors, other: NamedTensors): void {
+  for (const name in one) {
+    const { data, datatype } = one[name] as Tensor
+    const { data: others } = other[name] ?? { data: [] }
+    if (datatype === 'BYTES' || datatype === 'FP16' || data.length !== others.length) continue
+    for (let i = 0; i < data.length; i++) {
+      const difference = Math.abs(Number(data[i]) - Number(others[i]))
+      if (difference > tally.largestDifference) tally.largestDifference = difference
+    }
   }
 }

@@ -1,30 +1,36 @@
 /** What the repository asks of a source of models. There are two: what runs in workers here, and what runs elsewhere. */
 import type { Scheduler } from '../queue/scheduler.js'
 import type { BrokenModel, Log, Model, ReloadReport } from '../types.js'
-import type { Scan } from './model-files.js'
+import type { Routing } from './model-json.js'
+import type { Scan } from './model-scan.js'
 import type { ServedModel } from './served-model.js'
 
 export interface ModelSource {
   /** False while nothing can run the models of this source that serve. */
   readonly ready: boolean
+  /** What serves. Replaced as a whole. */
+  readonly serving: readonly Served[]
   /** Models of the folder that do not serve as it says, and why, as of now. */
   readonly broken: readonly BrokenModel[]
-  /** Reads, loads and tries what is new or has changed. What fails is reported, and the version that serves stays. */
-  gather(scan: Scan): Promise<Gathered>
+  /** What else is not as it should be, in words that a stranger may know. */
+  readonly faults: readonly string[]
+  /**
+   * Reads, loads and tries what is new or has changed; each version serves as soon as it is loaded. What fails is
+   * reported, and the version that serves stays. What is gone stays too.
+   */
+  update(scan: Scan, progress: Progress): Promise<Omit<ReloadReport, 'removed'>>
+  /** What serves though the folder no longer has it. */
+  gone(scan: Scan): readonly Served[]
+  /** Has these serve no longer. Requests that were taken are answered. */
+  remove(gone: readonly Served[]): void
   /** Ends whatever runs the models. The scheduler must have stopped. */
   close(): Promise<void>
 }
 
-/** The models that a source would serve from now on: brought up and then served, or discarded. */
-export interface Gathered {
-  readonly entries: readonly Served[]
-  readonly report: ReloadReport
-  /** Loads the models wherever they will run. Rejects where that fails; `discard` is then due. */
-  bringUp(): Promise<void>
-  /** Puts the models in place of those that serve, in one turn of the event loop. */
-  serve(): void
-  /** Ends what was loaded in vain; does nothing to what serves. */
-  discard(): Promise<void>
+/** Told of each model of a scan, by its name. */
+export interface Progress {
+  /** Loaded, unchanged or refused. */
+  done(name: string): void
 }
 
 /** One version that serves. */
@@ -32,6 +38,8 @@ export interface Served {
   readonly model: ServedModel
   /** Fields of model.json that are not known. */
   readonly unknownKeys: readonly string[]
+  /** Which version answers, as model.json has it. */
+  readonly routing: Routing
 }
 
 export interface SourceOptions {
@@ -41,18 +49,18 @@ export interface SourceOptions {
   readonly batchMaxRows: number | undefined
   readonly batchMaxDelayMs: number
   readonly runTimeoutMs: number
+  readonly trialTimeoutMs: number
+  /** Longest request body, in bytes. */
+  readonly bodyLimit: number
   /** A name for one loaded version, `name` followed by a number: never given twice. */
   readonly nextKey: (name: string) => string
   /**
-   * The model that now serves those who hold a retired one: of the version that they asked for, or the newest. Throws
-   * UnknownModel where there is none.
+   * The model that now serves those who hold a retired one: of the version that they asked for, or the default one.
+   * Throws UnknownModel where there is none.
    */
   readonly successor: (name: string, asked: string | undefined) => Model
-  /**
-   * Puts in place what a source has made of its own accord, between two reloads; nothing where `gathered` gives undefined,
-   * which is called when its turn has come. Resolves when that is done.
-   */
-  readonly putInPlace: (source: ModelSource, gathered: () => Gathered | undefined) => Promise<void>
+  /** What serves has changed: `loaded` is new, `broken` is refused. */
+  readonly changed: (loaded: readonly Served[], broken?: readonly BrokenModel[]) => void
 }
 
 /** `name/version`, as reports and keys have it. */

@@ -1,8 +1,8 @@
 /**
- * The edits that make more models servable: ZipMap is lifted out of the graph, weights kept in files beside the model
- * are taken in. Everything else stays byte for byte as it was. Pure.
+ * The edit that makes more models servable: ZipMap is lifted out of the graph. Everything else stays byte for byte as it
+ * was. Pure.
  */
-import { opsetOf, readTensor, readValue } from './file.js'
+import { opsetOf, readValue } from './file.js'
 import {
   bytesField,
   concatBytes,
@@ -21,23 +21,18 @@ export interface PreparedModel {
   readonly labels: readonly string[] | undefined
 }
 
-/**
- * The model as it will be loaded. `external` gives the bytes of each file that `externalFiles` names.
- * Throws Error where such a file is too short, or the whole would be larger than protobuf allows.
- */
-export function prepareModel(bytes: Uint8Array, external: ReadonlyMap<string, Uint8Array> = new Map()): PreparedModel {
+/** The model as it will be loaded: the same bytes where there is nothing to edit. */
+export function prepareModel(bytes: Uint8Array): PreparedModel {
   const top = [...fields(bytes)]
   const graph = top.find(({ number }) => number === 7) as Field
   const hasDefaultOps = top.some(field => field.number === 8 && opsetOf(bytes, field)[0] === '')
   const zipMaps = findZipMaps(bytes, graph)
-  if (zipMaps.size === 0 && external.size === 0) return { bytes, labels: undefined }
+  if (zipMaps.size === 0) return { bytes, labels: undefined }
   const parts: Uint8Array[] = []
   const batch = firstDimension(bytes, graph)
   for (const field of fields(bytes, graph.start, graph.end)) {
-    parts.push(editGraphField(bytes, field, { zipMaps, external, batch, hasDefaultOps }))
+    parts.push(editGraphField(bytes, field, { zipMaps, batch, hasDefaultOps }))
   }
-  const size = parts.reduce((sum, part) => sum + part.length, 0)
-  if (size > 0x7fff_0000) throw new Error('with its weights the model is larger than 2 GB')
   const edited = concatBytes([bytes.subarray(0, graph.from), messageField(7, parts), bytes.subarray(graph.end)])
   return { bytes: edited, labels: [...zipMaps.values()][0]?.labels }
 }
@@ -103,7 +98,6 @@ function firstDimension(bytes: Uint8Array, graph: Field): Uint8Array {
 
 interface Edits {
   readonly zipMaps: ReadonlyMap<string, ZipMap>
-  readonly external: ReadonlyMap<string, Uint8Array>
   readonly batch: Uint8Array
   readonly hasDefaultOps: boolean
 }
@@ -124,7 +118,6 @@ function editGraphField(bytes: Uint8Array, field: Field, edits: Edits): Uint8Arr
     const name = edits.hasDefaultOps ? zipMap.output : zipMap.input
     return bytesField(12, probabilities(name, edits.batch, zipMap.labels.length))
   }
-  if (field.number === 5 && edits.external.size > 0) return takeIn(bytes, field, edits.external)
   return asItIs
 }
 
@@ -135,22 +128,4 @@ const identityNode = ({ input, output }: ZipMap): Uint8Array =>
 function probabilities(name: string, batch: Uint8Array, classes: number): Uint8Array {
   const shape = messageField(2, [bytesField(1, batch), bytesField(1, intField(1, classes))])
   return concatBytes([textField(1, name), bytesField(2, messageField(1, [intField(1, 1), shape]))])
-}
-
-/** A weight that lies in another file, with its bytes put where an ordinary model has them (`raw_data`). */
-function takeIn(bytes: Uint8Array, message: Field, files: ReadonlyMap<string, Uint8Array>): Uint8Array {
-  const { name, external } = readTensor(bytes, message)
-  const asItIs = bytes.subarray(message.from, message.end)
-  if (external === undefined) return asItIs
-  const file = files.get(external.location)
-  if (file === undefined) throw new Error(`weight '${name}' lies in '${external.location}', which is missing`)
-  const end = external.length === undefined ? file.length : external.offset + external.length
-  if (!(external.offset >= 0 && end <= file.length)) {
-    throw new Error(`weight '${name}' lies beyond the end of '${external.location}'`)
-  }
-  const kept = [...fields(bytes, message.start, message.end)].filter(({ number }) => number !== 13 && number !== 14)
-  return messageField(5, [
-    ...kept.map(({ from, end: to }) => bytes.subarray(from, to)),
-    bytesField(9, file.subarray(external.offset, end)),
-  ])
 }

@@ -29,6 +29,9 @@ export function readOnnx(bytes: Uint8Array): OnnxFile {
   try {
     return read(bytes)
   } catch (error) {
+    if (String.fromCharCode(...bytes.subarray(4, 8)) === 'ORTM') {
+      throw new Error('is in the ORT format (.ort), which is not served: keep the ONNX file that it was made from')
+    }
     throw new Error(`is not an ONNX model (${(error as Error).message})`)
   }
 }
@@ -54,7 +57,22 @@ function read(bytes: Uint8Array): OnnxFile {
     }
   }
   if (graph === undefined) throw new RangeError(bytes.length === 0 ? 'the file is empty' : 'it has no graph')
-  return { irVersion, producer, description, opsets, metadata, ...readGraph(bytes, graph) }
+  const externalFiles = new Set(weightFiles(bytes, graph))
+  for (const functions of fields(bytes)) {
+    if (functions.number !== 25) continue
+    for (const field of fields(bytes, functions.start, functions.end)) {
+      if (field.number === 7) for (const file of filesOfNode(bytes, field)) externalFiles.add(file)
+    }
+  }
+  return {
+    irVersion,
+    producer,
+    description,
+    opsets,
+    metadata,
+    ...readGraph(bytes, graph),
+    externalFiles: [...externalFiles],
+  }
 }
 
 export function opsetOf(bytes: Uint8Array, message: Field): [string, number] {
@@ -77,24 +95,45 @@ function pair(bytes: Uint8Array, message: Field): [string, string] {
   return [key, value]
 }
 
-function readGraph(bytes: Uint8Array, graph: Field): Pick<OnnxFile, 'inputs' | 'outputs' | 'externalFiles'> {
+function readGraph(bytes: Uint8Array, graph: Field): Pick<OnnxFile, 'inputs' | 'outputs'> {
   const inputs: GraphValue[] = []
   const outputs: GraphValue[] = []
   const initializers = new Set<string>()
-  const externalFiles = new Set<string>()
   for (const field of fields(bytes, graph.start, graph.end)) {
-    if (field.number === 5) {
-      const tensor = readTensor(bytes, field)
-      initializers.add(tensor.name)
-      if (tensor.external !== undefined) externalFiles.add(tensor.external.location)
-    } else if (field.number === 11) inputs.push(readValue(bytes, field))
+    if (field.number === 5) initializers.add(readTensor(bytes, field).name)
+    else if (field.number === 11) inputs.push(readValue(bytes, field))
     else if (field.number === 12) outputs.push(readValue(bytes, field))
   }
-  // Before IR version 4 the weights were listed as inputs too.
-  return {
-    inputs: inputs.filter(({ name }) => !initializers.has(name)),
-    outputs,
-    externalFiles: [...externalFiles],
+  // Before IR version 4 the weights were listed as inputs too. Later ones have a value that the runtime for Node does not
+  // let anyone replace.
+  return { inputs: inputs.filter(({ name }) => !initializers.has(name)), outputs }
+}
+
+/** Files that hold weights of a graph, of the graphs inside its nodes, and of the constants of those. */
+function* weightFiles(bytes: Uint8Array, graph: Field): Generator<string> {
+  for (const field of fields(bytes, graph.start, graph.end)) {
+    if (field.number === 5) yield* fileOfTensor(bytes, field)
+    else if (field.number === 1) yield* filesOfNode(bytes, field)
+  }
+}
+
+function* fileOfTensor(bytes: Uint8Array, message: Field): Generator<string> {
+  const { location } = readTensor(bytes, message)
+  if (location !== undefined) yield location
+}
+
+/** `AttributeProto`: the fields that hold tensors and graphs, and those that hold other values. */
+const attribute = { tensors: [5, 10], graphs: [6, 11], others: [2, 3, 4, 7, 8, 9, 22, 23] }
+
+function* filesOfNode(bytes: Uint8Array, node: Field): Generator<string> {
+  for (const field of fields(bytes, node.start, node.end)) {
+    if (field.number !== 5) continue
+    for (const part of fields(bytes, field.start, field.end)) {
+      // Those of a forest are millions of numbers.
+      if (attribute.others.includes(part.number)) break
+      if (attribute.tensors.includes(part.number)) yield* fileOfTensor(bytes, part)
+      else if (attribute.graphs.includes(part.number)) yield* weightFiles(bytes, part)
+    }
   }
 }
 
@@ -127,31 +166,19 @@ export function readValue(bytes: Uint8Array, message: Field): GraphValue {
   return { name, kind, elementType, rank }
 }
 
-interface External {
-  readonly location: string
-  readonly offset: number
-  readonly length: number | undefined
-}
-
-export function readTensor(bytes: Uint8Array, message: Field): { name: string; external: External | undefined } {
+/** A tensor's name, and the file that holds its values where that is another one. */
+export function readTensor(bytes: Uint8Array, message: Field): { name: string; location: string | undefined } {
   let name = ''
   let outside = false
-  const entries = new Map<string, string>()
+  let location = ''
   for (const field of fields(bytes, message.start, message.end)) {
     if (field.number === 8) name = textOf(bytes, field)
-    else if (field.number === 13) entries.set(...pair(bytes, field))
-    else if (field.number === 14) outside = field.value === 1n
+    else if (field.number === 13) {
+      const [key, value] = pair(bytes, field)
+      if (key === 'location') location = value
+    } else if (field.number === 14) outside = field.value === 1n
   }
-  if (!outside) return { name, external: undefined }
-  const length = entries.get('length')
-  return {
-    name,
-    external: {
-      location: entries.get('location') ?? '',
-      offset: Number(entries.get('offset') ?? 0),
-      length: length === undefined ? undefined : Number(length),
-    },
-  }
+  return { name, location: outside ? location : undefined }
 }
 
 /** Datatypes of ONNX that no request can carry: not in the protocol, or not in the runtime for Node. */

@@ -63,8 +63,6 @@ interface Slot {
   busy: number
   /** When its work is expected to end. */
   freeAt: number
-  /** Serves only models that no newer worker has: it is on its way out. */
-  retiring: boolean
   /** The models that it may run. */
   queues: readonly ModelQueue[]
 }
@@ -73,15 +71,18 @@ interface Slot {
 class ModelQueue implements Contention {
   readonly admission: Admission
   slots: readonly Slot[] = []
-  /** Other models that these workers run, and the part of the others' work that falls to these workers. */
-  rivals: readonly { readonly queue: ModelQueue; readonly part: number }[] = []
+  readonly #all: ReadonlyMap<string, ModelQueue>
+  /** See `#rivalsNow`; undefined until they are asked for after a change. */
+  #rivals: readonly Rival[] | undefined
 
   constructor(
     readonly key: string,
     readonly batcher: Batcher,
     options: AdmissionOptions,
+    all: ReadonlyMap<string, ModelQueue>,
   ) {
     this.admission = new Admission(batcher, this, options)
+    this.#all = all
   }
 
   get workers(): number {
@@ -91,26 +92,31 @@ class ModelQueue implements Contention {
   busyMs(now: number): number {
     let workMs = 0
     for (const { freeAt } of this.slots) workMs += Math.max(0, freeAt - now)
-    for (const { queue, part } of this.rivals) workMs += part * queue.batcher.backlogMs()
+    this.#rivals ??= this.#rivalsNow()
+    for (const { queue, part } of this.#rivals) workMs += part * queue.batcher.backlogMs()
     return workMs / Math.max(1, this.slots.length)
   }
 
-  /** Finds out anew which workers run it, of all. */
+  /** Finds the workers that run it, of all. */
   assign(all: readonly Slot[]): void {
-    const able = all.filter(({ runner }) => runner.keys.has(this.key))
-    const staying = able.filter(({ retiring }) => !retiring)
-    this.slots = staying.length > 0 ? staying : able
+    this.slots = all.filter(({ runner }) => runner.keys.has(this.key))
+    this.#rivals = undefined
   }
 
-  /** Finds out anew with which of all models it competes. Requests wait only for what runs on the same workers. */
-  compete(all: Iterable<ModelQueue>): void {
+  /** Other models that its workers run, and the part of their work that falls to these workers. */
+  #rivalsNow(): readonly Rival[] {
     const rivals = []
-    for (const queue of all) {
+    for (const queue of this.#all.values()) {
       const shared = queue.slots.filter(slot => this.slots.includes(slot)).length
       if (queue !== this && shared > 0) rivals.push({ queue, part: shared / queue.slots.length })
     }
-    this.rivals = rivals
+    return rivals
   }
+}
+
+interface Rival {
+  readonly queue: ModelQueue
+  readonly part: number
 }
 
 export class Scheduler {
@@ -130,7 +136,7 @@ export class Scheduler {
 
   addModel(key: string, batcher: Batcher): void {
     if (this.#queues.get(key)?.batcher === batcher) return
-    this.#queues.set(key, new ModelQueue(key, batcher, this.#options.admission))
+    this.#queues.set(key, new ModelQueue(key, batcher, this.#options.admission, this.#queues))
     this.#reassign()
   }
 
@@ -140,17 +146,15 @@ export class Scheduler {
   }
 
   addRunner(runner: Runner): void {
-    this.#slots.push({ runner, busy: 0, freeAt: 0, retiring: false, queues: [] })
+    this.#slots.push({ runner, busy: 0, freeAt: 0, queues: [] })
     this.#reassign()
     this.#dispatch()
   }
 
-  /** From now on this worker only runs what no other can. */
-  retireRunner(runner: Runner): void {
-    const slot = this.#slots.find(each => each.runner === runner)
-    if (slot === undefined) return
-    slot.retiring = true
+  /** Workers have other models than before. */
+  runnersChanged(): void {
     this.#reassign()
+    this.#dispatch()
   }
 
   /** No more batches for this worker. */
@@ -244,7 +248,6 @@ export class Scheduler {
   #reassign(): void {
     const queues = [...this.#queues.values()]
     for (const queue of queues) queue.assign(this.#slots)
-    for (const queue of queues) queue.compete(queues)
     for (const slot of this.#slots) slot.queues = queues.filter(({ slots }) => slots.includes(slot))
   }
 

@@ -20,7 +20,7 @@ interface ClassPlan {
   readonly label: string | undefined
 }
 
-type Classified = Pick<ModelInfo, 'inputs' | 'outputs' | 'labels'>
+type Classified = Pick<ModelInfo, 'inputs' | 'outputs' | 'labels' | 'labelOutput' | 'scoreOutput'>
 /** What an answer says of its model. */
 export type Answered = Classified & Pick<ModelInfo, 'name' | 'version'>
 
@@ -38,21 +38,40 @@ function classPlan(info: Classified): ClassPlan | null {
 /** Whether some output tells which of the labels a row has. */
 export const tellsLabels = (info: Classified): boolean => planOf(info) !== null
 
-function planOf({ labels, outputs }: Classified): ClassPlan | null {
-  const scores = outputs.find(({ datatype, shape }) => isFloat(datatype) && shape.at(-1) === labels?.length)
-  // Exports that leave the last dimension open are told by their only float output.
-  const open = outputs.filter(({ datatype, shape }) => isFloat(datatype) && typeof shape.at(-1) === 'string')
-  const named = outputs.filter(
-    ({ datatype, shape }) => (datatype === 'BYTES' || isInteger(datatype)) && (shape.length <= 1 || shape.at(-1) === 1),
-  )
-  const label = named.find(({ name }) => /label|class|pred/i.test(name)) ?? (named.length === 1 ? named[0] : undefined)
+function planOf({ labels, outputs, labelOutput, scoreOutput }: Classified): ClassPlan | null {
+  const scores = scoreOutput ?? scoresAmong(outputs, labels)
+  const label = labelOutput ?? labelAmong(outputs, scores !== undefined)
   if (labels === undefined) {
     // Strings are labels by themselves.
-    return label?.datatype === 'BYTES' ? { labels: [], labelMembers: [], scores: undefined, label: label.name } : null
+    const isText = outputs.some(({ name, datatype }) => name === label && datatype === 'BYTES')
+    return isText || labelOutput !== undefined ? { labels: [], labelMembers: [], scores: undefined, label } : null
   }
-  const chosen = scores ?? (open.length === 1 ? open[0] : undefined)
-  if (chosen === undefined && label === undefined) return null
-  return { labels, labelMembers: labels.map(labelMember), scores: chosen?.name, label: label?.name }
+  if (scores === undefined && label === undefined) return null
+  return { labels, labelMembers: labels.map(labelMember), scores, label }
+}
+
+function scoresAmong(outputs: Classified['outputs'], labels: Classified['labels']): string | undefined {
+  if (labels === undefined) return undefined
+  const fitting = outputs.find(({ datatype, shape }) => isFloat(datatype) && shape.at(-1) === labels.length)
+  if (fitting !== undefined) return fitting.name
+  // Exports that leave the last dimension open are told by their only float output.
+  const open = outputs.filter(({ datatype, shape }) => isFloat(datatype) && typeof shape.at(-1) === 'string')
+  return open.length === 1 ? open[0]?.name : undefined
+}
+
+/**
+ * The output that names the class: strings, or integers under a name that says so. Integers alone may be a cluster, a
+ * count or an index into something else; they are the class only where nothing else can be.
+ */
+function labelAmong(outputs: Classified['outputs'], hasScores: boolean): string | undefined {
+  const one = outputs.filter(
+    ({ datatype, shape }) => (datatype === 'BYTES' || isInteger(datatype)) && (shape.length <= 1 || shape.at(-1) === 1),
+  )
+  const byName = one.find(({ name }) => /(?:^|_)(?:label|class|prediction|pred)s?$|^predicted/i.test(name))
+  if (byName !== undefined) return byName.name
+  const [only] = one
+  if (only === undefined || one.length > 1) return undefined
+  return only.datatype === 'BYTES' || (!hasScores && outputs.length === 1) ? only.name : undefined
 }
 
 const labelMember = (label: string): string => `"label":${JSON.stringify(label)},`
@@ -96,11 +115,7 @@ const out = new JsonBytes()
  * Throws InvalidInput where values that belong to all rows would have to be repeated for too many.
  */
 export function predictionsJson(info: Answered, outputs: NamedTensors, rows: number): Buffer {
-  const repeated = repeatedValues(info, outputs, rows)
-  if (repeated > mostRepeated) {
-    const message = `has ${rows} rows, and the model gives ${repeated / rows} values for all of them together, not for each: send fewer rows, or send them to /v2, which gives the values once`
-    throw new InvalidInput([{ path: '', message: `the request ${message}` }])
-  }
+  assertNotRepeated(info, outputs, rows)
   out.clear()
   writeAnswer(info, outputs, 0, rows, rows)
   return out.take()
@@ -131,6 +146,13 @@ export function answersJson(info: Answered, outputs: NamedTensors, rows: readonl
  */
 const mostRepeated = 1 << 20
 
+function assertNotRepeated(info: Answered, outputs: NamedTensors, rows: number): void {
+  const repeated = repeatedValues(info, outputs, rows)
+  if (repeated <= mostRepeated) return
+  const message = `has ${rows} rows, and the model gives ${repeated / rows} values for all of them together, not for each: send fewer rows, or send them to /v2, which gives the values once`
+  throw new InvalidInput([{ path: '', message: `the request ${message}` }])
+}
+
 function repeatedValues(info: Answered, outputs: NamedTensors, rows: number): number {
   if (rows <= 1 || rowLayout(info) === 'whole') return 0
   let values = 0
@@ -149,19 +171,123 @@ function writeAnswer(info: Answered, outputs: NamedTensors, from: number, to: nu
   out.json(known.head).json('[')
   for (let row = from; row < to; row++) {
     out.json(row === from ? '{' : ',{')
-    if (plan !== null) writeClass(plan, outputs, row, rows)
-    out.json('"outputs":{')
-    let first = true
-    for (const name in outputs) {
-      if (!first) out.json(',')
-      first = false
-      out.json(memberOf(known, name))
-      writeRow(outputs[name] as Tensor, row, rows, whole)
-    }
-    out.json('}}')
+    writePrediction(plan, known, outputs, row, rows, whole)
   }
   out.json(']}')
 }
+
+/** One prediction behind its opening brace. */
+function writePrediction(
+  plan: ClassPlan | null,
+  known: Phrases,
+  outputs: NamedTensors,
+  row: number,
+  rows: number,
+  whole: boolean,
+): void {
+  if (plan !== null) writeClass(plan, outputs, row, rows)
+  out.json('"outputs":{')
+  let first = true
+  for (const name in outputs) {
+    if (!first) out.json(',')
+    first = false
+    out.json(memberOf(known, name))
+    writeRow(outputs[name] as Tensor, row, rows, whole)
+  }
+  out.json('}}')
+}
+
+/** The predictions of a run alone, each as a line of JSON. Throws InvalidInput as `predictionsJson` does. */
+export function predictionLines(info: Answered, outputs: NamedTensors, rows: number): Buffer {
+  assertNotRepeated(info, outputs, rows)
+  const plan = classPlan(info)
+  const known = phrasesOf(info)
+  const whole = rowLayout(info) === 'whole'
+  out.clear()
+  for (let row = 0; row < rows; row++) {
+    out.json('{')
+    writePrediction(plan, known, outputs, row, rows, whole)
+    out.json('\n')
+  }
+  return out.take()
+}
+
+/** The label of each row of a run; undefined where a row has none. */
+export function labelsOf(info: Answered, outputs: NamedTensors, rows: number): readonly (string | undefined)[] {
+  const plan = classPlan(info)
+  return Array.from(
+    { length: plan === null ? 0 : rows },
+    (_, row) => classOf(plan as ClassPlan, outputs, row, rows).label,
+  )
+}
+
+/** What the columns of CSV are called: `label` and `score` where labels are known, then each value of each output. */
+export function csvHeader(info: Answered, outputs: NamedTensors, rows: number): string {
+  const names = classPlan(info) === null ? [] : ['label', 'score']
+  for (const name in outputs) {
+    const width = valuesOfRow(outputs[name] as Tensor, rows)
+    const single = (outputs[name] as Tensor).shape.length <= 1
+    for (let i = 0; i < width; i++) names.push(single ? name : `${name}[${i}]`)
+  }
+  return `${names.map(csvText).join(',')}\n`
+}
+
+/** The predictions of a run as lines of CSV. Values of outputs without a batch dimension are repeated. */
+export function predictionsCsv(info: Answered, outputs: NamedTensors, rows: number): Buffer {
+  assertNotRepeated(info, outputs, rows)
+  const plan = classPlan(info)
+  out.clear()
+  for (let row = 0; row < rows; row++) {
+    let isFirst = true
+    if (plan !== null) {
+      writeClassCells(plan, outputs, row, rows)
+      isFirst = false
+    }
+    for (const name in outputs) {
+      const tensor = outputs[name] as Tensor
+      const width = valuesOfRow(tensor, rows)
+      const from = tensor.data.length === width ? 0 : row * width
+      for (let i = 0; i < width; i++) {
+        if (!isFirst) out.json(',')
+        isFirst = false
+        if (tensor.datatype === 'BYTES') out.json(csvText(tensor.data[from + i] as string))
+        else writeElement(out, tensor.datatype, tensor.data, from + i)
+      }
+    }
+    out.json('\n')
+  }
+  return out.take()
+}
+
+function writeClassCells(plan: ClassPlan, outputs: NamedTensors, row: number, rows: number): void {
+  const { label, scores, at } = classOf(plan, outputs, row, rows)
+  out.json(csvText(label ?? '')).json(',')
+  if (scores !== undefined) writeElement(out, scores.datatype, scores.data, at)
+}
+
+/** The label of a row, and where its score is. */
+function classOf(
+  plan: ClassPlan,
+  outputs: NamedTensors,
+  row: number,
+  rows: number,
+): { readonly label: string | undefined; readonly scores: Tensor | undefined; readonly at: number } {
+  const { labels } = plan
+  const scores = plan.scores === undefined ? undefined : outputs[plan.scores]
+  const from = row * labels.length
+  const fits = scores !== undefined && scores.data.length === rows * labels.length
+  const said = plan.label === undefined ? undefined : saidLabel(outputs[plan.label], row, rows, labels)
+  const best = fits ? highest(scores, from, labels.length) : -1
+  const index = said === undefined ? best : labels.indexOf(said)
+  return { label: said ?? labels[index], scores: fits && index >= 0 ? scores : undefined, at: from + index }
+}
+
+/** Values of one row; all of them where the output has no batch dimension. */
+const valuesOfRow = ({ shape, data }: Tensor, rows: number): number =>
+  shape.length === 0 || shape[0] !== rows ? data.length : data.length / rows
+
+/** A cell by RFC 4180. */
+const csvText = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)
 
 function writeRow(tensor: Tensor, row: number, rows: number, whole: boolean): void {
   const { shape } = tensor
@@ -227,5 +353,6 @@ function saidLabel(
   if (typeof value === 'string') return value
   // scikit-learn's integer classes are the labels themselves; others write the index of the class.
   const text = String(value)
+  if (labels.length === 0) return text
   return labels.includes(text) ? text : labels[Number(value)]
 }

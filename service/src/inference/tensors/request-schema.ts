@@ -113,7 +113,9 @@ export function sampleBody(
     const build = (depth: number): unknown => {
       if (depth === row.length) return zero[spec.datatype]
       const dimension = row[depth] as Dimension
-      return Array.from({ length: typeof dimension === 'number' ? dimension : size }, () => build(depth + 1))
+      // One list in all places: a row has as many values as the model wants, and a body is made of each model.
+      const inner = build(depth + 1)
+      return new Array(typeof dimension === 'number' ? dimension : size).fill(inner)
     }
     return build(0)
   }

@@ -3,23 +3,34 @@
  * how many are worth it. Pure: the run is given.
  */
 
-import { ServiceTime } from '../queue/service-time.js'
-import { allocate, isFloat } from '../tensors/datatype.js'
+import { allocate, elementCount, isFloat } from '../tensors/datatype.js'
 import { fromFloat16Bits, toFloat16Bits } from '../tensors/float16.js'
 import { sampleBody } from '../tensors/request-schema.js'
 import { encodeRows } from '../tensors/rows.js'
-import { rowLayout, unbatchable } from '../tensors/signature.js'
-import { stackInputs } from '../tensors/stack.js'
-import type { Batching, NamedTensors, Signature, Tensor, TensorData } from '../types.js'
+import { rowLayout, rowShape, unbatchable } from '../tensors/signature.js'
+import { copyInputs, stackInputs } from '../tensors/stack.js'
+import type { Batching, Dimension, NamedTensors, Signature, Tensor, TensorData, TensorSpec } from '../types.js'
 
-export interface SelfCheckOptions {
+/** The row that a model is tried with. */
+export interface SampleTask {
   readonly name: string
+  readonly signature: Signature
   /** `sample` of model.json. */
   readonly sample?: unknown
-  /** `false` of model.json. */
+  /** Length of every dynamic dimension of a row that is made up. */
+  readonly size: number
+}
+
+export interface CheckTask extends Omit<SampleTask, 'size'> {
+  /** Of model.json. `false`: rows never share a run. `true`: they do, whatever the comparison would say. */
   readonly batching?: boolean
   /** Rows of one run, where they are set. */
   readonly maxRows?: number
+  /** Milliseconds that the whole check may take. */
+  readonly budgetMs: number
+}
+
+export interface Bench {
   readonly run: (inputs: NamedTensors) => Promise<{ readonly outputs: NamedTensors }>
   /** Milliseconds. */
   readonly now: () => number
@@ -27,61 +38,125 @@ export interface SelfCheckOptions {
 
 export interface SelfCheckResult {
   readonly batching: Batching
-  /** A body that the model has answered. */
-  readonly sample: Readonly<Record<string, unknown>>
-  readonly inputs: NamedTensors
-  readonly serviceTime: ServiceTime
+  /** Length of every dynamic dimension of a row that the model takes, or that was tried last. */
+  readonly size: number
+  /** Rows and milliseconds of each run that was timed. */
+  readonly timings: readonly (readonly [rows: number, ms: number])[]
 }
 
 /** Throws Error where the model does not even run on the sample that model.json gives. */
-export async function selfCheck(signature: Signature, options: SelfCheckOptions): Promise<SelfCheckResult> {
-  const serviceTime = new ServiceTime()
-  const { sample, inputs, failure } = await findSample(signature, options)
-  const timed = timedRun(options, serviceTime)
+export async function selfCheck(task: CheckTask, bench: Bench): Promise<SelfCheckResult> {
+  const { signature, budgetMs } = task
+  const start = bench.now()
+  const { size, inputs, failure, runMs } = await findSample(task, bench)
+  const timings: [number, number][] = []
+  const timed = timedRun(bench, timings)
+  const fits = (runs: number): boolean => bench.now() - start + runs * runMs < budgetMs / 2
   const alone = async (reason: string): Promise<SelfCheckResult> => {
-    if (failure === undefined) for (let i = 0; i < 3; i++) await timed(inputs, 1)
-    return { batching: { enabled: false, reason }, sample, inputs, serviceTime }
+    if (failure === undefined) for (let i = 0; i < 3 && (i === 0 || fits(1)); i++) await timed(inputs, 1)
+    return { batching: { enabled: false, reason }, size, timings }
   }
-  if (options.batching === false) return alone('switched off in model.json')
+  if (task.batching === false) return alone('switched off in model.json')
   const static_ = unbatchable(signature)
   if (static_ !== undefined) return alone(static_)
-  if (failure !== undefined) return alone(`no input made up for the check could be run: ${failure}`)
+  if (failure !== undefined) {
+    if (task.batching) return { batching: { enabled: true, maxRows: task.maxRows ?? usualRows }, size, timings }
+    return alone(`no input made up for the check could be run: ${failure}`)
+  }
   const rows = Array.from({ length: checkRows }, (_, i) => (i === 0 ? inputs : vary(inputs, i)))
-  const objection = await provesIndependent(rows, options)
-  if (objection !== undefined) return alone(objection)
-  const maxRows = await findMaxRows(rows, timed, options.maxRows)
-  return { batching: { enabled: true, maxRows }, sample, inputs, serviceTime }
+  if (task.batching !== true) {
+    // Each row alone, one again, and all of them twice.
+    if (!fits(3 * checkRows + 1)) {
+      return alone(`one row takes ${Math.round(runMs)} ms: there is no time to compare it with rows that share a run`)
+    }
+    const objection = await provesIndependent(rows, bench)
+    if (objection !== undefined) return alone(objection)
+  }
+  const maxRows = await findMaxRows(rows, timed, task.maxRows)
+  return { batching: { enabled: true, maxRows }, size, timings }
 }
+
+/** Rows of one run where nothing can be timed. */
+export const usualRows = 32
 
 /** Lengths tried for dynamic dimensions where no sample says them: sentences, small and usual pictures. */
-const sizes = [2, 1, 8, 32, 224]
+const sizes = [2, 1, 8, 32, 224] as const
+
+/** Most values of a row that is made up, over all inputs. Five rows are held at once, and more in a batch. */
+export const mostSampleValues = 1 << 22
 
 interface Sample {
-  readonly sample: Readonly<Record<string, unknown>>
+  readonly size: number
   readonly inputs: NamedTensors
   readonly failure: string | undefined
+  /** Milliseconds of the run that ended well. */
+  readonly runMs: number
 }
 
-async function findSample(signature: Signature, { name, sample, run }: SelfCheckOptions): Promise<Sample> {
-  if (sample !== undefined) {
-    const body = sampleBody({ ...signature, name }, sample)
-    const inputs = encodeSample(signature, body)
+async function findSample(task: CheckTask, { run, now }: Bench): Promise<Sample> {
+  const { signature, sample } = task
+  const timedOnce = async (inputs: NamedTensors): Promise<number> => {
+    const start = now()
     await run(inputs)
-    return { sample: body, inputs, failure: undefined }
+    return now() - start
+  }
+  if (sample !== undefined) {
+    const inputs = sampleInputs({ ...task, size: sizes[0] })
+    return { size: sizes[0], inputs, failure: undefined, runMs: await timedOnce(inputs) }
   }
   let failure: string | undefined
+  let smallest = Number.POSITIVE_INFINITY
   for (const size of hasDynamicRow(signature) ? sizes : sizes.slice(0, 1)) {
-    const body = sampleBody({ ...signature, name }, undefined, size)
-    const inputs = encodeRows(signature, body).inputs
+    const values = sampleValues(signature, size)
+    smallest = Math.min(smallest, values)
+    if (values > mostSampleValues) continue
+    const inputs = sampleInputs({ ...task, size })
     try {
-      await run(inputs)
-      return { sample: body, inputs, failure: undefined }
+      return { size, inputs, failure: undefined, runMs: await timedOnce(inputs) }
     } catch (error) {
       failure ??= reasonOf(error)
     }
   }
-  const body = sampleBody({ ...signature, name })
-  return { sample: body, inputs: encodeRows(signature, body).inputs, failure }
+  failure ??= `the smallest has ${smallest} values, and ${mostSampleValues} are made up at most; model.json may give a 'sample'`
+  return { size: sizes[0], inputs: {}, failure, runMs: 0 }
+}
+
+const hasDynamicRow = (signature: Signature): boolean =>
+  signature.inputs.some(({ shape }) => shape.filter(dimension => typeof dimension === 'string').length > 1) ||
+  rowLayout(signature) === 'whole'
+
+const sized = (shape: readonly Dimension[], size: number): number[] =>
+  shape.map(dimension => (typeof dimension === 'number' ? dimension : size))
+
+const shapeOfSample = (signature: Signature, spec: TensorSpec, size: number): number[] => {
+  const layout = rowLayout(signature)
+  const row = sized(rowShape(spec, layout), size)
+  return layout === 'whole' ? row : [1, ...row]
+}
+
+/** Values of a row that is made up, over all inputs. */
+export const sampleValues = (signature: Signature, size: number): number =>
+  signature.inputs.reduce((sum, spec) => sum + elementCount(shapeOfSample(signature, spec, size)), 0)
+
+/** The row of model.json, or one that is made up: tensors at once, without a list of numbers. */
+export function sampleInputs({ name, signature, sample, size }: SampleTask): NamedTensors {
+  if (sample !== undefined) return encodeSample(signature, sampleBody({ ...signature, name }, sample))
+  const inputs: Record<string, Tensor> = {}
+  for (const spec of signature.inputs) {
+    const shape = shapeOfSample(signature, spec, size)
+    const data = allocate(spec.datatype, elementCount(shape))
+    ;(data as { fill(value: unknown): void }).fill(madeUp(spec))
+    inputs[spec.name] = { datatype: spec.datatype, shape, data }
+  }
+  return inputs
+}
+
+/** The same as `sampleBody` writes. */
+function madeUp({ datatype }: TensorSpec): unknown {
+  if (datatype === 'BYTES') return 'text'
+  if (datatype === 'FP16') return toFloat16Bits(0.5)
+  if (isFloat(datatype)) return 0.5
+  return datatype === 'INT64' || datatype === 'UINT64' ? 1n : 1
 }
 
 function encodeSample(signature: Signature, body: Readonly<Record<string, unknown>>): NamedTensors {
@@ -90,9 +165,27 @@ function encodeSample(signature: Signature, body: Readonly<Record<string, unknow
   return inputs
 }
 
-const hasDynamicRow = (signature: Signature): boolean =>
-  signature.inputs.some(({ shape }) => shape.filter(dimension => typeof dimension === 'string').length > 1) ||
-  rowLayout(signature) === 'whole'
+/** The first runs of a session are slower than the later ones: of one row, and of a full batch (0 rows: none). */
+export async function warmUp(task: SampleTask, maxRows: number, run: Bench['run']): Promise<void> {
+  if (task.sample === undefined && sampleValues(task.signature, task.size) > mostSampleValues) return
+  const inputs = sampleInputs(task)
+  // A row made up for a model that takes others fails here as it did at the check; requests will tell.
+  const runAnyhow = async (tensors: NamedTensors) => void (await run(tensors).catch(() => {}))
+  await runAnyhow(copyInputs(inputs))
+  if (maxRows === 0) return
+  const rows = Math.min(maxRows, mostStacked(inputs))
+  const parts = Array.from({ length: rows }, () => ({ inputs, from: 0, rows: 1 }))
+  await runAnyhow(stackInputs(parts, rows))
+}
+
+/** Most values of a batch that is made up. */
+const mostBatchValues = 1 << 24
+
+const mostStacked = (row: NamedTensors): number => {
+  let values = 0
+  for (const name in row) values += (row[name] as Tensor).data.length
+  return Math.max(1, Math.floor(mostBatchValues / Math.max(1, values)))
+}
 
 /** The runtime's words, cut to what a person reads. */
 export function reasonOf(error: unknown): string {
@@ -105,10 +198,7 @@ const checkRows = 5
 const tolerance = 1e-5
 
 /** Undefined when every row gives alone what it gives in company, or why rows must not share a run. */
-async function provesIndependent(
-  rows: readonly NamedTensors[],
-  { run }: SelfCheckOptions,
-): Promise<string | undefined> {
+async function provesIndependent(rows: readonly NamedTensors[], { run }: Bench): Promise<string | undefined> {
   try {
     const alone: NamedTensors[] = []
     for (const row of rows) alone.push((await run(row)).outputs)
@@ -204,12 +294,12 @@ function varyOthers(data: TensorData, target: TensorData, random: () => number):
 
 type TimedRun = (inputs: NamedTensors, rows: number) => Promise<number>
 
-function timedRun({ run, now }: SelfCheckOptions, serviceTime: ServiceTime): TimedRun {
+function timedRun({ run, now }: Bench, timings: [number, number][]): TimedRun {
   return async (inputs, rows) => {
     const start = now()
     await run(inputs)
     const ms = now() - start
-    serviceTime.observe(rows, ms)
+    timings.push([rows, ms])
     return ms
   }
 }
@@ -230,7 +320,8 @@ const turnMs = 0.25
 async function findMaxRows(rows: readonly NamedTensors[], timed: TimedRun, given?: number): Promise<number> {
   const rates: { size: number; rate: number }[] = []
   let spent = 0
-  for (let size = 1; size <= Math.min(largest, given ?? largest); size *= 2) {
+  const most = Math.min(largest, given ?? largest, mostStacked(rows[0] as NamedTensors))
+  for (let size = 1; size <= most; size *= 2) {
     const parts = Array.from({ length: size }, (_, i) => ({
       inputs: rows[i % rows.length] as NamedTensors,
       from: 0,

@@ -1,7 +1,5 @@
 /** The two ways to have a worker: a thread of this process, or a process of its own. */
 import { type ChildProcess, fork } from 'node:child_process'
-import { extname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import type { FromWorker, ToWorker } from './worker-messages.js'
 
@@ -26,11 +24,11 @@ export interface WorkerPort {
   kill(): boolean
 }
 
-// Compiled in the published image, TypeScript under a test's loader.
-const workerFile = new URL(`./worker${extname(fileURLToPath(import.meta.url))}`, import.meta.url)
+// As it was built, also under a test's loader, which would take seconds to compile it in each worker.
+const workerFile = new URL('../../../dist/inference/workers/worker.js', import.meta.url)
 
 export function openPort(isolation: Isolation): WorkerPort {
-  return isolation === 'thread' ? threadPort(new Worker(workerFile)) : processPort(forkWorker())
+  return isolation === 'thread' ? threadPort(new Worker(workerFile, { execArgv: [] })) : processPort(forkWorker())
 }
 
 function threadPort(worker: Worker): WorkerPort {
@@ -52,8 +50,8 @@ const forkWorker = (): ChildProcess =>
   fork(workerFile, {
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    // Loaders and conditions are inherited; the port of a debugger can be had once only.
-    execArgv: process.execArgv.filter(each => !each.startsWith('--inspect')),
+    execArgv: [],
+    env: { ...process.env, ML_API_PARENT: String(process.pid) },
   })
 
 function processPort(child: ChildProcess): WorkerPort {

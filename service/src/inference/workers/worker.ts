@@ -6,13 +6,16 @@
  */
 import { readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
-import { parentPort } from 'node:worker_threads'
-import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { parentPort, Worker } from 'node:worker_threads'
+import { type InferenceSession, Tensor } from 'onnxruntime-node'
 import { fromOrtType, toOrtType } from '../tensors/datatype.js'
 import { type Answered, answersJson } from '../tensors/predictions.js'
 import { isServed, type OrtValueMetadata } from '../tensors/signature.js'
-import type { Datatype, TensorData } from '../types.js'
-import { type FromWorker, type SessionOptions, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
+import type { Datatype, NamedTensors, TensorData } from '../types.js'
+import { type CheckTask, type SampleTask, selfCheck, warmUp } from './self-check.js'
+import { createSession } from './session.js'
+import type { SessionOptions } from './session-options.js'
+import { type FromWorker, type SessionSource, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
 
 /** Nice value of a worker: where cores are short, requests are read and refused before more is computed. */
 const nice = 5
@@ -27,6 +30,13 @@ function stepBack(): void {
   }
 }
 stepBack()
+
+/** A process must not outlive the service, which may end without a word. */
+function endWithParent(): void {
+  new Worker(new URL('./parent-watch.js', import.meta.url), { workerData: Number(process.env.ML_API_PARENT) }).unref()
+  process.on('disconnect', () => process.exit())
+}
+if (parentPort === null) endWithParent()
 
 const sessions = new Map<string, InferenceSession>()
 /** Outputs of each model that can be served; none where all can. The runtime fails where others are asked for. */
@@ -43,6 +53,12 @@ async function handle(message: ToWorker): Promise<void> {
       return answer(message[1], () => load(message[1], message[2], message[3], message[4]))
     case 'run':
       return answer(message[1], () => run(message[1], message[2], message[3], message[4], message[5]))
+    case 'check':
+      return answer(message[1], () => check(message[1], message[2], message[3]))
+    case 'warm':
+      return answer(message[1], () => warm(message[1], message[2], message[3], message[4]))
+    case 'unload':
+      return unload(message[1])
     case 'describe':
       described.set(message[1], message[2])
       return
@@ -60,17 +76,8 @@ async function answer(id: number, work: () => Promise<void>): Promise<void> {
   }
 }
 
-async function load(id: number, key: string, bytes: Uint8Array, options: SessionOptions): Promise<void> {
-  // The bytes may be shared with other workers, and shared memory is refused by the runtime.
-  const session = await InferenceSession.create(new Uint8Array(bytes), {
-    intraOpNumThreads: options.threads,
-    interOpNumThreads: 1,
-    executionMode: 'sequential',
-    graphOptimizationLevel: 'all',
-    logSeverityLevel: 4,
-    // Waiting threads would burn the cores that serve HTTP.
-    extra: { session: { intra_op: { allow_spinning: '0' } } },
-  })
+async function load(id: number, key: string, source: SessionSource, options: SessionOptions): Promise<void> {
+  const { session, warnings } = await createSession(source, options)
   sessions.set(key, session)
   const outputs = session.outputMetadata.map(plain)
   if (!outputs.every(isServed))
@@ -78,7 +85,41 @@ async function load(id: number, key: string, bytes: Uint8Array, options: Session
       key,
       outputs.filter(isServed).map(({ name }) => name),
     )
-  post(['loaded', id, session.inputMetadata.map(plain), outputs], [])
+  post(['loaded', id, session.inputMetadata.map(plain), outputs, warnings], [])
+}
+
+/** As the self-check and the first runs have it: nothing is sent. */
+async function runTensors(key: string, inputs: NamedTensors): Promise<{ outputs: NamedTensors }> {
+  const session = sessionOf(key)
+  const feeds: Record<string, Tensor> = {}
+  for (const [name, { datatype, shape, data }] of Object.entries(inputs)) feeds[name] = toOrt(datatype, shape, data)
+  const wanted = servedOutputs.get(key)
+  const results = wanted === undefined ? await session.run(feeds) : await session.run(feeds, wanted)
+  return { outputs: tensorsOf(Object.entries(results).map(([name, tensor]) => fromOrt(name, tensor))) }
+}
+
+async function check(id: number, key: string, task: CheckTask): Promise<void> {
+  const run = (inputs: NamedTensors) => runTensors(key, inputs)
+  post(['checked', id, await selfCheck(task, { run, now: () => performance.now() })], [])
+}
+
+async function warm(id: number, key: string, task: SampleTask, maxRows: number): Promise<void> {
+  await warmUp(task, maxRows, inputs => runTensors(key, inputs))
+  post(['warmed', id], [])
+}
+
+async function unload(key: string): Promise<void> {
+  const session = sessions.get(key)
+  sessions.delete(key)
+  servedOutputs.delete(key)
+  described.delete(key)
+  await session?.release().catch(() => {})
+}
+
+function sessionOf(key: string): InferenceSession {
+  const session = sessions.get(key)
+  if (session === undefined) throw new Error(`the worker has no model '${key}'`)
+  return session
 }
 
 function plain(value: InferenceSession.ValueMetadata): OrtValueMetadata {
@@ -94,8 +135,7 @@ async function run(
   outputs: readonly string[] | undefined,
   answerRows: readonly number[] | undefined,
 ): Promise<void> {
-  const session = sessions.get(key)
-  if (session === undefined) throw new Error(`the worker has no model '${key}'`)
+  const session = sessionOf(key)
   const feeds: Record<string, Tensor> = {}
   for (const [name, datatype, shape, data] of inputs) feeds[name] = toOrt(datatype, shape, data)
   const start = performance.now()

@@ -45,3 +45,22 @@ t.test('a wrong field is refused with its value and what it takes', async t => {
   t.throws(() => parseModelJson('[]'), { message: 'model.json is not an object' })
   t.throws(() => parseModelJson('null'), { message: 'model.json is not an object' })
 })
+
+t.test('fields of sessions, features and versions are checked by name', async t => {
+  const wrong = (json: object, message: RegExp) => t.throws(() => parseModelJson(JSON.stringify(json)), { message })
+  wrong({ session: { executionProviders: ['gpu'] } }, /'session' is .*as 'executionProviders' a list of cuda/)
+  wrong({ session: { speed: 1 } }, /'speed' is none of them/)
+  wrong({ session: { onMissingProvider: 'cry' } }, /one of fallback, refuse/)
+  wrong({ features: ['a', 'a'] }, /'features' is .*each of its own/)
+  wrong({ features: [{ name: 'a', categories: 'x' }] }, /as 'categories' a list of strings/)
+  wrong({ split: { one: 1 } }, /'split' .*weights by version/)
+  wrong({ split: { '1': 0 } }, /weights by version/)
+  wrong({ shadow: { share: 1 } }, /with 'version'/)
+  wrong({ shadow: { version: '1', share: 2 } }, /as 'share' a number from 0 to 1/)
+  wrong({ defaultVersion: 2 }, /a version as a text/)
+  const { json, unknown } = parseModelJson(
+    JSON.stringify({ session: { executionProviders: ['cuda', { name: 'cpu' }] }, selfCheck: false, batching: true }),
+  )
+  t.match(json, { selfCheck: false, batching: true })
+  t.strictSame(unknown, [])
+})

@@ -167,7 +167,7 @@ t.test('weights in files beside the model are loaded with it, and only from ther
   t.strictSame(await predict(models.get('m'), [1, 2]), [{ outputs: { y: [11, 22] } }])
   t.match(models.broken, [
     { name: 'escapes', reason: /outside of its folder/ },
-    { name: 'missing', reason: /ENOENT/ },
+    { name: 'missing', reason: /^its weights: .*model.onnx.data does not exist$/ },
   ])
 })
 

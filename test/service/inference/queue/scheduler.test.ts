@@ -197,30 +197,28 @@ t.test('the model whose request has waited longest goes first', async t => {
   }
 })
 
-t.test('a model runs where it is loaded, and on a leaving worker only when nobody else has it', async t => {
+t.test('a model runs where it is loaded, also where that changes', async t => {
   const { clock, scheduler, submit } = schedule()
-  const old = new ManualRunner('both', 'old')
-  const fresh = new ManualRunner('both', 'new')
-  for (const key of ['both', 'old', 'new']) scheduler.addModel(key, batcher())
-  scheduler.addRunner(old)
-  scheduler.addRunner(fresh)
-  scheduler.retireRunner(old)
-  for (const key of ['both', 'old', 'new']) void submit(key, [1])
+  const one = new ManualRunner('both', 'one')
+  const other = new ManualRunner('both', 'other')
+  for (const key of ['both', 'one', 'other', 'late']) scheduler.addModel(key, batcher())
+  scheduler.addRunner(one)
+  scheduler.addRunner(other)
+  void submit('late', [1])
   clock.turn()
-  t.strictSame(
-    old.runs.map(({ key }) => key),
-    ['old'],
-  )
-  t.strictSame(
-    fresh.runs.map(({ key }) => key),
-    ['both'],
-  )
+  t.equal(one.runs.length + other.runs.length, 0)
+  other.keys.add('late')
+  scheduler.runnersChanged()
+  t.equal(other.last.key, 'late')
+  void submit('both', [1])
+  clock.turn()
+  t.equal(one.last.key, 'both')
+  one.keys.delete('both')
+  scheduler.runnersChanged()
+  t.equal(scheduler.runnersOf('both'), 1)
   t.equal(scheduler.runners, 2)
-  scheduler.removeRunner(old)
+  scheduler.removeRunner(one)
   t.equal(scheduler.runners, 1)
-  fresh.last.finish()
-  await settle()
-  t.equal(fresh.last.key, 'new')
 })
 
 t.test('a poisoned request fails alone', async t => {

@@ -159,3 +159,24 @@ t.test('the schema of a request speaks of the model’s own shapes', async t => 
     properties: { features: { description: /any shape/ } },
   })
 })
+
+t.test('integers beside scores are no label, unless model.json or their name says so', async t => {
+  const labels = ['cat', 'dog', 'cow']
+  const info = (id: string, more: object = {}) => ({
+    name: 'm',
+    version: '1',
+    inputs: [{ name: 'x', datatype: 'FP32' as const, shape: ['n', 1] }],
+    outputs: [
+      { name: id, datatype: 'INT64' as const, shape: ['n'] },
+      { name: 'scores', datatype: 'FP32' as const, shape: ['n', 3] },
+    ],
+    labels,
+    ...more,
+  })
+  const answer = (of: ReturnType<typeof info>, id: string) =>
+    predictionsOf(of, { [id]: tensorOf('INT64', [1], [0]), scores: tensorOf('FP32', [1, 3], [0.25, 0.25, 0.5]) }, 1)[0]
+  t.match(answer(info('cluster'), 'cluster'), { label: 'cow', score: 0.5 })
+  t.match(answer(info('label'), 'label'), { label: 'cat', score: 0.25 })
+  t.match(answer(info('cluster', { labelOutput: 'cluster' }), 'cluster'), { label: 'cat', score: 0.25 })
+  t.match(answer(info('label', { scoreOutput: 'scores' }), 'label'), { label: 'cat' })
+})

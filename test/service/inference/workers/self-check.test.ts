@@ -1,7 +1,8 @@
 import t from 'tap'
+import { sampleOf, serviceTimeOf } from '../../../../service/src/inference/models/model-loader.js'
 import { tensorOf } from '../../../../service/src/inference/tensors/tensor.js'
 import type { Datatype, Dimension, NamedTensors, Signature, Tensor } from '../../../../service/src/inference/types.js'
-import { selfCheck } from '../../../../service/src/inference/workers/self-check.js'
+import { type CheckTask, mostSampleValues, selfCheck } from '../../../../service/src/inference/workers/self-check.js'
 
 const signature = (shape: readonly Dimension[], datatype: Datatype = 'FP32', output = shape): Signature => ({
   inputs: [{ name: 'x', datatype, shape }],
@@ -11,18 +12,21 @@ const signature = (shape: readonly Dimension[], datatype: Datatype = 'FP32', out
 type Run = (x: Tensor) => Tensor
 
 /** A model as a function of its one input; each run takes `cost` of the clock. */
-function check(of: Signature, run: Run, options: object = {}, cost: (rows: number) => number = rows => 1 + rows) {
+async function check(of: Signature, run: Run, options: object = {}, cost: (rows: number) => number = rows => 1 + rows) {
   let time = 0
-  return selfCheck(of, {
-    name: 'm',
+  let runs = 0
+  const task: CheckTask = { name: 'm', signature: of, budgetMs: 1e9, ...options }
+  const result = await selfCheck(task, {
     now: () => time,
     run: async (inputs: NamedTensors) => {
       const x = inputs.x as Tensor
       time += cost(x.shape[0] ?? 1)
+      runs++
       return { outputs: { y: run(x) } }
     },
-    ...options,
   })
+  const sample = sampleOf('m', of, task as object, result.size)
+  return { ...result, sample, serviceTime: serviceTimeOf(result), runs }
 }
 
 const same: Run = x => x
@@ -139,4 +143,30 @@ t.test(
 t.test('what a batch costs is known before the first request', async t => {
   const { serviceTime } = await check(signature(['batch', 2]), same, {}, rows => 1 + rows * 0.5)
   t.ok(Math.abs(serviceTime.estimateMs(16) - 9) < 0.1)
+})
+
+t.test('no row is made up of more values than memory is sure to have, and the model serves unbatched', async t => {
+  const open: Dimension[] = ['a', 'b', 'c', 'd', 'e']
+  let largest = 0
+  const never: Run = x => {
+    largest = Math.max(largest, x.data.length)
+    throw new Error('takes none')
+  }
+  t.match((await check(signature(open), never)).batching, { enabled: false })
+  t.ok(largest > 0 && largest <= mostSampleValues, 'sizes that would be larger are left out')
+  const { batching, runs } = await check(signature(['batch', 1 << 30]), same)
+  t.match(batching, { enabled: false, reason: /has 1073741824 values, and 4194304 are made up at most/ })
+  t.equal(runs, 0)
+})
+
+t.test('a slow model is not compared for longer than its trial may take', async t => {
+  const slowly = await check(signature(['batch', 2]), same, { budgetMs: 20_000 }, () => 3000)
+  t.match(slowly.batching, { enabled: false, reason: /one row takes 3000 ms/ })
+  t.ok(slowly.runs <= 4)
+})
+
+t.test('batching that model.json asks for is not argued with', async t => {
+  const mixing: Run = x => ({ ...x, data: (x.data as Float32Array).map(value => value + sumOf(x)) })
+  t.match((await check(signature(['batch', 2]), mixing, { batching: true })).batching, { enabled: true })
+  t.match((await check(signature([1, 2]), same, { batching: true })).batching, { enabled: false, reason: /fixed at 1/ })
 })

@@ -1,0 +1,464 @@
+/**
+ * Streams of rows: CSV or NDJSON in, one line of NDJSON or CSV a row out, in order and while the rest still arrives. Rows
+ * are charged in chunks before they run; memory is bounded by the chunks under way and by the answers that may be held.
+ *
+ *   body ─ unpack ─ reader ─ chunk ─ charge ─ run ─┐ (several at once)
+ *   answer ◀── lines ◀── write, in order ◀─────────┘
+ */
+import type { ServerResponse } from 'node:http'
+import { finished, type Readable } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
+import { createGunzip, type Gunzip } from 'node:zlib'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { QuotaExceeded } from 'ml-api-rate-limiter'
+import { isPacked } from '../http/body-coding.js'
+import { type Fault, faultOf, Refusal } from '../http/problem.js'
+import { discardRest } from '../http/unread-body.js'
+import { Overloaded } from '../inference/errors.js'
+import { csvHeader, predictionLines, predictionsCsv } from '../inference/tensors/predictions.js'
+import { type RowReader, readerOf } from '../inference/tensors/row-reader.js'
+import type { EncodedRows } from '../inference/tensors/rows.js'
+import { sliceOutputs } from '../inference/tensors/stack.js'
+import type { Model, RunResult } from '../inference/types.js'
+import type { Charges } from '../protection/charges.js'
+import { priorityOf } from '../protection/urgency.js'
+import { callerOfReply } from './caller.js'
+
+export interface StreamOptions {
+  /** Most bytes of a stream, once unpacked. */
+  readonly streamLimit: number
+  /** Milliseconds without progress, either way, after which a stream is ended. */
+  readonly streamStallMs: number
+  /** Most bytes of one row. */
+  readonly bodyLimit: number
+}
+
+/** Most rows that are charged and run together. */
+const CHUNK_ROWS = 256
+/** What a chunk may be expected to compute, in milliseconds: a slow model gets fewer rows at once. */
+const CHUNK_MS = 500
+/** Chunks under way: enough to keep all workers busy while answers are written. */
+const CHUNKS_AT_ONCE = 8
+/** Answers that are held for a client which does not read yet: of one stream, and of all together. In bytes. */
+const HELD_BYTES = 16 * 1024 * 1024
+const ALL_HELD_BYTES = 128 * 1024 * 1024
+const LEAST_HELD_BYTES = 64 * 1024
+/** What is read and thrown away behind an answer that came early, in times `BODY_LIMIT`. */
+const MOST_DISCARDED = 64
+/** How long a client whose stream has failed may go on sending, in milliseconds. */
+const LAST_WORDS_MS = 5000
+
+/** Bytes of answers that all streams hold. */
+let allHeld = 0
+
+/** Whether the content type is one of streams. */
+export const STREAM_TYPES = ['text/csv', 'application/x-ndjson', 'application/ndjson', 'application/jsonl'] as const
+
+type Form = 'csv' | 'ndjson'
+
+/** Answers a stream of rows. Rejects with what is wrong where nothing was answered so far. */
+export function answerStream(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  model: Model,
+  version: string | undefined,
+  options: StreamOptions,
+): Promise<FastifyReply> {
+  const type = (request.headers['content-type'] ?? '').split(';')[0]?.trim().toLowerCase()
+  const from: Form = type === 'text/csv' ? 'csv' : 'ndjson'
+  const accept = request.headers.accept ?? ''
+  const to: Form = accept.includes('text/csv') ? 'csv' : 'ndjson'
+  return new RowStream(request, reply, model, version, from, to, options).answer()
+}
+
+/** A fault that is told in the stream, with the row that it is about. */
+class StreamFault extends Error {
+  constructor(
+    readonly fault: Fault,
+    readonly row: number,
+  ) {
+    super(fault.detail)
+  }
+}
+
+class RowStream {
+  readonly #request: FastifyRequest
+  readonly #reply: FastifyReply
+  readonly #raw: ServerResponse
+  readonly #model: Model
+  readonly #version: string | undefined
+  readonly #to: Form
+  readonly #options: StreamOptions
+  readonly #reader: RowReader
+  readonly #chunkRows: number
+  /** Chunks that were read and wait for their turn. */
+  readonly #chunks: EncodedRows[] = []
+  /** Rows that were handed on to be run. */
+  #rows = 0
+  /** Chunks whose answers are not written. */
+  #underWay = 0
+  #written: Promise<void> = Promise.resolve()
+  #wake: (() => void) | undefined
+  #wakeReader: () => void = () => {}
+  #failure: StreamFault | undefined
+  #started = false
+  #progressAt = performance.now()
+  /** True while the stream waits for itself: for a run, or for quota. */
+  #busy = false
+  #held = 0
+
+  constructor(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    model: Model,
+    version: string | undefined,
+    from: Form,
+    to: Form,
+    options: StreamOptions,
+  ) {
+    this.#request = request
+    this.#reply = reply
+    this.#raw = reply.raw
+    this.#model = model
+    this.#version = version
+    this.#to = to
+    this.#options = options
+    const most = request.caller?.mostRowsOf(model) ?? Number.POSITIVE_INFINITY
+    const ms = model.predictedMs?.(CHUNK_ROWS) ?? 0
+    const quick = ms > CHUNK_MS ? Math.floor((CHUNK_ROWS * CHUNK_MS) / ms) : CHUNK_ROWS
+    this.#chunkRows = Math.max(1, Math.min(CHUNK_ROWS, quick, most))
+    this.#reader = readerOf(from, model.info, this.#chunkRows, options.bodyLimit, rows => this.#chunks.push(rows))
+  }
+
+  async answer(): Promise<FastifyReply> {
+    const body = this.#body()
+    const watch = setInterval(() => this.#look(), Math.min(1000, this.#options.streamStallMs / 4))
+    try {
+      await this.#readAll(body)
+      await this.#written
+    } finally {
+      clearInterval(watch)
+      this.#release()
+      if (body !== this.#request.raw) {
+        this.#request.raw.unpipe(body as Gunzip)
+        body.destroy()
+      }
+    }
+    if (this.#failure !== undefined) return this.#fail(this.#failure)
+    if (!this.#started) this.#start()
+    this.#raw.end()
+    return this.#reply
+  }
+
+  /** The bytes as they are meant, packed or not. */
+  #body(): Readable {
+    const { raw } = this.#request
+    if (!isPacked(raw.headers)) return raw
+    const unpacked = createGunzip()
+    raw.on('error', error => unpacked.destroy(error))
+    // Not `pipeline`, which would destroy the request, and its connection with it, before it was answered.
+    return raw.pipe(unpacked)
+  }
+
+  async #readAll(body: Readable): Promise<void> {
+    let bytes = 0
+    try {
+      for await (const piece of piecesOf(body, wake => {
+        this.#wakeReader = wake
+      })) {
+        if (this.#isOver()) return
+        this.#progressAt = performance.now()
+        bytes += piece.length
+        if (bytes > this.#options.streamLimit) {
+          const detail = `the stream is longer than ${this.#options.streamLimit} bytes, which is STREAM_LIMIT`
+          throw new Refusal({ status: 413, code: 'STREAM_TOO_LARGE', detail })
+        }
+        this.#reader.push(piece)
+        // What waits for more rows goes out where none are there yet: somebody may wait for its answers.
+        if (body.readableLength === 0) this.#reader.flush()
+        await this.#runChunks()
+        if (this.#isOver()) return
+      }
+      if (this.#isOver()) return
+      this.#reader.end()
+      this.#reader.flush()
+      await this.#runChunks()
+    } catch (error) {
+      if (this.#isOver()) return
+      // Rows in front of the wrong one are answered.
+      this.#reader.flush()
+      await this.#runChunks()
+      await this.#written
+      this.#failWith(readingFault(error), this.#reader.rows + 1)
+    }
+  }
+
+  #isOver(): boolean {
+    return this.#failure !== undefined || this.#raw.destroyed
+  }
+
+  async #runChunks(): Promise<void> {
+    for (let chunk = this.#chunks.shift(); chunk !== undefined; chunk = this.#chunks.shift()) {
+      while (this.#underWay >= CHUNKS_AT_ONCE && !this.#isOver()) await this.#somethingWritten()
+      if (this.#isOver()) return
+      await this.#runChunk(chunk)
+    }
+  }
+
+  /** Charges and starts a chunk; resolves when it runs. Where the quota has room for a part of it, that goes first. */
+  async #runChunk(chunk: EncodedRows): Promise<void> {
+    const row = this.#rows + 1
+    const charges = this.#request.caller?.ofPart(this.#rows === 0)
+    let rows = chunk.rows
+    for (let waited = 0; ; ) {
+      try {
+        await charges?.reserve(partOf(this.#request, charges), this.#reply, this.#model, rows)
+        break
+      } catch (error) {
+        if (!(error instanceof QuotaExceeded)) return this.#failBehind(error, row)
+        const { retryAfterMs, policies } = error.decision
+        const left = Math.min(...policies.map(({ remaining }: { remaining: number }) => remaining))
+        if (rows > left && left >= 1) {
+          rows = Math.floor(left)
+          continue
+        }
+        waited += retryAfterMs
+        if (waited > this.#options.streamStallMs) return this.#failBehind(error, row)
+        await this.#pause(retryAfterMs)
+        if (this.#isOver()) return
+        rows = chunk.rows
+      }
+    }
+    const part = rows === chunk.rows ? chunk : { rows, inputs: sliceOutputs(chunk.inputs, 0, rows) }
+    this.#rows += rows
+    this.#underWay++
+    const running = this.#run(part, charges)
+    running.catch(() => {})
+    this.#written = this.#written.then(() => this.#write(running, rows, row))
+    if (rows < chunk.rows) {
+      const rest = chunk.rows - rows
+      await this.#runChunk({ rows: rest, inputs: sliceOutputs(chunk.inputs, rows, rest) })
+    }
+  }
+
+  /** Runs a chunk, again where the service had no room for it. */
+  async #run({ inputs, rows }: EncodedRows, charges: Charges | undefined): Promise<RunResult> {
+    const { streamStallMs } = this.#options
+    const until = performance.now() + streamStallMs
+    for (;;) {
+      try {
+        const result = await this.#model.run(inputs, {
+          rows,
+          version: this.#version,
+          signal: callerOfReply(this.#reply),
+          priority: priorityOf(this.#request),
+          partitionKey: charges?.key,
+          deadline: until,
+          meter: charges,
+        })
+        await charges?.served(result, rows)
+        const { caller } = this.#request
+        if (caller !== null) caller.servedRows += rows
+        return result
+      } catch (error) {
+        const wait = error instanceof Overloaded && error.served ? error.retryAfterMs : Number.POSITIVE_INFINITY
+        if (performance.now() + wait > until || this.#isOver()) {
+          await charges?.failed(error)
+          throw error
+        }
+        await delay(wait)
+      }
+    }
+  }
+
+  async #write(running: Promise<RunResult>, rows: number, row: number): Promise<void> {
+    try {
+      const { ran = this.#model.info, outputs } = await running
+      if (this.#isOver()) return
+      if (!this.#started) {
+        this.#start()
+        if (this.#to === 'csv') this.#send(Buffer.from(csvHeader(ran, outputs, rows)))
+      }
+      this.#send(this.#to === 'csv' ? predictionsCsv(ran, outputs, rows) : predictionLines(ran, outputs, rows))
+      this.#progressAt = performance.now()
+      while (this.#raw.writableLength > this.#mostHeld() && !this.#isOver()) await this.#drained()
+    } catch (error) {
+      this.#failWith(error, row)
+    } finally {
+      this.#underWay--
+      this.#wake?.()
+    }
+  }
+
+  #start(): void {
+    this.#started = true
+    const type = this.#to === 'csv' ? 'text/csv; charset=utf-8' : 'application/x-ndjson; charset=utf-8'
+    this.#reply.header('content-type', type).header('cache-control', 'no-store')
+    this.#reply.hijack()
+    this.#raw.writeHead(200, this.#reply.getHeaders() as Record<string, string>)
+  }
+
+  #send(bytes: Buffer): void {
+    this.#raw.write(bytes, () => {
+      this.#progressAt = performance.now()
+      this.#count()
+    })
+    this.#count()
+  }
+
+  #count(): void {
+    const held = this.#raw.writableLength
+    allHeld += held - this.#held
+    this.#held = held
+  }
+
+  #release(): void {
+    allHeld -= this.#held
+    this.#held = 0
+  }
+
+  #mostHeld(): number {
+    return allHeld > ALL_HELD_BYTES ? LEAST_HELD_BYTES : HELD_BYTES
+  }
+
+  /** Resolves once the client has read, or is gone. */
+  #drained(): Promise<void> {
+    return new Promise(resolve => {
+      const look = setInterval(() => {
+        if (this.#raw.writableLength > this.#mostHeld() / 2 && !this.#isOver()) return
+        clearInterval(look)
+        resolve()
+      }, 20)
+    })
+  }
+
+  #somethingWritten(): Promise<void> {
+    return new Promise(resolve => {
+      this.#wake = resolve
+    })
+  }
+
+  /** Waits for quota, which is no standstill of the client. */
+  async #pause(ms: number): Promise<void> {
+    const until = performance.now() + ms
+    this.#busy = true
+    while (performance.now() < until && !this.#isOver())
+      await delay(Math.min(250, Math.ceil(until - performance.now())))
+    this.#busy = false
+    this.#progressAt = performance.now()
+  }
+
+  /** Ends a stream that stands still: neither are rows sent, nor answers read. */
+  #look(): void {
+    if (this.#raw.destroyed) {
+      this.#wake?.()
+      this.#wakeReader()
+      return
+    }
+    const { streamStallMs } = this.#options
+    const isRunning = this.#underWay > 0 && this.#raw.writableLength === 0
+    if (this.#busy || isRunning || performance.now() - this.#progressAt < streamStallMs) return
+    const what = this.#raw.writableLength > 0 ? 'its answers were not read' : 'no rows arrived'
+    const detail = `the stream stood still for ${streamStallMs} ms, which is STREAM_STALL_MS: ${what}`
+    this.#failWith(new Refusal({ status: 408, code: 'STREAM_STALLED', detail }), this.#rows + 1)
+  }
+
+  /** Fails once the rows in front are answered. */
+  async #failBehind(error: unknown, row: number): Promise<void> {
+    await this.#written
+    this.#failWith(error, row)
+  }
+
+  #failWith(error: unknown, row: number): void {
+    this.#failure ??= new StreamFault(faultOf(error, this.#request.server.overloadStatus), row)
+    this.#wake?.()
+    this.#wakeReader()
+  }
+
+  /** Tells what went wrong: as any answer does, or in the stream where that has begun. */
+  #fail({ fault, row }: StreamFault): FastifyReply {
+    this.#endSoon()
+    if (!this.#started) throw new Refusal({ ...fault, members: { ...fault.members, row } })
+    const { code, detail, retryAfterMs } = fault
+    this.#request.refusedAs = code
+    if (this.#raw.destroyed) return this.#reply
+    // A table has no place for words: that it is cut off is all that can be said, and is said for certain. Who does not
+    // read gets no last words either.
+    if (this.#raw.writableLength > this.#mostHeld()) this.#raw.destroy()
+    else if (this.#to === 'csv') this.#cut()
+    if (this.#raw.destroyed || this.#to === 'csv') return this.#reply
+    const retryAfter = retryAfterMs === undefined ? {} : { retryAfter: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
+    this.#raw.end(`${JSON.stringify({ error: { code, detail, row, ...retryAfter } })}\n`)
+    return this.#reply
+  }
+
+  /** Closes the connection behind what was written, and without the end that a whole answer has. */
+  #cut(): void {
+    const { socket } = this.#request.raw
+    setImmediate(() => socket.end(() => socket.destroy()))
+  }
+
+  /** Throws the rest of the body away while the client reads why it was not needed, and closes where it goes on. */
+  #endSoon(): void {
+    const { raw } = this.#request
+    if (raw.complete) return
+    // Before an answer of the usual kind it is done for all routes.
+    if (this.#started) discardRest(raw, MOST_DISCARDED * this.#options.bodyLimit)
+    const timer = setTimeout(() => raw.socket.destroy(), Math.min(LAST_WORDS_MS, this.#options.streamStallMs))
+    raw.once('close', () => clearTimeout(timer))
+  }
+}
+
+/** The request as its limiters see a chunk of it: they charge each request once, by what its caller says it costs. */
+const partOf = (request: FastifyRequest, charges: Charges): FastifyRequest =>
+  Object.create(request, { caller: { value: charges, writable: true } })
+
+/**
+ * The pieces of a body. Unlike its own iterator, this leaves the request and its connection alone where nobody reads on.
+ * `onWait` is given what ends the wait for more.
+ */
+async function* piecesOf(body: Readable, onWait: (wake: () => void) => void): AsyncGenerator<Buffer> {
+  let wake: () => void = () => {}
+  let ended = false
+  let failure: unknown
+  const onReadable = () => wake()
+  const stop = finished(body, { writable: false }, error => {
+    ended = true
+    failure = error
+    wake()
+  })
+  body.on('readable', onReadable)
+  let isOver = false
+  onWait(() => {
+    isOver = true
+    wake()
+  })
+  try {
+    for (;;) {
+      const piece = body.read() as Buffer | null
+      if (piece !== null) yield piece
+      else if (ended) {
+        if (failure !== undefined && failure !== null) throw failure
+        return
+      } else if (isOver) return
+      else {
+        await new Promise<void>(resolve => {
+          wake = resolve
+        })
+      }
+    }
+  } finally {
+    stop()
+    body.off('readable', onReadable)
+  }
+}
+
+/** What is wrong with bytes that could not be read to their end. */
+function readingFault(error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException
+  if (code?.startsWith('Z_') || code === 'ERR_STREAM_PREMATURE_CLOSE') {
+    const detail = 'the body is not gzip from beginning to end, as content-encoding says'
+    return new Refusal({ status: 400, code: 'INVALID_GZIP', detail })
+  }
+  return error
+}

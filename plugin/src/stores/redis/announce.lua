@@ -6,7 +6,7 @@
 --        · what it announces: the time of the last reply that it had got; then, a line each, the nodes of which not
 --          everything that it admitted by itself is in Redis
 --        · 1 to call upon all others to announce themselves again · the ~changed that it knows, 0 for none
---        · a new marker · how long it is kept (ms)
+--        · a new marker · how long it is kept (ms), 0 where nobody looks at it
 -- Reply  time (µs), the latest call (µs), the last change of the list (µs), the marker; then, where ARGV knows another
 --        change, for each replica its id and what it has announced
 -- These times follow the Redis clock, and increase with every announcement, also when that clock goes back.
@@ -49,7 +49,8 @@ redis.call('HSET', said, '~time', string.format('%d', time), '~called', string.f
 redis.call('PEXPIRE', alive, ttl)
 redis.call('PEXPIRE', said, ttl)
 
-local reply = { time, called, changed, marker(KEYS[3], ARGV[6], tonumber(ARGV[7])) }
+local life = tonumber(ARGV[7])
+local reply = { time, called, changed, life > 0 and marker(KEYS[3], ARGV[6], life) or '' }
 if tonumber(ARGV[5]) ~= changed then
   for _, other in ipairs(redis.call('ZRANGE', alive, '0', '-1')) do
     reply[#reply + 1] = other

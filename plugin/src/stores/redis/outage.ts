@@ -8,7 +8,7 @@ import type { Connection } from './client.js'
 import { redisKey } from './codec.js'
 import { firstSlotOf, tagOf } from './nodes.js'
 import { Owed } from './owed.js'
-import { ANNOUNCED, MARKER_MS, newMarker, type Replicas, shareOfCheck, type Watcher } from './presence.js'
+import { ANNOUNCED, markerLife, newMarker, type Replicas, shareOfCheck, type Watcher } from './presence.js'
 import type { RedisStore } from './redis-store.js'
 import { restore, type Usage } from './restore.js'
 import { MARK, run } from './scripts.js'
@@ -197,7 +197,12 @@ export class Outage implements Watcher {
   }
 
   #of(key: string): Return {
-    return this.#at(this.#parts.store.nodeOf(key))
+    return this.#at(this.#nodeOf(key))
+  }
+
+  #nodeOf(key: string): string | undefined {
+    const { store, hashKeys, connection } = this.#parts
+    return connection.isCluster ? store.nodeOf(storedKey(key, hashKeys)) : undefined
   }
 
   #at(node: string | undefined): Return {
@@ -294,19 +299,19 @@ export class Outage implements Watcher {
     const { connection, nameSpace, replicas } = this.#parts
     if (node === undefined) return within(PATIENCE_MS, replicas.announce())
     const key = redisKey(nameSpace, tagOf(firstSlotOf(connection, node)), '~marker')
-    const life = Math.max(MARKER_MS, 2 * this.longestMs)
-    return String(await within(PATIENCE_MS, run(connection, MARK, [key], [newMarker(), life])))
+    const args = [newMarker(), markerLife(this.longestMs)]
+    return String(await within(PATIENCE_MS, run(connection, MARK, [key], args)))
   }
 
   /** Writes what is known of the usage before the loss. */
   async #restore(state: Return): Promise<void> {
-    const { connection, store, nameSpace, hashKeys } = this.#parts
+    const { connection, nameSpace, hashKeys } = this.#parts
     const known = new Map<string, Usage[]>()
     for (const policy of this.#policies.values()) {
       const { log, windowMs } = policy
       const all = [...this.#learnt.usage(log, windowMs), ...this.#late.usage(log, windowMs)]
       for (const [key, used] of all) {
-        if (store.nodeOf(key) !== state.node) continue
+        if (this.#nodeOf(key) !== state.node) continue
         const usage = known.get(key)
         // Of two usages of one log the larger counts.
         if (usage === undefined) known.set(key, [{ policy, used }])
@@ -322,7 +327,7 @@ export class Outage implements Watcher {
   /** Writes what this replica admitted by itself: one charge for a key. */
   async #write(state: Return): Promise<void> {
     const { store } = this.#parts
-    const keys = this.#owed.keys().filter(key => store.nodeOf(key) === state.node)
+    const keys = this.#owed.keys().filter(key => this.#nodeOf(key) === state.node)
     await inChunks(keys, key =>
       this.#owed
         .pay(key, store, (check, answer) => this.#learn(this.#late, check, answer))

@@ -10,12 +10,14 @@ import { ANNOUNCE, run } from './scripts.js'
 /** Milliseconds between two announcements, and how long one holds. */
 const INTERVAL_MS = 1000
 const TTL_MS = 5000
+/** Milliseconds without a reply after which Redis may be away. */
+const SILENCE_MS = 500
 /** Milliseconds between two announcements while this replica waits for the others. */
 const IMPATIENT_MS = 100
 /** The partition key of what replicas announce. */
 export const ANNOUNCED = 'replicas'
 /** Milliseconds for which a marker is kept at least. */
-export const MARKER_MS = 86_400_000
+const MARKER_MS = 60_000
 
 /** One replica among `count`; `place` counts from 0. */
 export interface Place {
@@ -177,16 +179,8 @@ export class Replicas {
   }
 
   #beat(): void {
-    const unanswered = this.#asking
-    if (unanswered === undefined && this.#connection.status === 'ready') {
-      void this.#announce()
-      return
-    }
-    // A reply that has arrived while this process was busy is read first.
-    setImmediate(() => {
-      if (this.#closed || this.#asking !== unanswered || !this.#wasReady) return
-      this.#missed(false)
-    })
+    if (this.#connection.status === 'ready') void this.#announce()
+    else if (this.#wasReady) this.#missed(false)
   }
 
   /** Announcements that nobody waits for. */
@@ -201,12 +195,16 @@ export class Replicas {
 
   #send(): Promise<string> {
     const calls = [...this.#calls]
+    // A reply that has arrived while this process was busy is read first.
+    const isLate = () => setImmediate(() => this.#asking === asking && this.#missed(false))
+    const timer = setTimeout(isLate, SILENCE_MS).unref()
     const asking = this.#run(
       TTL_MS,
       calls.some(({ since }) => since === 0),
     )
       .then(values => this.#observe(readReply(values as unknown[]), calls))
       .finally(() => {
+        clearTimeout(timer)
         if (this.#asking === asking) this.#asking = undefined
       })
     this.#asking = asking
@@ -277,10 +275,18 @@ export class Replicas {
     const watchers = [...this.#watchers]
     const word = [this.#lastTime, ...new Set(this.#dirty())].join('\n')
     const changed = this.#calls.size > 0 ? 0 : this.#changed
-    const life = Math.max(MARKER_MS, ...watchers.map(({ longestMs }) => 2 * longestMs))
+    const life = watchers.length === 0 ? 0 : markerLife(Math.max(...watchers.map(({ longestMs }) => longestMs)))
     const marker = newMarker()
     return run(this.#connection, ANNOUNCE, this.#keys, [this.#id, ttlMs, word, calls ? 1 : 0, changed, marker, life])
   }
+}
+
+/**
+ * Milliseconds for which a marker is kept after an announcement. When it expires, the known usage of the longest window
+ * has expired before.
+ */
+export function markerLife(longestMs: number): number {
+  return Math.max(MARKER_MS, 2 * longestMs)
 }
 
 /** A marker that no other data has. */

@@ -161,9 +161,9 @@ export class RedisStore implements Store {
     return this.#permits.count(redisKey(this.#nameSpace, this.#stored(key), permits))
   }
 
-  /** The node that holds a key; undefined where there is only one. */
-  nodeOf(key: string): string | undefined {
-    return this.#nodes.nameOf(this.#stored(key))
+  /** The node that holds a partition key, as it stands in Redis; undefined where there is only one. */
+  nodeOf(stored: string): string | undefined {
+    return this.#nodes.nameOf(stored)
   }
 
   /** The nodes that have been asked so far. */

@@ -1,3 +1,4 @@
+import type { Period } from './period.js'
 import type { Answer, Check, PolicyAnswer } from './stores/store.js'
 
 /** Quota units registered by draft-ietf-httpapi-ratelimit-headers, section "Quota Unit". */
@@ -11,6 +12,8 @@ export interface PolicyState {
   readonly limit: number
   /** Window length in milliseconds; 0 for requests in flight, which have none. */
   readonly windowMs: number
+  /** Of a budget: its calendar period, which does not slide; `windowMs` is the longest that it may be. */
+  readonly period?: Period | undefined
   /** Cost units still to be had now. */
   readonly remaining: number
   /** Milliseconds until more quota arrives (the oldest admission leaves the window); 0 when none is used. */
@@ -59,8 +62,11 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
   let retryAfterMs = 0
   let banned = false
   for (let index = 0; index < check.decisive; index++) {
-    const { name, limit, windowMs } = check.policies[index] as Check['policies'][number]
-    const { used, resetMs, retryMs, denials, prefetched = 0, ahead } = answer.policies[index] as PolicyAnswer
+    const { name, limit, windowMs, span } = check.policies[index] as Check['policies'][number]
+    const { used, denials, prefetched = 0, ahead, ...told } = answer.policies[index] as PolicyAnswer
+    // A budget frees everything at once, at the end of its period.
+    const resetMs = span !== undefined && used > 0 ? span.leftMs : told.resetMs
+    const retryMs = span !== undefined && told.retryMs > 0 ? span.leftMs : told.retryMs
     const state: PolicyState = {
       name,
       unit: units[name] as QuotaUnit,
@@ -69,7 +75,8 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
       remaining: Math.max(0, limit - used),
       reset: resetMs,
     }
-    policies.push(ahead === undefined ? state : { ...state, prefetched, ahead })
+    const whole = span === undefined ? state : { ...state, period: span.period }
+    policies.push(ahead === undefined ? whole : { ...whole, prefetched, ahead })
     if (retryMs > 0) {
       violated = [...violated, name]
       if (ban >= 0 && denials > ban) banned = true
@@ -111,13 +118,14 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
 
 /** The request passes because the store cannot be asked: the quotas are known, what is left of them is not. */
 export function pass(check: Check, units: Units): Decision {
-  const policies = check.policies.slice(0, check.decisive).map(({ name, limit, windowMs }) => ({
+  const policies: PolicyState[] = check.policies.slice(0, check.decisive).map(({ name, limit, windowMs, span }) => ({
     name,
     unit: units[name] as QuotaUnit,
     limit,
     windowMs,
     remaining: limit,
     reset: 0,
+    ...(span === undefined ? {} : { period: span.period }),
   }))
   const binding = policies.reduce((least, policy) => (policy.limit < least.limit ? policy : least))
   if (check.concurrency !== undefined) {

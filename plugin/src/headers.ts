@@ -6,7 +6,7 @@ const MAX_INTEGER = 999_999_999_999_999
 const integer = (value: number): number => Math.min(Math.trunc(value), MAX_INTEGER)
 
 /** What `RateLimit-Policy` tells of a policy. */
-type Quota = Pick<PolicyState, 'name' | 'unit' | 'limit' | 'windowMs'>
+type Quota = Pick<PolicyState, 'name' | 'unit' | 'limit' | 'windowMs' | 'period'>
 
 /**
  * Whether a policy can go by this name in a structured field: a string of RFC 9651 holds printable ASCII only.
@@ -23,10 +23,11 @@ function quoted(name: string): string {
 /** `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers (-10 and later): `"burst";q=10;w=1, "daily";q=…`. */
 export function policyField(policies: readonly Quota[]): string {
   return policies
-    .map(({ name, unit, limit, windowMs }) => {
+    .map(({ name, unit, limit, windowMs, period }) => {
       const qu = unit === 'requests' ? '' : `;qu="${unit}"`
       const w = windowMs === 0 ? '' : `;w=${integer(Math.max(1, seconds(windowMs)))}`
-      return `${quoted(name)};q=${integer(limit)}${qu}${w}`
+      // A budget has no window: a parameter of our own says what it has.
+      return `${quoted(name)};q=${integer(limit)}${qu}${period === undefined ? w : `;period="${period}"`}`
     })
     .join(', ')
 }

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { isThenable, then } from './awaitable.js'
 import { clientKey } from './client-key.js'
+import { now } from './clock.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
 import { ChargeTooLarge, StoreCannot, StoreCannotRead, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
 import type { Group } from './group.js'
@@ -8,6 +9,7 @@ import { digest } from './key.js'
 import { type Cost, costOf, type Ledger } from './ledger.js'
 import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key } from './options/answers.js'
 import type { LimiterConfig, PolicyConfig } from './options/parse.js'
+import { type Period, type PeriodSpan, spanAt } from './period.js'
 import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
 import type { Outage } from './stores/redis/outage.js'
 import type { Answer, Check, Lease, Names, Refund, Store } from './stores/store.js'
@@ -60,6 +62,7 @@ export class Limiter {
   readonly #concurrency: Check['concurrency']
   /** Whether quotas and windows are the same for every request. */
   readonly isFixed: boolean
+  readonly #hasBudget: boolean
   /** The policies of every request, where nothing in them depends on it, and the version of the group they are for. */
   #fixed: readonly Policy[] | undefined
   #fixedFor = -1
@@ -72,10 +75,11 @@ export class Limiter {
     this.#parts = parts
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
     this.#concurrency = config.concurrency && { ...config.concurrency, log: `${id}/permits` }
-    for (const { name, max, timeWindow } of config.policies) {
-      if (isNumber(timeWindow))
+    for (const { name, max, timeWindow, period } of config.policies) {
+      if (isNumber(timeWindow) && period === undefined)
         group?.join(this.#logOf(name, timeWindow, false), name, timeWindow, isNumber(max) ? max : 0)
     }
+    this.#hasBudget = config.policies.some(({ period }) => period !== undefined)
     this.isFixed = config.policies.every(({ max, timeWindow }) => isNumber(max) && isNumber(timeWindow))
   }
 
@@ -186,11 +190,12 @@ export class Limiter {
   }
 
   /** Everything that is kept about a key, by name. */
-  get names(): Names {
+  names(key: Key): Names {
     const { id, group } = this.#parts
-    const own = this.config.policies.flatMap(({ name, timeWindow }) =>
-      isNumber(timeWindow) ? [this.#logOf(name, timeWindow, false)] : [],
-    )
+    const own = this.config.policies.flatMap(({ name, timeWindow, period }) => {
+      if (period !== undefined) return [this.#logOfSpan(name, this.#spanOf(period, key))]
+      return isNumber(timeWindow) ? [this.#logOf(name, timeWindow, false)] : []
+    })
     const shared = group === undefined ? [] : group.logs.map(({ log }) => log)
     return {
       limiters: [id],
@@ -315,7 +320,7 @@ export class Limiter {
       decisive: this.config.policies.length,
       penalty: this.config.penalty,
       concurrency: this.#concurrency,
-      prefetch: this.config.prefetch?.max,
+      prefetch: this.#hasBudget ? undefined : this.config.prefetch?.max,
     }
   }
 
@@ -323,7 +328,7 @@ export class Limiter {
   #fixedPolicies(): readonly Policy[] | undefined {
     const version = this.#parts.group?.version ?? 0
     if (this.#fixedFor === version) return this.#fixed
-    const isFixed = this.isFixed && this.config.policies.every(({ cost }) => isNumber(cost))
+    const isFixed = this.isFixed && this.config.policies.every(({ cost, period }) => isNumber(cost) && !period)
     this.#fixed = isFixed ? (this.#policies(undefined, '', false) as Policy[]) : undefined
     this.#fixedFor = version
     return this.#fixed
@@ -336,7 +341,7 @@ export class Limiter {
     const policies = this.config.policies.map(config =>
       then(ask(config.max), max =>
         then(ask(config.timeWindow), timeWindow =>
-          then(free ? 0 : ask(config.cost), cost => this.#policy(config, max, timeWindow, cost)),
+          then(free ? 0 : ask(config.cost), cost => this.#policy(config, key, max, timeWindow, cost)),
         ),
       ),
     )
@@ -354,21 +359,36 @@ export class Limiter {
     })
   }
 
-  #policy(config: PolicyConfig, max: unknown, timeWindow: unknown, cost: unknown): Policy {
+  #policy(config: PolicyConfig, key: Key, max: unknown, timeWindow: unknown, cost: unknown): Policy {
     const windowMs = checkedWindow(timeWindow)
     const limit = Math.min(checkedMax(max), UNLIMITED)
     const { precision } = this.config
     const { group } = this.#parts
-    const log = this.#logOf(config.name, windowMs, typeof config.timeWindow === 'function')
+    const span = config.period && this.#spanOf(config.period, key)
+    const log =
+      span === undefined
+        ? this.#logOf(config.name, windowMs, typeof config.timeWindow === 'function')
+        : this.#logOfSpan(config.name, span)
     return {
       name: config.name,
       limit,
       windowMs,
+      ...(span === undefined ? {} : { span }),
       cost: checkedCost(cost),
       log,
       sliceMs: windowMs * precision,
       sliced: group === undefined ? sharesSlices(limit, precision) : group.isSliced(log, limit),
     }
+  }
+
+  /** The present period, by the clock of the store that holds the key. */
+  #spanOf(period: Period, key: Key): PeriodSpan {
+    return spanAt(period, this.#parts.store.now?.(String(key)) ?? now())
+  }
+
+  /** Each period has a log, so that one begins empty. The kind is `#`; see `#logOf`. */
+  #logOfSpan(policy: string, { label }: PeriodSpan): string {
+    return `${this.#parts.id}#${label}:${policy}`
   }
 
   /**

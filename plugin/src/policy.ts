@@ -1,3 +1,5 @@
+import type { PeriodSpan } from './period.js'
+
 /** One quota over one sliding window, with every value known: what a store holds a request against. */
 export interface Policy {
   readonly name: string
@@ -5,6 +7,8 @@ export interface Policy {
   readonly limit: number
   /** Window length in milliseconds, at least 1. */
   readonly windowMs: number
+  /** Of a budget: the period that its log is for. Undefined: a window. */
+  readonly span?: PeriodSpan | undefined
   /** Cost units this request takes, 0 or more. */
   readonly cost: number
   /** Names the log in the store: one log serves one window. */

@@ -113,7 +113,7 @@ export class Registration {
         const all = names.get(store) ?? { limiters: new Set(), logs: new Set(), permits: new Set() }
         names.set(store, all)
         for (const kind of ['limiters', 'logs', 'permits'] as const) {
-          for (const name of limiter.names[kind]) all[kind].add(name)
+          for (const name of limiter.names(key)[kind]) all[kind].add(name)
         }
       }
     }

@@ -4,6 +4,7 @@ import { AllowList, isAddressOrRange } from '../allow-list.js'
 import { type RedisClient, whatClientLacks } from '../clients/index.js'
 import type { QuotaUnit } from '../decision.js'
 import { InvalidGroup, InvalidOption } from '../errors.js'
+import { LONGEST_PERIOD_MS, type Period, periodOf } from '../period.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
 import type { StoreListener } from '../stores/redis/events.js'
 import type { Penalty } from '../stores/store.js'
@@ -38,6 +39,8 @@ export interface PolicyConfig {
   readonly unit: QuotaUnit
   readonly max: PerRequest<number>
   readonly timeWindow: PerRequest<number>
+  /** Of a budget; `timeWindow` is the longest that the period may be. */
+  readonly period: Period | undefined
   readonly cost: PerRequest<number>
 }
 
@@ -265,6 +268,7 @@ function parsePolicies(given: LimiterOptions): PolicyConfig[] {
         unit: 'requests',
         max: whole(given.max ?? DEFAULT_MAX),
         timeWindow: windowOf(given.timeWindow ?? DEFAULT_WINDOW_MS),
+        period: undefined,
         cost: given.cost ?? 1,
       },
     ]
@@ -279,11 +283,13 @@ function parsePolicies(given: LimiterOptions): PolicyConfig[] {
     checkAll(policy, policyOptions, `${at}.`)
     if (names.has(policy.name)) throw refusal(`${at}.name`, policy.name, policyOptions.name)
     names.add(policy.name)
+    const period = periodOf(policy.timeWindow)
     return {
       name: policy.name,
       unit: policy.unit ?? 'requests',
       max: whole(policy.max),
-      timeWindow: windowOf(policy.timeWindow),
+      timeWindow: period === undefined ? windowOf(policy.timeWindow) : LONGEST_PERIOD_MS[period],
+      period,
       cost: policy.cost ?? given.cost ?? 1,
     }
   })

@@ -4,6 +4,7 @@ import type { Awaitable } from '../awaitable.js'
 import type { RedisClient } from '../clients/index.js'
 import type { Decision } from '../decision.js'
 import { isFieldString } from '../headers.js'
+import { periodOf } from '../period.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
 import type { StoreListener } from '../stores/redis/events.js'
 import {
@@ -84,6 +85,12 @@ const timeWindow = kind<PerRequest<number> | string>(
   isDuration(1),
   isFunction,
 )
+const windowOrPeriod = kind<PerRequest<number> | string>(
+  "milliseconds ≥ 1, a duration such as '10 seconds' or '1 minute', 'calendar day', 'calendar month', or a function (request, key) that returns milliseconds",
+  isDuration(1),
+  isFunction,
+  value => periodOf(value) !== undefined,
+)
 const cost = kind<PerRequest<number>>(
   'an integer ≥ 0, or a function (request, key) that returns one',
   isInteger(0),
@@ -106,10 +113,12 @@ export const policyOptions = {
    */
   max: required(max),
   /**
-   * As above.
+   * As above; besides, `'calendar day'` and `'calendar month'` make the policy a budget: a fixed period that begins at
+   * 00:00 UTC by the clock of the store (of a month on its first day), and not a window that slides. It is decided with
+   * the other policies, and never taken ahead.
    * @example timeWindow: '1 day'
    */
-  timeWindow: required(timeWindow),
+  timeWindow: required(windowOrPeriod),
   /**
    * What a request takes from this policy. When it is left out, the option `cost` beside `policies` holds.
    * @default `1`

@@ -111,6 +111,8 @@ export interface Store {
   refund(check: Check, refunds: readonly Refund[]): readonly number[] | Promise<readonly number[]>
   /** Forgets logs, penalties and permits of a key. */
   reset(key: string, names: Names): void | Promise<void>
+  /** Milliseconds since 1970 by the clock of the store where it holds this key. Absent: that of this process. */
+  now?(key: string): number | undefined
   /** Permits that this process holds for a key. Absent in stores that give none. */
   held?(key: string, permits: string): number
   /** Stops timers. The user's Redis client stays open. */

@@ -150,7 +150,7 @@ async function play({ store, pass }: TimedStore, { routes, changing, steps }: Hi
       now += ms
       await pass(ms)
     } else if (step.do === 'reset') {
-      const names = limiters.map(limiter => limiter.names)
+      const names = limiters.map(limiter => limiter.names('client'))
       await store.reset('client', { limiters: ['group-id'], logs: names.flatMap(({ logs }) => logs), permits: [] })
       for (const bounds of logs.values()) bounds.reset()
     } else if (step.do === 'request') {

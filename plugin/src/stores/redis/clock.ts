@@ -27,6 +27,11 @@ export class RedisClock {
     return this.#offset !== undefined
   }
 
+  /** The Redis time, in ms, at `ms` of `performance.now()`; undefined while nothing is known. */
+  at(ms: number): number | undefined {
+    return this.#offset === undefined ? undefined : this.#offset / 1000 + ms
+  }
+
   /** The Redis time, in µs, at a `deadline` in ms of `performance.now()`; 0 while nothing is known. */
   latest(deadline: number): number {
     return this.#offset === undefined ? 0 : Math.ceil(this.#offset + deadline * 1000)

@@ -157,6 +157,10 @@ export class RedisStore implements Store {
     for (const log of permits) this.#permits.forget(redisKey(this.#nameSpace, stored, log))
   }
 
+  now(key: string): number | undefined {
+    return this.#nodes.of(this.#stored(key)).clock.at(monotonic())
+  }
+
   held(key: string, permits: string): number {
     return this.#permits.count(redisKey(this.#nameSpace, this.#stored(key), permits))
   }

@@ -39,11 +39,12 @@ const seconds = value => (value === 1 ? '1 second' : `${value} seconds`)
 
 function show(policy) {
   const line = lineOf(policy)
-  const { name, limit, remaining, resetSeconds, windowSeconds } = policy
+  const { name, limit, remaining, resetSeconds, windowSeconds, period } = policy
   line.policy = policy
   line.name.textContent = name
   line.left.textContent = remaining
-  line.of.textContent = `of ${limit} left in any ${seconds(windowSeconds)}`
+  line.of.textContent =
+    period === undefined ? `of ${limit} left in any ${seconds(windowSeconds)}` : `of ${limit} left this ${period}`
   line.more.textContent = remaining === limit ? 'untouched' : `more in ${resetSeconds} s`
   line.meter.setAttribute('aria-label', `Left of ${name}`)
   line.meter.setAttribute('aria-valuemax', limit)

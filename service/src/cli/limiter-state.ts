@@ -102,15 +102,24 @@ const json = ({ key, plan, policies }: CallerStanding): string =>
   JSON.stringify({
     key,
     plan,
-    policies: policies.map(({ name, unit, limit, remaining, windowMs, reset, ahead = 0 }) => ({
+    policies: policies.map(({ name, unit, limit, remaining, windowMs, period, reset, ahead = 0 }) => ({
       ...{ name, unit, limit, used: limit - remaining, remaining, ahead },
-      ...{ windowSeconds: windowMs / 1000, resetSeconds: Math.ceil(reset / 1000) },
+      ...(period === undefined ? { windowSeconds: windowMs / 1000 } : { period }),
+      resetSeconds: Math.ceil(reset / 1000),
     })),
   })
 
 function human({ key, plan, policies }: CallerStanding, { stdout, env }: Io): string {
-  const rows = policies.map(({ name, unit, limit, remaining, windowMs, reset, ahead = 0 }) => [
-    ...[name, unit, limit, windowMs === 0 ? '' : `${windowMs / 1000} s`, limit - remaining, ahead, remaining],
+  const rows = policies.map(({ name, unit, limit, remaining, windowMs, period, reset, ahead = 0 }) => [
+    ...[
+      name,
+      unit,
+      limit,
+      period ?? (windowMs === 0 ? '' : `${windowMs / 1000} s`),
+      limit - remaining,
+      ahead,
+      remaining,
+    ],
     reset === 0 ? '' : `${Math.ceil(reset / 1000)} s`,
   ])
   const headings = ['policy', 'unit', 'limit', 'window', 'used', 'ahead', 'remaining', 'more in']

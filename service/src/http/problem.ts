@@ -170,14 +170,32 @@ export function faultOf(error: unknown, overloadStatus: OverloadStatus = 429): F
   return { status: 500, code: 'INTERNAL_ERROR', detail: 'the service failed; its log tells more under this instance' }
 }
 
+/** What a decision tells of a policy that is a budget. */
+interface BudgetState {
+  readonly name: string
+  readonly period?: string | undefined
+  readonly reset: number
+}
+
 function quotaExceeded({ decision, statusCode, message }: QuotaExceeded): Fault {
+  const { policies = [] } = decision as { policies?: readonly BudgetState[] }
+  const budgets = policies
+    .filter(({ name, period }) => period !== undefined && decision.violated.includes(name))
+    .map(({ name, period, reset }) => ({ name, period, resetsAt: wholeSecond(Date.now() + reset) }))
+  const [budget] = budgets
   return {
     status: statusCode,
     code: QuotaExceeded.code,
-    detail: message,
+    detail:
+      budget === undefined
+        ? message
+        : `The budget '${budget.name}' of this ${budget.period} is used up until ${budget.resetsAt}`,
     type: QUOTA_EXCEEDED,
     retryAfterMs: decision.retryAfterMs,
-    members: { 'violated-policies': decision.violated },
+    members: {
+      'violated-policies': decision.violated,
+      ...(budget === undefined ? {} : { 'violated-budgets': budgets }),
+    },
   }
 }
 
@@ -227,6 +245,9 @@ export function problemOf(fault: Fault, requestId: string): Problem {
     ...(fault.retryAfterMs === undefined ? {} : { retryAfter: wholeSeconds(fault.retryAfterMs) }),
   }
 }
+
+/** The nearest whole second, in ISO 8601: periods end at one. */
+const wholeSecond = (ms: number): string => new Date(Math.round(ms / 1000) * 1000).toISOString()
 
 const wholeSeconds = (ms: number): number => Math.max(1, Math.ceil(ms / 1000))
 

@@ -172,6 +172,10 @@ export const Predictions = Type.Object({
   ),
 })
 
+const Period = Type.Union([Type.Literal('day'), Type.Literal('month')], {
+  description: 'Of a budget, in place of a window: of the calendar, in UTC.',
+})
+
 export const Limits = Type.Object({
   plan: Type.String(),
   policies: Type.Array(
@@ -180,7 +184,8 @@ export const Limits = Type.Object({
       unit: Type.String(),
       limit: Type.Number(),
       remaining: Type.Number(),
-      windowSeconds: Type.Number(),
+      windowSeconds: Type.Optional(Type.Number({ description: 'Of a window, which slides.' })),
+      period: Type.Optional(Period),
       resetSeconds: Type.Number(),
       per: Type.Optional(Type.Literal('owner', { description: 'All keys of the owner share it.' })),
       models: Type.Optional(
@@ -238,7 +243,8 @@ export const Plans = Type.Object({
           name: Type.String(),
           unit: Type.String(),
           limit: Type.Number(),
-          windowSeconds: Type.Number(),
+          windowSeconds: Type.Optional(Type.Number()),
+          period: Type.Optional(Period),
           per: Type.String(),
           models: orNull(Type.Array(Type.String())),
         }),

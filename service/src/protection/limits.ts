@@ -292,7 +292,12 @@ export class Limits {
         ...options,
       })
     const optionsOf = (some: readonly PlanPolicy[]) =>
-      some.map(({ name, limit, windowMs, unit }) => ({ name, max: limit, timeWindow: windowMs, cost: COSTS[unit] }))
+      some.map(({ name, limit, windowMs, period, unit }) => ({
+        name,
+        max: limit,
+        timeWindow: period === undefined ? windowMs : `calendar ${period}`,
+        cost: COSTS[unit],
+      }))
     const first = policies.filter(isKnownAtOnce)
     const [ofKey, ofOwner] = [first.filter(({ per }) => per === 'key'), first.filter(({ per }) => per === 'owner')]
     const permits = concurrency === undefined ? {} : { concurrency: { max: concurrency } }

@@ -24,6 +24,19 @@ const PolicySchema = Type.Object(
   closed,
 )
 
+/** A policy whose period is that of the calendar. */
+const BudgetSchema = Type.Object(
+  {
+    name: Type.Optional(Name),
+    unit: PolicySchema.properties.unit,
+    limit: Type.Integer({ minimum: 0 }),
+    per: Type.Union([Type.Literal('day'), Type.Literal('month')]),
+    models: Type.Optional(ModelNames),
+    of: Type.Optional(Per),
+  },
+  closed,
+)
+
 const Price = Type.Object(
   {
     request: Type.Optional(Type.Integer({ minimum: 0, maximum: 1_000_000_000 })),
@@ -42,6 +55,7 @@ const FileSchema = Type.Object(
           policies: Type.Array(PolicySchema, { minItems: 1 }),
           concurrency: Type.Optional(Type.Integer({ minimum: 1 })),
           priority: Type.Optional(Type.Integer({ minimum: -1000, maximum: 1000 })),
+          budget: Type.Optional(Type.Union([BudgetSchema, Type.Array(BudgetSchema)])),
           per: Type.Optional(Per),
           models: Type.Optional(
             Type.Object({ allow: Type.Optional(ModelNames), deny: Type.Optional(ModelNames) }, closed),
@@ -82,6 +96,9 @@ export interface Price {
   readonly row: number
 }
 
+/** The longest that a period may be, in milliseconds. */
+const LONGEST_MS: Readonly<Record<'day' | 'month', number>> = { day: 86_400_000, month: 31 * 86_400_000 }
+
 /** Of a model that has no price. */
 const DEFAULT_PRICE: Price = { request: 1, row: 0 }
 
@@ -91,6 +108,8 @@ export interface PlanPolicy {
   /** Units allowed in any one window. */
   readonly limit: number
   readonly windowMs: number
+  /** Of a budget: its calendar period, of which `windowMs` is the longest that it may be. Undefined: a window. */
+  readonly period?: 'day' | 'month' | undefined
   /** Models whose requests it counts; undefined: all. */
   readonly models: readonly string[] | undefined
   readonly per: Scope
@@ -180,7 +199,7 @@ type PlanGiven = Static<typeof FileSchema>['plans'][string]
 
 function planOf(
   name: string,
-  { policies, concurrency, priority = 0, per = 'key', models = {}, costs = {} }: PlanGiven,
+  { policies, concurrency, priority = 0, per = 'key', models = {}, costs = {}, budget = [] }: PlanGiven,
   problem: (text: string) => void,
 ): Plan {
   const path = `/plans/${name}`
@@ -196,6 +215,14 @@ function planOf(
     names.add(name)
     return { name, unit, limit, windowMs: windowMs ?? 1, models: policy.models, per: policy.per ?? per }
   })
+  for (const [index, given] of [budget].flat().entries()) {
+    const { unit = 'requests', limit, per: period } = given
+    const budgetName = given.name ?? (unit === 'requests' ? 'budget' : `budget-${unit}`)
+    if (names.has(budgetName)) problem(`${path}/budget/${index} needs a name: '${budgetName}' is there twice`)
+    names.add(budgetName)
+    const windowMs = LONGEST_MS[period]
+    read.push({ name: budgetName, unit, limit, windowMs, period, models: given.models, per: given.of ?? per })
+  }
   if (!read.some(({ unit, models }) => unit === 'requests' && models === undefined)) {
     problem(`${path}/policies needs one in requests of all models`)
   }

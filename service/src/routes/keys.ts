@@ -19,6 +19,7 @@ import {
   Plans as PlansSchema,
 } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
+import type { PlanPolicy } from '../protection/plans.js'
 import { policyView } from './limits.js'
 
 interface KeyOptions {
@@ -216,7 +217,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       plans: limits.plans.map(({ name, policies, concurrency, priority }) => ({
         name,
         policies: policies.map(policy => ({
-          ...{ name: policy.name, unit: policy.unit, limit: policy.limit, windowSeconds: policy.windowMs / 1000 },
+          ...{ name: policy.name, unit: policy.unit, limit: policy.limit, ...windowOf(policy) },
           ...{ per: policy.per, models: policy.models ?? null },
         })),
         ...{ concurrency: concurrency ?? null, priority },
@@ -281,6 +282,10 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
     },
   )
 }
+
+/** A window, or the period of a budget. */
+const windowOf = ({ period, windowMs }: PlanPolicy) =>
+  period === undefined ? { windowSeconds: windowMs / 1000 } : { period }
 
 const unknownKey = () => new Refusal({ status: 404, code: 'KEY_NOT_FOUND', detail: 'there is no API key with this id' })
 

@@ -19,10 +19,11 @@ export const limitRoutes: FastifyPluginAsync<{ readonly limits: Limits }> = asyn
 }
 
 /** Where a caller stands with one policy, as it is told. */
-export function policyView({ name, unit, limit, remaining, windowMs, reset, per, models }: PolicyStanding) {
+export function policyView(standing: PolicyStanding) {
+  const { name, unit, limit, remaining, windowMs, period, reset, per, models } = standing
   return {
     ...{ name, unit, limit, remaining },
-    windowSeconds: windowMs / 1000,
+    ...(period === undefined ? { windowSeconds: windowMs / 1000 } : { period }),
     resetSeconds: Math.ceil(reset / 1000),
     ...(per === 'owner' ? { per } : {}),
     ...(models === undefined ? {} : { models }),

@@ -19,7 +19,21 @@ export const limitRoutes: FastifyPluginAsync<{ readonly limits: Limits }> = asyn
 }
 
 /** Where a caller stands with one policy, as it is told. */
-export function policyView(standing: PolicyStanding) {
+export interface PolicyView {
+  readonly name: string
+  readonly unit: string
+  readonly limit: number
+  readonly remaining: number
+  /** Of a window. */
+  readonly windowSeconds?: number
+  /** Of a budget. */
+  readonly period?: 'day' | 'month'
+  readonly resetSeconds: number
+  readonly per?: 'owner'
+  readonly models?: readonly string[]
+}
+
+export function policyView(standing: PolicyStanding): PolicyView {
   const { name, unit, limit, remaining, windowMs, period, reset, per, models } = standing
   return {
     ...{ name, unit, limit, remaining },

@@ -1,6 +1,7 @@
 /** What a model takes, as JSON Schema for the OpenAPI document, and a body that it takes, to copy. Pure. */
 
 import type { Datatype, Dimension, ModelInfo, Signature, TensorSpec } from '../types.js'
+import { type Column, columnsOf } from './columns.js'
 import { elementCount } from './datatype.js'
 import { isFixed, type RowLayout, rowLayout, rowShape, showShape } from './signature.js'
 
@@ -57,13 +58,9 @@ export function inputSchema(spec: TensorSpec, layout: RowLayout): JsonSchema {
 }
 
 /** The body of `POST /v1/models/:name/predict` for one model. */
-export function requestSchema(info: Signature & Pick<ModelInfo, 'name'>): JsonSchema {
+export function requestSchema(info: Described): JsonSchema {
   const layout = rowLayout(info)
   const [only] = info.inputs
-  const base = {
-    model: { type: 'string', enum: [info.name] },
-    version: { type: 'string' },
-  }
   const named = Object.fromEntries(info.inputs.map(spec => [spec.name, inputSchema(spec, layout)]))
   const inputs = {
     type: 'object',
@@ -71,15 +68,50 @@ export function requestSchema(info: Signature & Pick<ModelInfo, 'name'>): JsonSc
     required: info.inputs.map(({ name }) => name),
     additionalProperties: false,
   }
-  if (info.inputs.length !== 1 || only === undefined) {
-    return { type: 'object', properties: { ...base, inputs }, required: ['inputs'], additionalProperties: false }
+  const forms: Record<string, JsonSchema> = {
+    ...(info.inputs.length === 1 && only !== undefined ? { features: inputSchema(only, layout) } : {}),
+    inputs,
+    ...tableSchemas(info),
+    ...(info.image === undefined ? {} : { images: pictures }),
   }
   return {
     type: 'object',
-    properties: { ...base, features: inputSchema(only, layout), inputs },
-    anyOf: [{ required: ['features'] }, { required: ['inputs'] }],
+    properties: { model: { type: 'string', enum: [info.name] }, version: { type: 'string' }, ...forms },
+    anyOf: Object.keys(forms).map(form => ({ required: [form] })),
     additionalProperties: false,
   }
+}
+
+type Described = Signature & Pick<ModelInfo, 'name' | 'features' | 'image'>
+
+const picture: JsonSchema = { type: 'string', contentEncoding: 'base64' }
+const pictures: JsonSchema = { anyOf: [picture, { type: 'array', items: picture, minItems: 1 }] }
+
+/** The forms of a table, for a model whose values have names. */
+function tableSchemas(info: Described): Record<string, JsonSchema> {
+  const columns = columnsOf(info)
+  if (!columns?.named) return {}
+  const record = {
+    type: 'object',
+    properties: Object.fromEntries(columns.list.map(column => [column.name, valueSchema(column)])),
+    required: columns.list.filter(({ fallback }) => fallback === undefined).map(({ name }) => name),
+    additionalProperties: false,
+  }
+  const names = { type: 'string', enum: columns.list.map(({ name }) => name) }
+  return {
+    records: { anyOf: [record, { type: 'array', items: record, minItems: 1 }] },
+    instances: { type: 'array', items: { anyOf: [{ type: 'array' }, record] }, minItems: 1 },
+    dataframe_split: {
+      type: 'object',
+      properties: { columns: { type: 'array', items: names }, data: { type: 'array', items: { type: 'array' } } },
+      required: ['columns', 'data'],
+    },
+  }
+}
+
+function valueSchema({ spec, categories, fallback }: Column): JsonSchema {
+  const value = categories === undefined ? elements[spec.datatype] : { type: 'string', enum: [...categories.keys()] }
+  return fallback === undefined ? value : { anyOf: [value, { type: 'null' }], default: fallback }
 }
 
 const zero: Readonly<Record<Datatype, unknown>> = {

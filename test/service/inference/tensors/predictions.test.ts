@@ -152,8 +152,21 @@ t.test('the schema of a request speaks of the model’s own shapes', async t => 
   })
   const two = { name: 'm', inputs: [spec('a', 'UINT8', ['batch']), spec('b', 'INT64', ['batch', 1])], outputs: [] }
   t.match(requestSchema(two), {
-    required: ['inputs'],
+    anyOf: [{ required: ['inputs'] }, { required: ['records'] }, { required: ['instances'] }],
     properties: { inputs: { required: ['a', 'b'], properties: { a: { anyOf: [{ minimum: 0, maximum: 255 }] } } } },
+  })
+  const named = {
+    ...info,
+    inputs: [spec('x', 'FP32', ['batch', 2])],
+    features: ['a', { name: 'b', default: 1 }],
+    image: {},
+  }
+  t.match(requestSchema(named), {
+    properties: {
+      records: { anyOf: [{ required: ['a'], properties: { a: items, b: { default: 1 } } }, { type: 'array' }] },
+      dataframe_split: { properties: { columns: { items: { enum: ['a', 'b'] } } } },
+      images: {},
+    },
   })
   t.match(requestSchema({ name: 'm', inputs: [{ ...spec('x', 'FP32', []), anyShape: true }], outputs: [] }), {
     properties: { features: { description: /any shape/ } },

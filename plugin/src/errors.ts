@@ -1,8 +1,12 @@
-import createError from '@fastify/error'
+import createError, { type FastifyErrorConstructor } from '@fastify/error'
 import type { Decision } from './decision.js'
 
+/** Said by name, because the type that TypeScript would write is not found by every module system. */
+type ErrorClass = FastifyErrorConstructor<{ code: string; statusCode: number }>
+type ErrorClassOf<Arguments extends unknown[]> = FastifyErrorConstructor<{ code: string }, Arguments>
+
 /** A wrong option. Arguments: the option, the value given, what is allowed. */
-export const InvalidOption = createError<[string, string, string]>(
+export const InvalidOption: ErrorClassOf<[string, string, string]> = createError<[string, string, string]>(
   'ML_RATE_INVALID_OPTION',
   "option '%s' is %s; allowed: %s",
   500,
@@ -10,7 +14,7 @@ export const InvalidOption = createError<[string, string, string]>(
 )
 
 /** A `config.rateLimit` that is neither an object nor `false`. */
-export const InvalidRouteConfig = createError(
+export const InvalidRouteConfig: ErrorClass = createError(
   'ML_RATE_INVALID_ROUTE_CONFIG',
   'Unknown value for route rate-limit configuration',
   500,
@@ -18,10 +22,10 @@ export const InvalidRouteConfig = createError(
 )
 
 /** A `groupId` that is not a string. */
-export const InvalidGroup = createError('ML_RATE_INVALID_GROUP', 'groupId must be a string', 500, TypeError)
+export const InvalidGroup: ErrorClass = createError('ML_RATE_INVALID_GROUP', 'groupId must be a string', 500, TypeError)
 
 /** A callback of the options answered with something that cannot be used. Arguments: option, answer, what is allowed. */
-export const InvalidAnswer = createError<[string, string, string]>(
+export const InvalidAnswer: ErrorClassOf<[string, string, string]> = createError<[string, string, string]>(
   'ML_RATE_INVALID_ANSWER',
   "option '%s' returned %s; allowed: %s",
   500,
@@ -29,35 +33,35 @@ export const InvalidAnswer = createError<[string, string, string]>(
 )
 
 /** A custom store without `read` was asked for a state without counting. */
-export const StoreCannotRead = createError(
+export const StoreCannotRead: ErrorClass = createError(
   'ML_RATE_STORE_CANNOT_READ',
   'The configured rate-limit store does not implement a `read` method, which is required to use `{ increment: false }`',
   500,
 )
 
 /** A custom store was asked for something that `incr`, `child` and `read` cannot do. Argument: what. */
-export const StoreCannot = createError<[string]>(
+export const StoreCannot: ErrorClassOf<[string]> = createError<[string]>(
   'ML_RATE_STORE_CANNOT',
   'A custom store cannot %s: it counts one per request and nothing else',
   500,
 )
 
 /** The store did not answer in time. Argument: the time allowed, in milliseconds. */
-export const StoreTimeout = createError<[number]>(
+export const StoreTimeout: ErrorClassOf<[number]> = createError<[number]>(
   'ML_RATE_STORE_TIMEOUT',
   'The rate limit store did not answer within %d ms',
   500,
 )
 
 /** The store holds a value of another kind under one of our keys; it was left as it is. */
-export const StoreForeignKey = createError(
+export const StoreForeignKey: ErrorClass = createError(
   'ML_RATE_STORE_FOREIGN_KEY',
   'The rate limit store holds a foreign value under the key of this client',
   500,
 )
 
 /** A charge that would bring the total above 2^53 − 1, beyond which it could not be counted exactly. */
-export const ChargeTooLarge = createError(
+export const ChargeTooLarge: ErrorClass = createError(
   'ML_RATE_CHARGE_TOO_LARGE',
   'The cost cannot be counted: the total of a window must stay below 2^53',
   500,
@@ -78,10 +82,10 @@ export class StoreClosed extends Error {
 Object.defineProperty(StoreClosed.prototype, 'name', { value: 'StoreClosed', configurable: true })
 
 /** The store failed; the reason is in `cause`, and not in the message, which clients see. */
-export const StoreFailed = createError('ML_RATE_STORE_FAILED', 'The rate limit store failed', 500)
+export const StoreFailed: ErrorClass = createError('ML_RATE_STORE_FAILED', 'The rate limit store failed', 500)
 
 /** The store is out of reach, and `onStoreError` is 'deny'; or an operator's reset or refund did not happen. */
-export const StoreUnavailable = createError(
+export const StoreUnavailable: ErrorClass = createError(
   'ML_RATE_STORE_UNAVAILABLE',
   'Rate limits cannot be checked at the moment, retry later',
   503,
@@ -108,6 +112,16 @@ export class QuotaExceeded extends Error {
     Error.stackTraceLimit = stackTraceLimit
     this.statusCode = statusCode
     this.decision = decision
+  }
+
+  /** With `expose`, as the errors of `http-errors` have it: NestJS and others answer with it in place of 500. */
+  get status(): 429 | 403 {
+    return this.statusCode
+  }
+
+  /** The message is for the client. */
+  get expose(): true {
+    return true
   }
 }
 Object.defineProperty(QuotaExceeded.prototype, 'name', { value: 'QuotaExceeded', configurable: true })

@@ -1,10 +1,9 @@
-// Copies the files with the given endings from one folder to another, keeping the sub-folders.
-// Usage: node copy.mjs FROM TO .ending [.ending ...]
-import { cpSync, statSync } from 'node:fs'
-import { extname } from 'node:path'
+// Copies into a package what stands elsewhere in the repository. What is not there is left out: an image is built from less.
+// Usage: node copy.mjs FROM TO [FROM TO ...]
+import { cpSync, existsSync } from 'node:fs'
 
-const [from, to, ...endings] = process.argv.slice(2)
-cpSync(from, to, {
-  recursive: true,
-  filter: path => statSync(path).isDirectory() || endings.includes(extname(path)),
-})
+const paths = process.argv.slice(2)
+for (let index = 0; index < paths.length; index += 2) {
+  const [from, to] = paths.slice(index)
+  if (existsSync(from)) cpSync(from, to, { recursive: true })
+}

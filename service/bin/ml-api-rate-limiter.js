@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
-const program = new URL('../dist/cli/main.js', import.meta.url)
+const program = new URL('../dist/bundle/main.js', import.meta.url)
 const root = new URL('../../', import.meta.url)
 
 function build() {

@@ -1,8 +1,7 @@
 /** The settings of the service: what there is, what each takes, and the one value that the rest of the service reads. */
 import { isIP } from 'node:net'
-import { fileURLToPath } from 'node:url'
 import { parse as parseDuration } from '@lukeed/ms'
-import { envSchema } from 'env-schema'
+import { Ajv } from 'ajv'
 import { type Static, type TSchema, Type } from 'typebox'
 import type { OverloadStatus } from './http/problem.js'
 import { gate, limit } from './inference/queue/admission-constants.js'
@@ -148,7 +147,7 @@ export const settings = {
   MODELS_DIR: optionalText({
     description: 'Folder with `<name>/<version>/model.onnx`.',
     takes: 'a folder',
-    otherwise: 'the folder `models` of this repository',
+    otherwise: 'the folder `models` where the service is started',
   }),
   DEFAULT_MODEL: optionalText({
     description: 'The model meant by requests that name none.',
@@ -424,30 +423,21 @@ export const wordsOf = (name: string): Words & { readonly default?: unknown } =>
 /** Reads the settings. Throws ConfigError, which names every wrong one. */
 export function readConfig(environment: Environment): Config {
   const given = givenSettings(environment)
-  let read: Settings
-  try {
-    read = envSchema<Settings>({
-      schema: structuredClone(SettingsSchema),
-      data: given,
-      env: false,
-      ajv: {
-        customOptions: ajv => {
-          for (const word of ['takes', 'otherwise', 'secret']) ajv.addKeyword(word)
-          for (const [name, check] of Object.entries(formats)) ajv.addFormat(name, check)
-          return ajv
-        },
-      },
-    })
-  } catch (error) {
-    throw new ConfigError(problemsOf(error, given))
-  }
-  return toConfig(read, readTracing(environment))
+  // To check the schema itself would take a tenth of the whole start.
+  const ajv = new Ajv({ allErrors: true, useDefaults: true, coerceTypes: true, validateSchema: false })
+  for (const word of ['takes', 'otherwise', 'secret']) ajv.addKeyword(word)
+  for (const [name, check] of Object.entries(formats)) ajv.addFormat(name, check)
+  const read: Record<string, unknown> = { ...given }
+  const check = ajv.compile(structuredClone(SettingsSchema))
+  if (!check(read)) throw new ConfigError(problemsOf(check.errors ?? [], given))
+  return toConfig(read as Settings, readTracing(environment))
 }
 
-function problemsOf(error: unknown, given: Readonly<Record<string, string>>): string[] {
-  const found = (error as { errors?: readonly { instancePath: string }[] }).errors
-  if (found === undefined) throw error
-  const names = new Set(found.map(({ instancePath }) => instancePath.slice(1)))
+function problemsOf(
+  errors: readonly { readonly instancePath: string }[],
+  given: Readonly<Record<string, string>>,
+): string[] {
+  const names = new Set(errors.map(({ instancePath }) => instancePath.slice(1)))
   return [...names].map(name => {
     const { takes, secret } = wordsOf(name)
     return `${name} is ${secret ? 'not usable' : `'${clip(given[name] ?? '')}'`}; it takes ${takes}`
@@ -478,8 +468,7 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     storeTimeoutMs: read.STORE_TIMEOUT_MS,
     trustProxy: read.TRUST_PROXY === undefined ? [] : commaSeparated(read.TRUST_PROXY),
     models: {
-      // From where this file is, so that the service starts from any folder.
-      dir: read.MODELS_DIR ?? fileURLToPath(new URL('../../models', import.meta.url)),
+      dir: read.MODELS_DIR ?? 'models',
       defaultModel: read.DEFAULT_MODEL,
       workers: read.INFERENCE_THREADS,
       isolation: read.INFERENCE_ISOLATION,

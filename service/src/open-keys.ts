@@ -6,8 +6,7 @@ import { FileKeyStore } from './keys/file-key-store.js'
 import { KeyChanges } from './keys/key-changes.js'
 import type { KeyStore } from './keys/key-store.js'
 import { Keyring } from './keys/keyring.js'
-import { RedisKeyStore } from './keys/redis-key-store.js'
-import { connectKeys, type RedisConnection } from './redis.js'
+import type { connectKeys, RedisConnection } from './redis.js'
 import type { RedisTarget } from './redis-url.js'
 
 export interface Keys {
@@ -23,11 +22,12 @@ export interface Keys {
 export async function openKeys(app: FastifyInstance, config: Config): Promise<Keys> {
   const { store: where, maxStaleMs } = config.keys
   const keyring = new Keyring(maxStaleMs)
-  const redis = typeof where === 'string' ? undefined : await connectKeys(app, where)
+  // What speaks with Redis is loaded only where it is used.
+  const redis = typeof where === 'string' ? undefined : await (await import('./redis.js')).connectKeys(app, where)
   const store =
     typeof where === 'string' || redis === undefined
       ? new FileKeyStore(resolve(String(where)), app.log)
-      : inRedis(app, config, where, redis)
+      : await inRedis(app, config, where, redis)
   app.addHook('onClose', () => store.close())
   try {
     await store.start(keyring)
@@ -40,16 +40,17 @@ export async function openKeys(app: FastifyInstance, config: Config): Promise<Ke
   return { keyring, changes: new KeyChanges(store, keyring), place: store.place, redis: redis?.client }
 }
 
-function inRedis(
+async function inRedis(
   app: FastifyInstance,
   config: Config,
   target: RedisTarget,
   { client, subscriber }: Awaited<ReturnType<typeof connectKeys>>,
-): KeyStore {
+): Promise<KeyStore> {
   const places = placesOf(target)
   if (config.redis !== undefined && placesOf(config.redis) === places) {
     app.log.warn('KEYS_STORE and REDIS_URL name one Redis: keys need one that writes to disk, limits one that does not')
   }
+  const { RedisKeyStore } = await import('./keys/redis-key-store.js')
   return new RedisKeyStore(client, subscriber, config.redisNameSpace, `the Redis at ${places}`, app.log)
 }
 

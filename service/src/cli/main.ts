@@ -11,7 +11,7 @@ import { serveCommand } from './serve.js'
 
 const EXAMPLES = `
 Examples:
-  $ npx ml-api-rate-limiter serve                       the service with the models of this repository, on port 3000
+  $ npx ml-api-rate-limiter serve                       the service with the models in ./models, on port 3000
   $ npx ml-api-rate-limiter call                        ask it for predictions, and wait as it says
   $ npx ml-api-rate-limiter bench-call --duration 10s   see how much it answers, how fast, and whom it denies
   $ npx ml-api-rate-limiter inspect 192.0.2.7           where a client stands (limits in Redis)

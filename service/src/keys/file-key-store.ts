@@ -1,6 +1,6 @@
 /** Keys in a file, for a service that has no Redis for them. Several processes of one machine may use the file. */
 import type { FastifyBaseLogger } from 'fastify'
-import { Value } from 'typebox/value'
+import { Check } from 'typebox/value'
 import { Journal, JournalError } from '../storage/journal.js'
 import { type KeyRecord, KeyRecordSchema } from './key-record.js'
 import {
@@ -95,7 +95,7 @@ export class FileKeyStore implements KeyStore {
     const isWhole =
       typeof entry?.id === 'string' &&
       Number.isSafeInteger(entry.revision) &&
-      (entry.record === null || Value.Check(KeyRecordSchema, entry.record))
+      (entry.record === null || Check(KeyRecordSchema, entry.record))
     if (!isWhole) throw new JournalError(`${this.place} has an entry that is none of a key`)
     const { id, revision, record } = entry
     this.#revision = revision

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Cluster, Redis } from 'ioredis'
-import { Value } from 'typebox/value'
+import { Check } from 'typebox/value'
 import { type KeyRecord, KeyRecordSchema } from './key-record.js'
 import {
   type KeyChange,
@@ -192,7 +192,7 @@ export class RedisKeyStore implements KeyStore {
   #parse(id: string, json: string): KeyRecord | undefined {
     try {
       const record: unknown = JSON.parse(json)
-      if (Value.Check(KeyRecordSchema, record)) return record
+      if (Check(KeyRecordSchema, record)) return record
     } catch {}
     this.#log.error({ id }, 'a record in the store of the keys cannot be read, and is left out')
     return undefined

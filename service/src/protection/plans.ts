@@ -1,7 +1,7 @@
 /** Plans and keys: the limits file read, checked whole, and turned into the one value that the limiters are made of. */
 import { readFileSync } from 'node:fs'
 import { type Static, Type } from 'typebox'
-import { Value } from 'typebox/value'
+import { Check, Errors } from 'typebox/value'
 import { ConfigError, durationMs } from '../config.js'
 
 const closed = { additionalProperties: false } as const
@@ -169,8 +169,8 @@ export function readPlans(file: string): Plans {
       error instanceof SyntaxError ? 'is not valid JSON' : `cannot be read (${(error as { code?: string }).code})`,
     )
   }
-  if (!Value.Check(FileSchema, given)) {
-    const errors = Value.Errors(FileSchema, given)
+  if (!Check(FileSchema, given)) {
+    const errors = Errors(FileSchema, given)
     throw wrong(...new Set(errors.map(({ instancePath, message }) => `${instancePath || 'the whole'} ${message}`)))
   }
   const problems: string[] = []
@@ -203,7 +203,7 @@ function planOf(
   problem: (text: string) => void,
 ): Plan {
   const path = `/plans/${name}`
-  if (!Value.Check(Name, name)) problem(`${path} is no name: a-z, then a-z, 0-9 and -, at most 32`)
+  if (!Check(Name, name)) problem(`${path} is no name: a-z, then a-z, 0-9 and -, at most 32`)
   const names = new Set<string>()
   const read = policies.map((policy, index): PlanPolicy => {
     const { name, unit = 'requests', limit, window } = policy

@@ -1,6 +1,6 @@
 /** What the folder of models holds: versions, what cannot be read, and what looks like a model in the wrong place. */
 import { lstat, readdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { NoModels } from '../errors.js'
 import type { BrokenModel } from '../types.js'
 
@@ -36,7 +36,9 @@ export async function scanModels(dir: string): Promise<Scan> {
   try {
     names = await readdir(dir)
   } catch (error) {
-    throw new NoModels(`the folder of models '${dir}' ${cannotBeRead(error)}`)
+    throw new NoModels(
+      `the folder of models '${resolve(dir)}' ${cannotBeRead(error)}; MODELS_DIR names one with <name>/<version>/model.onnx in it`,
+    )
   }
   const scanner = new Scanner()
   // Sorted, so that the order of loading does not depend on the file system.

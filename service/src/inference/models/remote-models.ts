@@ -6,7 +6,7 @@
 
 import { ModelBroken } from '../errors.js'
 import { Batcher } from '../queue/batcher.js'
-import { Backend } from '../remote/backend.js'
+import type { Backend } from '../remote/backend.js'
 import { backendSettings } from '../remote/backend-json.js'
 import { tellsLabels } from '../tensors/predictions.js'
 import { rowLayout } from '../tensors/signature.js'
@@ -209,6 +209,8 @@ export class RemoteModels implements ModelSource {
     const { json, unknown } = readJson(name, source)
     const { scheduler, log, runTimeoutMs, nextKey, successor } = this.#options
     const settings = backendSettings(name, json.backend)
+    // Loaded with the first remote model.
+    const { Backend } = await import('../remote/backend.js')
     const backend = new Backend({
       name,
       settings,

@@ -15,7 +15,7 @@ export function builtPackage(): Folder {
   return {
     'ml-api-rate-limiter': {
       'package.json': readFileSync(new URL('plugin/package.json', root), 'utf8'),
-      dist: transpiled(source),
+      dist: { ...transpiled(source), 'index.cjs': "module.exports = require('./index.js').default\n" },
     },
   }
 }

@@ -3,8 +3,8 @@ import { root } from './markdown.js'
 
 /** All that there is to read: JavaScript and TypeScript blocks are run, and links are followed. */
 export const PAGES: readonly string[] = [
-  ...['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md'],
-  ...['bench', 'examples', 'models', 'models/train', 'plugin'].map(folder => `${folder}/README.md`),
+  ...['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'plugin/STABILITY.md'],
+  ...['bench', 'examples', 'models', 'models/train', 'plugin', 'service'].map(folder => `${folder}/README.md`),
   ...readdirSync(new URL('docs/', root))
     .filter(name => name.endsWith('.md'))
     .map(name => `docs/${name}`),

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { childEnv } from '../support/child-env.js'
@@ -94,5 +94,40 @@ t.test('the packed tarball works in an ESM, a CommonJS and a TypeScript app, and
   ]
   for (const [file = '', ...args] of checks) {
     t.doesNotThrow(() => run(file, args, folder), args.join(' '))
+  }
+})
+
+t.test('the package stays within the budgets of STABILITY.md', async t => {
+  const page = readFileSync('plugin/STABILITY.md', 'utf8')
+  const budget = (what: string) => Number(new RegExp(`\\| ${what} \\| (\\d+)`).exec(page)?.[1])
+  const [packed] = JSON.parse(run('npm', ['pack', '--json', '--dry-run', '--workspace', 'plugin'], resolve('.')))
+  t.ok(packed.size <= budget('Packed') * 1000, `packed: ${packed.size}`)
+  t.ok(packed.unpackedSize <= budget('Unpacked') * 1000, `unpacked: ${packed.unpackedSize}`)
+  const { dependencies } = JSON.parse(readFileSync('plugin/package.json', 'utf8'))
+  const names = Object.keys(dependencies)
+  t.equal(names.length, budget('Dependencies'))
+  for (const name of names) {
+    const manifest = JSON.parse(readFileSync(join('node_modules', name, 'package.json'), 'utf8'))
+    t.strictSame(manifest.dependencies ?? {}, {}, `${name} brings no others`)
+  }
+  const count = "require('ml-api-rate-limiter'); console.log(Object.keys(require.cache).length)"
+  const files = Number(run(process.execPath, ['--eval', count], resolve('.')))
+  t.ok(files <= budget('Files loaded at import, with those of dependencies'), `loads ${files} files`)
+})
+
+t.test('npm shows where the package comes from, and its pages link to what is there', async t => {
+  for (const folder of ['plugin', 'service']) {
+    const { repository, homepage, bugs } = JSON.parse(readFileSync(`${folder}/package.json`, 'utf8'))
+    t.equal(repository.directory, folder)
+    const web = repository.url.replace(/^git\+|\.git$/g, '')
+    t.strictSame([homepage, bugs.url], [`${web}#readme`, `${web}/issues`])
+    const pages = folder === 'plugin' ? ['README.md', 'STABILITY.md'] : ['README.md']
+    for (const page of pages) {
+      const links = readFileSync(join(folder, page), 'utf8').matchAll(/\]\(([^)#\s]+)/g)
+      for (const [, link = ''] of links) {
+        t.match(link, /^https:/, 'npm knows no other files')
+        if (link.startsWith(web)) t.ok(existsSync(link.slice(`${web}/blob/main/`.length)), link)
+      }
+    }
   }
 })

@@ -1,12 +1,23 @@
 // Bundles the service, with the packages that it needs to start, into few files: a start that loads a thousand small
 // ones takes twice as long. What is needed later, or holds files of its own, stays outside and is loaded when it is
 // needed. Usage, in the folder of the service: node bundle-service.mjs
-import { copyFileSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join, relative } from 'node:path'
 import { build } from 'esbuild'
 
 /** As deep as the folders of `src`, so that paths to `web` and package.json are the same. */
 const OUT = 'dist/bundle'
+
+/** What is started or imported by path, with its name in the bundle. The benchmarks put a service of their own together. */
+const ENTRIES = {
+  server: 'server',
+  'cli/main': 'main',
+  app: 'app',
+  config: 'config',
+  'inference/models/repository': 'repository',
+  'inference/workers/worker': 'worker',
+  'inference/workers/parent-watch': 'parent-watch',
+}
 
 const OUTSIDE = [
   'onnxruntime-node', // a native library
@@ -34,7 +45,7 @@ const foldersOfPackages = {
 
 rmSync(OUT, { recursive: true, force: true })
 const { metafile } = await build({
-  entryPoints: { server: 'src/server.ts', main: 'src/cli/main.ts', worker: 'src/inference/workers/worker.ts' },
+  entryPoints: Object.entries(ENTRIES).map(([path, out]) => ({ in: `src/${path}.ts`, out })),
   outdir: OUT,
   bundle: true,
   splitting: true,
@@ -61,7 +72,12 @@ for (const file of readdirSync('src', { recursive: true })) {
   if (file.endsWith('.lua')) copyFileSync(join('src', file), join(OUT, basename(file)))
 }
 writeFileSync(join(OUT, 'LICENSES.txt'), licencesOf(Object.keys(metafile.inputs)))
-writeFileSync('dist/server.js', "import './bundle/server.js'\n")
+for (const [path, name] of Object.entries(ENTRIES)) {
+  const file = join('dist', `${path}.js`)
+  mkdirSync(dirname(file), { recursive: true })
+  const bundled = relative(dirname(file), join(OUT, `${name}.js`)).replaceAll('\\', '/')
+  writeFileSync(file, `export * from '${bundled.startsWith('.') ? bundled : `./${bundled}`}'\n`)
+}
 
 /** What is bundled has licences that want to be told. */
 function licencesOf(files) {

@@ -62,11 +62,11 @@ t.test('a user with just these rights can do everything, and is kept out of othe
     t.equal((await statuses(other, 3))[0], 200, JSON.stringify(options))
   }
   const log = (await admin.call('ACL', 'LOG')) as unknown[][]
-  t.strictSame(
-    log.map(entry => String(entry)).filter(entry => !/\bclient\b/i.test(entry)),
-    [],
-    'nothing was refused that the plugin asked',
-  )
+  // A client says its name and version, and does without an answer.
+  const refused = log
+    .map(entry => String(entry[entry.indexOf('object') + 1]))
+    .filter(name => !name.startsWith('client'))
+  t.strictSame(refused, [], 'nothing was refused that the plugin asked')
   const elsewhere = await limited(t, { ...shared, nameSpace: 'other:', max: 1 })
   t.strictSame(await statuses(elsewhere, 1), [500])
   t.strictSame(failures, [])

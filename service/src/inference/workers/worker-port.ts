@@ -25,7 +25,8 @@ export interface WorkerPort {
 }
 
 // As it was built, also under a test's loader, which would take seconds to compile it in each worker.
-const workerFile = new URL('../../../dist/inference/workers/worker.js', import.meta.url)
+const isSource = import.meta.url.endsWith('.ts')
+const workerFile = new URL(isSource ? '../../../dist/inference/workers/worker.js' : './worker.js', import.meta.url)
 
 export function openPort(isolation: Isolation): WorkerPort {
   return isolation === 'thread' ? threadPort(new Worker(workerFile, { execArgv: [] })) : processPort(forkWorker())

@@ -12,9 +12,14 @@ type Folder = { [name: string]: string | Folder }
  */
 export function builtPackage(): Folder {
   const source = fileURLToPath(new URL('plugin/src/', root))
+  const manifest = JSON.parse(readFileSync(new URL('plugin/package.json', root), 'utf8'))
+  // There is no bundle for CommonJS here: `require` takes the modules that `import` takes.
+  for (const [entry, conditions] of Object.entries<string | { default?: { default: string } }>(manifest.exports)) {
+    if (typeof conditions !== 'string') manifest.exports[entry] = conditions.default?.default
+  }
   return {
     'ml-api-rate-limiter': {
-      'package.json': readFileSync(new URL('plugin/package.json', root), 'utf8'),
+      'package.json': JSON.stringify(manifest),
       dist: { ...transpiled(source), 'index.cjs': "module.exports = require('./index.js').default\n" },
     },
   }

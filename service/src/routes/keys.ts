@@ -143,7 +143,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
     },
     async (request, reply) => {
       const fields = { ...request.body, ...check(request.body, true) }
-      const made = await told(changes.create(fields))
+      const made = await told(request, changes.create(fields))
       audit(request, 'key.create', made.record, { owner: fields.owner, plan: fields.plan })
       return reply.code(201).header('location', `/v1/admin/keys/${made.record.id}`).send(issued(made))
     },
@@ -238,7 +238,10 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       ),
     },
     async request => {
-      const changed = await told(changes.patch(request.params.id, { ...request.body, ...check(request.body, false) }))
+      const changed = await told(
+        request,
+        changes.patch(request.params.id, { ...request.body, ...check(request.body, false) }),
+      )
       if (changed === undefined) throw unknownKey()
       const { before, after } = changed
       audit(request, 'key.patch', after, { changes: differences(before, after) })
@@ -253,7 +256,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       schema: documented('deleteKey', 'Revokes an API key for good', { params: Params }, [404, 409], Type.Null(), 204),
     },
     async (request, reply) => {
-      const removed = await told(changes.remove(request.params.id))
+      const removed = await told(request, changes.remove(request.params.id))
       if (removed === undefined) throw unknownKey()
       audit(request, 'key.delete', removed, {})
       return reply.code(204).send()
@@ -275,7 +278,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
     },
     async (request, reply) => {
       const { overlapSeconds = 0 } = request.body ?? {}
-      const made = await told(changes.rotate(request.params.id, overlapSeconds * 1000))
+      const made = await told(request, changes.rotate(request.params.id, overlapSeconds * 1000))
       if (made === undefined) throw unknownKey()
       audit(request, 'key.rotate', made.record, { overlapSeconds })
       return reply.code(201).send(issued(made))
@@ -290,7 +293,7 @@ const windowOf = ({ period, windowMs }: PlanPolicy) =>
 const unknownKey = () => new Refusal({ status: 404, code: 'KEY_NOT_FOUND', detail: 'there is no API key with this id' })
 
 /** Turns what the store of the keys fails with into what the caller is told. */
-async function told<T>(change: Promise<T>): Promise<T> {
+async function told<T>(request: FastifyRequest, change: Promise<T>): Promise<T> {
   try {
     return await change
   } catch (error) {
@@ -303,7 +306,8 @@ async function told<T>(change: Promise<T>): Promise<T> {
     }
     if (!(error instanceof KeysUnavailable)) throw error
     const detail = 'the store of the API keys cannot be asked at the moment; the change may or may not have been made'
-    throw Object.assign(new Refusal(unavailable('KEYS_UNAVAILABLE', detail, BACK_MS)), { cause: error })
+    request.log.error({ err: error }, 'a change of the API keys failed')
+    throw new Refusal(unavailable('KEYS_UNAVAILABLE', detail, BACK_MS))
   }
 }
 

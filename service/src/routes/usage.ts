@@ -62,7 +62,7 @@ export const usageRoutes: FastifyPluginAsync<UsageOptions> = async (app, options
   const send = async (request: FastifyRequest, reply: FastifyReply, fallback: UsageGroup, key: string | undefined) => {
     const { by = fallback, format, ...span } = request.query as Query
     const [from, to] = hoursOf(span, days)
-    const entries = await stored(async () => {
+    const entries = await stored(request, async () => {
       // What was used before the question is in the answer.
       await meter.flush()
       return store.read(from, to, key)
@@ -124,11 +124,12 @@ function msOf(path: string, text: string): number {
   throw new Refusal(badRequest('INVALID_REQUEST', [{ path, message }]))
 }
 
-async function stored<T>(read: () => Promise<T>): Promise<T> {
+async function stored<T>(request: FastifyRequest, read: () => Promise<T>): Promise<T> {
   try {
     return await read()
   } catch (error) {
     const detail = 'the store of usage cannot be asked at the moment'
-    throw Object.assign(new Refusal(unavailable('USAGE_UNAVAILABLE', detail, 1000)), { cause: error })
+    request.log.error({ err: error }, 'usage cannot be read')
+    throw new Refusal(unavailable('USAGE_UNAVAILABLE', detail, 1000))
   }
 }

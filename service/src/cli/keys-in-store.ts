@@ -51,7 +51,11 @@ function storedKeys({ keyring, changes }: Keys, config: Config): StoredKeys {
   return {
     create: async fields => {
       const plans = (config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)).all
-      const names = { plans: plans.map(({ name }) => name), models: modelsIn(config.models.dir), now: Date.now() }
+      const names = {
+        plans: plans.map(({ name }) => name),
+        models: fields.models ? modelsIn(config.models.dir) : [],
+        now: Date.now(),
+      }
       const [problem] = fieldProblems(fields, names, true)
       if (problem !== undefined) throw new Failure(`${problem.path} ${problem.message}`)
       const { expiresAt } = fields

@@ -28,6 +28,7 @@ async function serve(t: Test, folder: string, ...args: string[]): Promise<string
   const url = () => /listening on (http:\/\/127[^"\s]*)/.exec(output)?.[1]
   await until('the service listens', async () => url() !== undefined || child.exitCode !== null, START_MS)
   if (url() === undefined) throw new Error(`it ended: ${output}`)
+  await until('its models are loaded', async () => (await fetch(`${url()}/health/ready`)).ok, START_MS)
   return url() as string
 }
 

@@ -1,5 +1,5 @@
 import type { Period } from './period.js'
-import type { Answer, Check, PolicyAnswer } from './stores/store.js'
+import { type Answer, type Check, keyAt, type PolicyAnswer } from './stores/store.js'
 
 /** Quota units registered by draft-ietf-httpapi-ratelimit-headers, section "Quota Unit". */
 export type QuotaUnit = 'requests' | 'content-bytes' | 'concurrent-requests'
@@ -7,6 +7,8 @@ export type QuotaUnit = 'requests' | 'content-bytes' | 'concurrent-requests'
 /** Where one policy stands after a decision. */
 export interface PolicyState {
   readonly name: string
+  /** Whose quota it is: the decision's key, unless the policy has a key of its own. */
+  readonly key: string
   readonly unit: QuotaUnit
   /** Quota: cost units allowed in any one window (`max`), or requests in flight. */
   readonly limit: number
@@ -69,6 +71,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
     const retryMs = span !== undefined && told.retryMs > 0 ? span.leftMs : told.retryMs
     const state: PolicyState = {
       name,
+      key: keyAt(check, index),
       unit: units[name] as QuotaUnit,
       limit,
       windowMs,
@@ -89,6 +92,7 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
     const { name, max } = check.concurrency
     const state = {
       name,
+      key: check.key,
       unit: 'concurrent-requests' as const,
       limit: max,
       windowMs: 0,
@@ -118,19 +122,33 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
 
 /** The request passes because the store cannot be asked: the quotas are known, what is left of them is not. */
 export function pass(check: Check, units: Units): Decision {
-  const policies: PolicyState[] = check.policies.slice(0, check.decisive).map(({ name, limit, windowMs, span }) => ({
-    name,
-    unit: units[name] as QuotaUnit,
-    limit,
-    windowMs,
-    remaining: limit,
-    reset: 0,
-    ...(span === undefined ? {} : { period: span.period }),
-  }))
-  const binding = policies.reduce((least, policy) => (policy.limit < least.limit ? policy : least))
+  const policies: PolicyState[] = check.policies
+    .slice(0, check.decisive)
+    .map(({ name, limit, windowMs, span }, index) => ({
+      name,
+      key: keyAt(check, index),
+      unit: units[name] as QuotaUnit,
+      limit,
+      windowMs,
+      remaining: limit,
+      reset: 0,
+      ...(span === undefined ? {} : { period: span.period }),
+    }))
+  const binding = policies.reduce(
+    (least, policy) => (policy.limit < least.limit ? policy : least),
+    policies[0] as PolicyState,
+  )
   if (check.concurrency !== undefined) {
     const { name, max } = check.concurrency
-    policies.push({ name, unit: 'concurrent-requests', limit: max, windowMs: 0, remaining: max, reset: 0 })
+    policies.push({
+      name,
+      key: check.key,
+      unit: 'concurrent-requests',
+      limit: max,
+      windowMs: 0,
+      remaining: max,
+      reset: 0,
+    })
   }
   return {
     key: check.key,

@@ -33,7 +33,7 @@ export function policyField(policies: readonly Quota[]): string {
 }
 
 /** `RateLimit` of the same draft: `"burst";r=7;t=1, …`; `t` is left out while nothing is used. */
-export function limitField(policies: readonly PolicyState[]): string {
+export function limitField(policies: readonly Pick<PolicyState, 'name' | 'remaining' | 'reset'>[]): string {
   let field = ''
   for (const { name, remaining, reset } of policies) {
     if (field !== '') field += ', '

@@ -5,35 +5,40 @@ import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { Decision, PolicyState } from './decision.js'
 import { guard, MET, type RateLimitRefusal, type RequestRateLimit, refusalOf } from './guard.js'
 import type { Cost } from './ledger.js'
+import type { Keys } from './options/answers.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Registration } from './registration.js'
 import { limitRoutes } from './routes.js'
 
 /** Where a key stands, without counting anything. */
 export interface RateLimitStatus {
-  readonly key: string
+  /** As it was asked for; of a request, that of the limiter. */
+  readonly key: Keys
   readonly policies: readonly PolicyState[]
 }
 
-/** The quotas of a registration by hand. `request` is for options that are functions of the request. */
+/**
+ * The quotas of a registration by hand. `key`: for every policy, or an object of keys by policy name, which leaves other
+ * policies alone. `request` is for options that are functions of the request.
+ */
 export interface RateLimiter {
   /**
    * Where a key stands with the policies of the registration. Counts nothing. Null where the store cannot be asked and
    * `onStoreError` is 'allow'.
    */
-  status(key: string, request?: AnyRequest): Promise<RateLimitStatus | null>
+  status(key: Keys, request?: AnyRequest): Promise<RateLimitStatus | null>
   /**
    * Gives a key its whole quota back, with every limiter of the registration. Rejects with StoreUnavailable
    * (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
    */
-  reset(key: string): Promise<void>
+  reset(key: Keys): Promise<void>
   /**
    * An operator's act: takes up to `cost` units off the oldest of a key, whoever was charged for them, with the policies
    * of the registration (a number for every policy, an object by policy name). The key may then be served that much
    * more, so that a window can hold its quota and `cost` beyond it. `request.rateLimit.refund()` has no such effect.
    * Rejects with StoreUnavailable (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
    */
-  refund(key: string, cost: Cost, request?: AnyRequest): Promise<void>
+  refund(key: Keys, cost: Cost, request?: AnyRequest): Promise<void>
 }
 
 /** A hook handler that holds each request against one limiter. */
@@ -48,7 +53,7 @@ export interface RateLimitHandler {
    * Where the client of a request, or a key, stands with this limiter. Counts nothing. Null where the store cannot be
    * asked and `onStoreError` is 'allow'.
    */
-  status(of: AnyRequest | string): Promise<RateLimitStatus | null>
+  status(of: AnyRequest | Keys): Promise<RateLimitStatus | null>
   /**
    * The denial that a request with this key would meet now, where it is known at once: from the denials that this
    * process remembers (`denyMemory`), or from the counts that it keeps itself. Counts nothing and calls nobody. It is for
@@ -102,10 +107,12 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       const denial = await check(request, reply)
       if (denial !== undefined) throw denial
     }
-    const status = async (of: FastifyRequest | string): Promise<RateLimitStatus | null> => {
-      const [key, request] = typeof of === 'string' ? [of, undefined] : [await limiter.key(of), of]
-      const decision = await limiter.status(key, request)
-      return decision && { key: String(key), policies: decision.policies }
+    const status = async (of: FastifyRequest | Keys): Promise<RateLimitStatus | null> => {
+      const isRequest = typeof of === 'object' && typeof of.raw === 'object'
+      const decision = await (isRequest
+        ? limiter.statusOf(of as FastifyRequest)
+        : limiter.status(of as Keys, undefined))
+      return decision && { key: isRequest ? decision.key : (of as Keys), policies: decision.policies }
     }
     const knownDenial = (key: string): Decision | undefined => limiter.knownDenial(key)
     return Object.assign(hold, {
@@ -158,6 +165,7 @@ export {
 } from './errors.js'
 export type { RateLimitRefusal, RequestRateLimit } from './guard.js'
 export type { Cost } from './ledger.js'
+export type { Keys } from './options/answers.js'
 export type {
   CreateRateLimitOptions,
   ErrorResponseContext,

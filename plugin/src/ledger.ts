@@ -1,11 +1,12 @@
 import type { Policy } from './policy.js'
-import type { Answer, Check, Refund } from './stores/store.js'
+import { type Answer, type Check, keyAt, type Refund } from './stores/store.js'
 
 /** Costs of a later charge or refund: for every policy, or by policy name (the others are left alone). */
 export type Cost = number | Readonly<Record<string, number>>
 
 interface Entry {
   readonly policy: Policy
+  readonly key: string
   readonly admission: Refund['admission']
   /** Whether it was charged after the decision. */
   readonly isLater: boolean
@@ -40,14 +41,14 @@ export class Ledger {
     const refunds: Refund[] = []
     const taken = new Map<string, number>()
     for (const entry of [...this.#entries].reverse()) {
-      const { policy, admission, isLater, left } = entry
+      const { policy, key, admission, isLater, left } = entry
       const before = taken.get(policy.log) ?? 0
       const all = isLater ? 0 : left
       const units = Math.min(left, cost === undefined ? all : (costOf(cost, policy.name) ?? 0) - before)
       if (units <= 0) continue
       entry.left -= units
       taken.set(policy.log, before + units)
-      refunds.push({ policy, cost: units, admission })
+      refunds.push({ policy, cost: units, admission, key })
     }
     return refunds
   }
@@ -55,7 +56,8 @@ export class Ledger {
   #add(check: Check, answer: Answer, isLater: boolean): void {
     for (const [index, policy] of check.policies.entries()) {
       const admission = answer.policies[index]?.admission
-      if (admission !== undefined) this.#entries.push({ policy, admission, isLater, left: policy.cost })
+      if (admission === undefined) continue
+      this.#entries.push({ policy, key: keyAt(check, index), admission, isLater, left: policy.cost })
     }
   }
 }

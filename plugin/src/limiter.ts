@@ -3,16 +3,26 @@ import { isThenable, then } from './awaitable.js'
 import { clientKey } from './client-key.js'
 import { now } from './clock.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
-import { ChargeTooLarge, StoreCannot, StoreCannotRead, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
+import {
+  ChargeTooLarge,
+  InvalidOption,
+  StoreCannot,
+  StoreCannotRead,
+  StoreClosed,
+  StoreFailed,
+  StoreUnavailable,
+} from './errors.js'
 import type { Group } from './group.js'
 import { digest } from './key.js'
 import { type Cost, costOf, type Ledger } from './ledger.js'
-import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key } from './options/answers.js'
+import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key, type Keys } from './options/answers.js'
+import { show } from './options/kinds.js'
 import type { LimiterConfig, PolicyConfig } from './options/parse.js'
+import { CONCURRENCY } from './options/table.js'
 import { type Period, type PeriodSpan, spanAt } from './period.js'
 import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
 import type { Outage } from './stores/redis/outage.js'
-import type { Answer, Check, Lease, Names, Refund, Store } from './stores/store.js'
+import { type Answer, type Check, keyAt, type Lease, type Names, type Refund, type Store } from './stores/store.js'
 
 /** What became of a request: let through unasked, or decided. */
 export type Outcome = { readonly listed: true; readonly key: Key } | Decided
@@ -63,11 +73,13 @@ export class Limiter {
   /** Whether quotas and windows are the same for every request. */
   readonly isFixed: boolean
   readonly #hasBudget: boolean
+  /** Whether a policy has a key of its own. */
+  readonly #hasKeys: boolean
   /** The policies of every request, where nothing in them depends on it, and the version of the group they are for. */
   #fixed: readonly Policy[] | undefined
   #fixedFor = -1
-  /** Names of logs whose windows a function has given. */
-  readonly #given = new Set<string>()
+  /** Names of logs whose windows a function has given, with the policy of each. */
+  readonly #given = new Map<string, string>()
 
   constructor(parts: LimiterParts) {
     const { config, id, group } = parts
@@ -80,6 +92,7 @@ export class Limiter {
         group?.join(this.#logOf(name, timeWindow, false), name, timeWindow, isNumber(max) ? max : 0)
     }
     this.#hasBudget = config.policies.some(({ period }) => period !== undefined)
+    this.#hasKeys = config.policies.some(({ keyGenerator }) => keyGenerator !== undefined)
     this.isFixed = config.policies.every(({ max, timeWindow }) => isNumber(max) && isNumber(timeWindow))
   }
 
@@ -100,19 +113,30 @@ export class Limiter {
 
   #decideFor(key: Key, request: FastifyRequest, peek: boolean): Awaitable<Outcome> {
     // Most limiters: the same for every request, and for everybody.
-    const fixed = this.config.allowList ? undefined : this.#fixedPolicies()
+    const fixed = this.config.allowList || this.#hasKeys ? undefined : this.#fixedPolicies()
     if (fixed !== undefined) return this.#ask(key, this.#checkOf(key, fixed), peek)
     return then(this.#listed(request, key), listed => {
       if (listed) return { listed, key }
-      return then(this.#check(request, key, false), check => this.#ask(key, check, peek))
+      return then(this.#check(request, key), check => this.#ask(key, check, peek))
     })
   }
 
-  /** Where a key stands; null where the store cannot be asked and requests pass. `request`: for options that are functions. */
-  status(key: Key, request: FastifyRequest | undefined): Awaitable<Decision | null> {
-    return then(this.#check(request, key, true), check =>
-      then(this.#ask(key, check, true), ({ decision }) => (decision.known ? decision : null)),
+  /** Where keys stand; null where the store cannot be asked and requests pass. `request`: for options that are functions. */
+  status(keys: Keys, request: FastifyRequest | undefined): Awaitable<Decision | null> {
+    return then(this.#checkByHand(keys, request), check => this.#standing(check))
+  }
+
+  /** Where the client of a request stands. */
+  statusOf(request: FastifyRequest): Awaitable<Decision | null> {
+    return then(this.key(request), key =>
+      then(this.#ownKeys(request, key), own =>
+        then(this.#policies(request, key, own, true), policies => this.#standing(this.#checkOf(key, policies, own))),
+      ),
     )
+  }
+
+  #standing(check: Check): Awaitable<Decision | null> {
+    return then(this.#ask(check.key, check, true), ({ decision }) => (decision.known ? decision : null))
   }
 
   /**
@@ -122,7 +146,7 @@ export class Limiter {
    */
   knownDenial(key: Key): Decision | undefined {
     const { allowList, penalty, report, errorResponseBuilder, ban } = this.config
-    const isPlain = !allowList && !report && penalty === 'none' && errorResponseBuilder === undefined
+    const isPlain = !allowList && !report && !this.#hasKeys && penalty === 'none' && errorResponseBuilder === undefined
     const fixed = isPlain ? this.#fixedPolicies() : undefined
     if (fixed === undefined) return undefined
     const check = this.#checkOf(key, fixed)
@@ -138,17 +162,27 @@ export class Limiter {
     const { local } = this.#parts
     const outage = this.#parts.outage?.()
     const policies: Policy[] = []
-    for (const policy of check.policies) {
+    const keys: string[] = []
+    for (const [index, policy] of check.policies.entries()) {
       const units = costOf(cost, policy.name)
-      if (units !== undefined) policies.push({ ...policy, cost: checkedCost(units) })
+      if (units === undefined) continue
+      policies.push({ ...policy, cost: checkedCost(units) })
+      keys.push(keyAt(check, index))
     }
     if (store === undefined || policies.length === 0) return
-    const charged = { ...check, policies, decisive: policies.length, concurrency: undefined, penalty: 'none' as const }
+    const charged = {
+      ...check,
+      policies,
+      keys: check.keys && keys,
+      decisive: policies.length,
+      concurrency: undefined,
+      penalty: 'none' as const,
+    }
     try {
       const answer = await store.charge(charged)
       ledger.charge(charged, answer)
       if (store === local) outage?.gave(charged, answer, undefined)
-      else if (outage?.isGuarded(check.key)) await local.charge(charged)
+      else if (outage?.isGuarded(check)) await local.charge(charged)
     } catch (reason) {
       if (isAboutCall(reason)) throw reason
       const { onStoreError } = this.config
@@ -178,30 +212,38 @@ export class Limiter {
     }
   }
 
-  /** Gives cost of a key back, whoever was charged for it. Rejects with StoreUnavailable where that did not happen. */
-  async refund(key: Key, cost: Cost, request: FastifyRequest | undefined): Promise<void> {
-    const check = await this.#check(request, key, true)
+  /** Gives cost of keys back, whoever was charged for it. Rejects with StoreUnavailable where that did not happen. */
+  async refund(keys: Keys, cost: Cost, request: FastifyRequest | undefined): Promise<void> {
+    const check = await this.#checkByHand(keys, request)
     const refunds: Refund[] = []
-    for (const policy of check.policies) {
+    for (const [index, policy] of check.policies.entries()) {
       const units = costOf(cost, policy.name)
-      if (units !== undefined) refunds.push({ policy, cost: checkedCost(units), admission: undefined })
+      if (units === undefined) continue
+      refunds.push({ policy, cost: checkedCost(units), admission: undefined, key: keyAt(check, index) })
     }
     await orUnavailable(() => this.#parts.store.refund(check, refunds))
   }
 
-  /** Everything that is kept about a key, by name. */
-  names(key: Key): Names {
+  /** What `Keys` may name. */
+  get policyNames(): readonly string[] {
+    const names = this.config.policies.map(({ name }) => name)
+    return this.#concurrency === undefined ? names : [...names, CONCURRENCY]
+  }
+
+  /** Everything that is kept about a key, by name. `policy`: of this policy alone. */
+  names(key: Key, policy?: string): Names {
     const { id, group } = this.#parts
-    const own = this.config.policies.flatMap(({ name, timeWindow, period }) => {
-      if (period !== undefined) return [this.#logOfSpan(name, this.#spanOf(period, key))]
-      return isNumber(timeWindow) ? [this.#logOf(name, timeWindow, false)] : []
-    })
-    const shared = group === undefined ? [] : group.logs.map(({ log }) => log)
-    return {
-      limiters: [id],
-      logs: [...new Set([...own, ...shared, ...this.#given])],
-      permits: this.#concurrency === undefined ? [] : [this.#concurrency.log],
+    const isMeant = (name: string) => policy === undefined || policy === name
+    const logs = new Set<string>()
+    for (const { name, timeWindow, period } of this.config.policies) {
+      if (!isMeant(name)) continue
+      if (period !== undefined) logs.add(this.#logOfSpan(name, this.#spanOf(period, key)))
+      else if (isNumber(timeWindow)) logs.add(this.#logOf(name, timeWindow, false))
     }
+    for (const { log, name } of group?.logs ?? []) if (isMeant(name)) logs.add(log)
+    for (const [log, name] of this.#given) if (isMeant(name)) logs.add(log)
+    const permits = this.#concurrency === undefined || !isMeant(this.#concurrency.name) ? [] : [this.#concurrency.log]
+    return { limiters: [id], logs: [...logs], permits }
   }
 
   /** The stores that keep them, the shared one first. */
@@ -213,7 +255,7 @@ export class Limiter {
   #ask(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
     const { store } = this.#parts
     const outage = this.#parts.outage?.()
-    if (outage !== undefined && !peek && outage.isGuarded(check.key)) return this.#askBoth(key, check, outage)
+    if (outage !== undefined && !peek && outage.isGuarded(check)) return this.#askBoth(key, check, outage)
     let answer: Awaitable<Answer>
     try {
       answer = peek ? store.peek(check) : store.check(check)
@@ -234,7 +276,7 @@ export class Limiter {
     const own = await local.check(share)
     if (!own.allowed) {
       // Whether the store answers, and takes writes, is found out by asking it.
-      if (outage.isAway(check.key)) await this.#tryStore(check)
+      if (outage.isAway(check)) await this.#tryStore(check)
       return this.#decided(key, share, local, own)
     }
     try {
@@ -306,21 +348,62 @@ export class Limiter {
     return allowList?.has(request.ip, key) === true
   }
 
-  #check(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Check> {
-    const fixed = free ? undefined : this.#fixedPolicies()
-    if (fixed !== undefined) return this.#checkOf(key, fixed)
-    return then(this.#policies(request, key, free), policies => this.#checkOf(key, policies))
+  #check(request: FastifyRequest, key: Key): Awaitable<Check> {
+    return then(this.#ownKeys(request, key), own =>
+      then(this.#fixedPolicies() ?? this.#policies(request, key, own, false), policies =>
+        this.#checkOf(key, policies, own),
+      ),
+    )
   }
 
-  #checkOf(key: Key, policies: readonly Policy[]): Check {
+  /** Of the keys that an operator names, free of charge. */
+  #checkByHand(keys: Keys, request: FastifyRequest | undefined): Awaitable<Check> {
+    if (typeof keys !== 'object') {
+      const own = this.#hasKeys ? this.config.policies.map(() => keys) : undefined
+      return then(this.#policies(request, keys, own, true), policies => this.#checkOf(keys, policies, own))
+    }
+    checkKeys(keys, this.policyNames)
+    const { policies } = this.config
+    // Penalties go by the key of the limiter: that of a policy without its own, where one is named.
+    const shared = policies.find(({ name, keyGenerator }) => keyGenerator === undefined && Object.hasOwn(keys, name))
+    const key = (keys[CONCURRENCY] ?? keys[shared?.name ?? ''] ?? Object.values(keys)[0]) as string
+    const own = policies.map(({ name }) => keys[name] ?? key)
+    return then(this.#policies(request, key, own, true), asked => {
+      const check = this.#checkOf(key, asked, own)
+      const isNamed = (index: number) => Object.hasOwn(keys, (asked[index] as Policy).name)
+      return {
+        ...check,
+        policies: asked.filter((_policy, index) => isNamed(index)),
+        keys: check.keys?.filter((_key, index) => isNamed(index)),
+        decisive: policies.filter(({ name }) => Object.hasOwn(keys, name)).length,
+        concurrency: Object.hasOwn(keys, CONCURRENCY) ? check.concurrency : undefined,
+      }
+    })
+  }
+
+  /** The key of each of its policies; undefined where all have that of the limiter. */
+  #ownKeys(request: FastifyRequest, key: Key): Awaitable<readonly Key[] | undefined> {
+    if (!this.#hasKeys) return undefined
+    return all(
+      this.config.policies.map(({ keyGenerator }) =>
+        keyGenerator === undefined ? key : then(keyGenerator(request), checkedKey),
+      ),
+    )
+  }
+
+  /** The other policies of a group have the keys of the own ones of their name. */
+  #checkOf(key: Key, policies: readonly Policy[], own?: readonly Key[]): Check {
+    const keys =
+      own && policies.map(({ name }) => String(own[this.config.policies.findIndex(one => one.name === name)]))
     return {
       key: String(key),
+      keys,
       limiter: this.#parts.id,
       policies,
       decisive: this.config.policies.length,
       penalty: this.config.penalty,
       concurrency: this.#concurrency,
-      prefetch: this.#hasBudget ? undefined : this.config.prefetch?.max,
+      prefetch: this.#hasBudget || own !== undefined ? undefined : this.config.prefetch?.max,
     }
   }
 
@@ -329,22 +412,27 @@ export class Limiter {
     const version = this.#parts.group?.version ?? 0
     if (this.#fixedFor === version) return this.#fixed
     const isFixed = this.isFixed && this.config.policies.every(({ cost, period }) => isNumber(cost) && !period)
-    this.#fixed = isFixed ? (this.#policies(undefined, '', false) as Policy[]) : undefined
+    this.#fixed = isFixed ? (this.#policies(undefined, '', undefined, false) as Policy[]) : undefined
     this.#fixedFor = version
     return this.#fixed
   }
 
-  /** `free`: they cost nothing, and no function is asked what they would. */
-  #policies(request: FastifyRequest | undefined, key: Key, free: boolean): Awaitable<Policy[]> {
-    const ask = (value: PolicyConfig['max']) =>
-      typeof value === 'function' ? value(request as FastifyRequest, key as string) : value
-    const policies = this.config.policies.map(config =>
-      then(ask(config.max), max =>
+  /** `own`: their keys. `free`: they cost nothing, and no function is asked what they would. */
+  #policies(
+    request: FastifyRequest | undefined,
+    key: Key,
+    own: readonly Key[] | undefined,
+    free: boolean,
+  ): Awaitable<Policy[]> {
+    const policies = this.config.policies.map((config, index) => {
+      const ask = (value: PolicyConfig['max']) =>
+        typeof value === 'function' ? value(request as FastifyRequest, (own?.[index] ?? key) as string) : value
+      return then(ask(config.max), max =>
         then(ask(config.timeWindow), timeWindow =>
-          then(free ? 0 : ask(config.cost), cost => this.#policy(config, key, max, timeWindow, cost)),
+          then(free ? 0 : ask(config.cost), cost => this.#policy(config, own?.[index] ?? key, max, timeWindow, cost)),
         ),
-      ),
-    )
+      )
+    })
     return then(all(policies), own => [...own, ...this.#othersOfGroup(own)])
   }
 
@@ -400,18 +488,27 @@ export class Limiter {
     if (!given && group === undefined) return `${id}:${policy}`
     const log = `${id}@${windowMs}:${policy}`
     if (given && !this.#given.has(log)) {
-      if (this.#given.size >= MOST_WINDOWS) this.#given.delete(this.#given.values().next().value as string)
-      this.#given.add(log)
+      if (this.#given.size >= MOST_WINDOWS) this.#given.delete(this.#given.keys().next().value as string)
+      this.#given.set(log, policy)
     }
     return log
   }
 }
 
+/** Throws InvalidOption where keys are not by name of a policy. */
+export function checkKeys(keys: Keys, names: readonly string[]): void {
+  const given = typeof keys === 'object' && keys !== null ? Object.entries(keys) : []
+  const wrong = given.find(([name, key]) => !names.includes(name) || typeof key !== 'string')
+  if (given.length > 0 && wrong === undefined) return
+  const what = wrong === undefined ? show(keys) : `{ '${wrong[0]}': ${show(wrong[1])} }`
+  throw new InvalidOption('key', what, `a string, or an object with a string for any of ${names.join(', ')}`)
+}
+
 /** What gives a check back all that it was charged. */
-function refundsOf({ policies }: Check, answer: Answer): Refund[] {
-  return policies.flatMap((policy, index) => {
+function refundsOf(check: Check, answer: Answer): Refund[] {
+  return check.policies.flatMap((policy, index) => {
     const admission = answer.policies[index]?.admission
-    return admission === undefined ? [] : [{ policy, cost: policy.cost, admission }]
+    return admission === undefined ? [] : [{ policy, cost: policy.cost, admission, key: keyAt(check, index) }]
   })
 }
 

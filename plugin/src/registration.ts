@@ -5,7 +5,8 @@ import { connectionOf } from './clients/index.js'
 import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
 import { digest, storedNameSpace } from './key.js'
-import { Limiter, limiterId, orUnavailable } from './limiter.js'
+import { checkKeys, Limiter, limiterId, orUnavailable } from './limiter.js'
+import type { Keys } from './options/answers.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
@@ -106,14 +107,21 @@ export class Registration {
     return this.#newLimiter(config, [kind, this.#made++], store)
   }
 
-  async reset(key: string): Promise<void> {
+  /** Of one key everything, or of the keys of policies what is kept of these. */
+  async reset(keys: Keys): Promise<void> {
+    if (typeof keys === 'string') return this.#reset(keys, undefined)
+    checkKeys(keys, [...new Set([...this.#limiters].flatMap(({ policyNames }) => policyNames))])
+    for (const [policy, key] of Object.entries(keys)) await this.#reset(key, policy)
+  }
+
+  async #reset(key: string, policy: string | undefined): Promise<void> {
     const names = new Map<Store, { limiters: Set<string>; logs: Set<string>; permits: Set<string> }>()
     for (const limiter of this.#limiters) {
       for (const store of limiter.stores) {
         const all = names.get(store) ?? { limiters: new Set(), logs: new Set(), permits: new Set() }
         names.set(store, all)
         for (const kind of ['limiters', 'logs', 'permits'] as const) {
-          for (const name of limiter.names(key)[kind]) all[kind].add(name)
+          for (const name of limiter.names(key, policy)[kind]) all[kind].add(name)
         }
       }
     }

@@ -8,6 +8,12 @@ import { show } from './kinds.js'
  */
 export type Key = string | number
 
+/**
+ * Whose quotas, by hand: one key for every policy, or a key by policy name (`concurrency` for requests in flight). Policies
+ * that are not named are left alone.
+ */
+export type Keys = string | Readonly<Record<string, string>>
+
 /** What Redis can count with, in microseconds. Longer windows are cut to it: 285,000 years are as good as more. */
 const LONGEST_WINDOW_MS = Number.MAX_SAFE_INTEGER
 

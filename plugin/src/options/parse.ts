@@ -42,6 +42,8 @@ export interface PolicyConfig {
   /** Of a budget; `timeWindow` is the longest that the period may be. */
   readonly period: Period | undefined
   readonly cost: PerRequest<number>
+  /** Undefined: the limiter's. */
+  readonly keyGenerator: LimiterOptions['keyGenerator']
 }
 
 /** The labels of the headers that `addHeaders` and `addHeadersOnExceeding` switch. */
@@ -270,6 +272,7 @@ function parsePolicies(given: LimiterOptions): PolicyConfig[] {
         timeWindow: windowOf(given.timeWindow ?? DEFAULT_WINDOW_MS),
         period: undefined,
         cost: given.cost ?? 1,
+        keyGenerator: undefined,
       },
     ]
   }
@@ -291,6 +294,7 @@ function parsePolicies(given: LimiterOptions): PolicyConfig[] {
       timeWindow: period === undefined ? windowOf(policy.timeWindow) : LONGEST_PERIOD_MS[period],
       period,
       cost: policy.cost ?? given.cost ?? 1,
+      keyGenerator: policy.keyGenerator,
     }
   })
 }

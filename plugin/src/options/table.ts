@@ -97,6 +97,11 @@ const cost = kind<PerRequest<number>>(
   isFunction,
 )
 
+const keyGenerator = kind<(request: FastifyRequest) => Awaitable<string | number>>(
+  'a function (request) that returns a string or a number',
+  isFunction,
+)
+
 /** One of `policies`. */
 export const policyOptions = {
   /**
@@ -125,6 +130,14 @@ export const policyOptions = {
    * @example cost: request => request.headers['x-rows'] ? 10 : 1
    */
   cost,
+  /**
+   * Returns whose quota the policy is: users, tenants and everybody have policies in one decision. When it is left out,
+   * the option `keyGenerator` beside `policies` holds. Penalties (`ban`, `continueExceeding`, `exponentialBackoff`) and
+   * `concurrency` always go by that one.
+   * @default the limiter's
+   * @example keyGenerator: request => request.headers['x-tenant'] ?? 'none'
+   */
+  keyGenerator,
   /**
    * What is counted, for the `qu` parameter of `RateLimit-Policy`. Other units (rows, compute time) have no registered
    * name: leave the option out and say it in the policy's name.
@@ -185,7 +198,7 @@ export const limiterOptions = {
    * @example policies: [{ name: 'burst', max: 10, timeWindow: 1000 }, { name: 'daily', max: 5000, timeWindow: '1 day' }]
    */
   policies: kind<readonly RateLimitPolicy[]>(
-    'a list of one or more { name, max, timeWindow, cost?, unit? }',
+    'a list of one or more { name, max, timeWindow, cost?, keyGenerator?, unit? }',
     isListOf(() => true, 1),
   ),
   /**
@@ -281,10 +294,7 @@ export const limiterOptions = {
    * @default client address
    * @example keyGenerator: request => request.headers['x-api-key'] ?? request.ip
    */
-  keyGenerator: kind<(request: FastifyRequest) => Awaitable<string | number>>(
-    'a function (request) that returns a string or a number',
-    isFunction,
-  ),
+  keyGenerator,
   /**
    * Prefix length to which the default `keyGenerator` cuts IPv6 addresses, since one site usually has a whole /64.
    * @default `64`

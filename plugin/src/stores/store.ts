@@ -19,8 +19,10 @@ export interface Concurrency {
 
 /** A pending check: may this key be charged these costs by all of these policies? */
 export interface Check {
-  /** Partition key: whose quota. Any string. */
+  /** Partition key: whose quota, penalties and permits. Any string. */
   readonly key: string
+  /** The partition key of each policy, where policies have keys of their own. Penalties and permits go by `key`. */
+  readonly keys?: readonly string[] | undefined
   /** Names the limiter that asks, whichever of its policies the check is about. */
   readonly limiter: string
   /** Those that decide come first. */
@@ -31,6 +33,23 @@ export interface Check {
   readonly concurrency?: Concurrency | undefined
   /** Requests whose quota may be taken ahead in one call, at most; undefined where none may. */
   readonly prefetch?: number | undefined
+}
+
+/** The partition key of a policy of a check. */
+export function keyAt({ key, keys }: Check, index: number): string {
+  return keys?.[index] ?? key
+}
+
+/** A check and its answer for each of its keys; permits and penalties are left to the key of the check. */
+export function byKey(check: Check, answer: Answer): readonly (readonly [Check, Answer])[] {
+  const { keys } = check
+  if (keys === undefined) return [[check, answer]]
+  return [...new Set(keys)].map(key => {
+    const isIts = (_value: unknown, index: number) => keys[index] === key
+    const policies = check.policies.filter(isIts)
+    const part = { ...check, key, keys: undefined, policies, decisive: policies.length }
+    return [part, { ...answer, policies: answer.policies.filter(isIts) }]
+  })
 }
 
 /** Identifies one admission in one log, so that a refund never takes other people's units. */
@@ -78,6 +97,8 @@ export interface Refund {
   readonly cost: number
   /** Whose cost it is. Undefined: an operator's refund, which takes the oldest units whoever was charged for them. */
   readonly admission: Admission | undefined
+  /** The partition key of the log. Undefined: that of the check. */
+  readonly key?: string | undefined
 }
 
 /** Everything that limiters keep about a key, by name. */

@@ -2,7 +2,17 @@ import { now } from '../../clock.js'
 import { ChargeTooLarge } from '../../errors.js'
 import type { Policy } from '../../policy.js'
 import { SlidingLog } from '../../window.js'
-import type { Answer, Check, Lease, Names, Penalty, PolicyAnswer, Refund, Store } from '../store.js'
+import {
+  type Answer,
+  type Check,
+  keyAt,
+  type Lease,
+  type Names,
+  type Penalty,
+  type PolicyAnswer,
+  type Refund,
+  type Store,
+} from '../store.js'
 import { type Row, Table } from './table.js'
 
 type Mutable<T> = { -readonly [name in keyof T]: T[name] }
@@ -43,7 +53,7 @@ export class MemoryStore implements Store {
     for (let index = 0; index < policies.length; index++) {
       const policy = check.policies[index] as Policy
       if (policy.cost === 0) continue
-      const row = rows[index] ?? this.#row(policy.log, check.key, now)
+      const row = rows[index] ?? this.#row(policy.log, keyAt(check, index), now)
       admit(row, policy, now, policy.sliced, policies[index] as Mutable<PolicyAnswer>)
     }
     if (concurrency === undefined) return { allowed, policies }
@@ -67,7 +77,7 @@ export class MemoryStore implements Store {
 
   charge(check: Check): Answer {
     const now = this.#tick()
-    const rows = check.policies.map(policy => this.#row(policy.log, check.key, now))
+    const rows = check.policies.map((policy, index) => this.#row(policy.log, keyAt(check, index), now))
     const policies = check.policies.map((policy, index) => {
       const { log } = rows[index] as Row
       const state = log.read(now, policy.windowMs, 0, 0)
@@ -82,8 +92,8 @@ export class MemoryStore implements Store {
 
   refund(check: Check, refunds: readonly Refund[]): number[] {
     const now = this.#tick()
-    return refunds.map(({ policy, cost, admission }) => {
-      const log = this.#tables.get(policy.log)?.get(check.key, now)?.log
+    return refunds.map(({ policy, cost, admission, key = check.key }) => {
+      const log = this.#tables.get(policy.log)?.get(key, now)?.log
       if (log === undefined) return 0
       log.read(now, policy.windowMs, 0, 0)
       if (admission !== undefined) {
@@ -104,7 +114,7 @@ export class MemoryStore implements Store {
       const { log: name, windowMs } = check.policies[index] as Policy
       const { used, prefetched = 0, resetMs } = answer.policies[index] as PolicyAnswer
       if (used + prefetched === 0) continue
-      const { log } = this.#row(name, check.key, now)
+      const { log } = this.#row(name, keyAt(check, index), now)
       const more = used + prefetched - log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
       if (more > 0) log.append(now, more, windowMs * LEARNT_PRECISION)
     }
@@ -120,7 +130,10 @@ export class MemoryStore implements Store {
   }
 
   reset(key: string, { logs, permits }: Names): void {
-    for (const log of logs) this.#tables.get(log)?.delete(key)
+    for (const log of logs) {
+      this.#tables.get(log)?.delete(key)
+      this.#tables.get(penaltiesOf(log))?.delete(key)
+    }
     for (const log of permits) this.#permits.delete(permitsOf(key, log))
   }
 
@@ -154,14 +167,21 @@ export class MemoryStore implements Store {
   ): { policies: PolicyAnswer[]; allowed: boolean } {
     const policies: PolicyAnswer[] = []
     let allowed = true
-    for (const policy of check.policies) {
-      const row = this.#tables.get(policy.log)?.get(check.key, now)
+    for (let index = 0; index < check.policies.length; index++) {
+      const policy = check.policies[index] as Policy
+      const row = this.#tables.get(policy.log)?.get(keyAt(check, index), now)
       rows.push(row)
-      const answer = answerOf(row, policy, now, check.penalty, peek)
+      const answer = answerOf(row, this.#denialsOf(check, policy, row, now), policy, now, check.penalty, peek)
       policies.push(answer)
       if (answer.retryMs > 0) allowed = false
     }
     return { policies, allowed }
+  }
+
+  /** Penalties go by the key of the check: beside the log, where that has the same. */
+  #denialsOf(check: Check, { log }: Policy, row: Row | undefined, now: number): Row['denials'] {
+    if (check.keys === undefined || check.penalty === 'none') return row?.denials
+    return this.#tables.get(penaltiesOf(log))?.get(check.key, now)?.denials
   }
 
   #row(log: string, key: string, now: number): Row {
@@ -178,9 +198,12 @@ export class MemoryStore implements Store {
     for (const [index, policy] of check.policies.entries()) {
       const answer = policies[index] as PolicyAnswer
       if (answer.retryMs === 0) continue
-      const row = this.#row(policy.log, check.key, now)
-      if (check.penalty !== 'none') policies[index] = deny(row, policy, answer, now, check.penalty)
+      const row = this.#row(policy.log, keyAt(check, index), now)
       row.deniedUntil = Math.max(now + answer.retryMs, row.denials?.blockedUntil ?? 0)
+      if (check.penalty === 'none') continue
+      const punished = check.keys === undefined ? row : this.#row(penaltiesOf(policy.log), check.key, now)
+      policies[index] = deny(punished, policy, answer, now, check.penalty)
+      punished.deniedUntil = Math.max(now + answer.retryMs, punished.denials?.blockedUntil ?? 0)
     }
   }
 
@@ -196,6 +219,11 @@ export class MemoryStore implements Store {
     this.#permits.set(id, permits.add(permit))
     return permit
   }
+}
+
+/** The table of the penalties of a policy whose log goes by another key. No name of a log begins so. */
+function penaltiesOf(log: string): string {
+  return `!${log}`
 }
 
 function permitsOf(key: string, permits: string): string {
@@ -232,11 +260,20 @@ function deny(row: Row, policy: Policy, answer: PolicyAnswer, now: number, penal
  * What one policy says about one row. Asked without charging (`peek`), a block counts from the last denial for the
  * base window only, as `@fastify/rate-limit` has it.
  */
-function answerOf(row: Row | undefined, policy: Policy, now: number, penalty: Penalty, peek: boolean): PolicyAnswer {
+function answerOf(
+  row: Row | undefined,
+  denials: Row['denials'],
+  policy: Policy,
+  now: number,
+  penalty: Penalty,
+  peek: boolean,
+): PolicyAnswer {
   const { windowMs, limit, cost } = policy
-  if (row === undefined) return { used: 0, resetMs: 0, retryMs: cost <= limit ? 0 : windowMs, denials: 0 }
-  const { used, resetMs, retryMs } = row.log.read(now, windowMs, limit, cost)
-  const { denials } = row
+  const { used, resetMs, retryMs } = row?.log.read(now, windowMs, limit, cost) ?? {
+    used: 0,
+    resetMs: 0,
+    retryMs: cost <= limit ? 0 : windowMs,
+  }
   if (denials === undefined || penalty === 'none') return { used, resetMs, retryMs, denials: 0 }
   if (penalty === 'count') return { used, resetMs, retryMs, denials: denials.log.read(now, windowMs, 0, 0).used }
   const until = peek ? Math.min(denials.last + windowMs, denials.blockedUntil) : denials.blockedUntil

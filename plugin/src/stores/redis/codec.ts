@@ -8,6 +8,8 @@ export interface Pending {
   readonly check: Check
   /** The partition key as it stands in Redis. */
   readonly key: string
+  /** That of each policy, where policies have keys of their own. */
+  readonly keys?: readonly string[] | undefined
   readonly refunds: readonly Refund[]
   readonly since: number
   /** When it is given up; it changes nothing in Redis after that. */
@@ -103,8 +105,9 @@ export function encodeChecks(
   let run = 0
   for (const one of pending) {
     const { check, key } = one
-    for (const { log } of check.policies) {
-      keys.push(redisKey(nameSpace, key, log))
+    for (let index = 0; index < check.policies.length; index++) {
+      const { log } = check.policies[index] as Policy
+      keys.push(redisKey(nameSpace, one.keys?.[index] ?? key, log))
       if (check.penalty !== 'none') keys.push(redisKey(nameSpace, key, penaltyName(log, check.penalty)))
     }
     if (check.concurrency !== undefined) keys.push(redisKey(nameSpace, key, check.concurrency.log))
@@ -215,9 +218,9 @@ export function encodeRefunds(
 ): Call {
   const keys = [redisKey(nameSpace, (pending[0] as Pending).key, `~${marker}`)]
   const args: (string | number)[] = [latest, lifeMs]
-  for (const { key, refunds } of pending) {
-    for (const { policy, cost, admission } of refunds) {
-      keys.push(redisKey(nameSpace, key, policy.log))
+  for (const { key, keys: own, refunds } of pending) {
+    for (const [index, { policy, cost, admission }] of refunds.entries()) {
+      keys.push(redisKey(nameSpace, own?.[index] ?? key, policy.log))
       args.push(cost, policy.windowMs * 1000, sliceUs(policy), policy.sliced ? 1 : 0)
       args.push(admission?.generation ?? 0, admission?.time ?? 0)
     }

@@ -1,6 +1,6 @@
 import { monotonic } from '../../clock.js'
 import type { Policy } from '../../policy.js'
-import type { Answer, Check } from '../store.js'
+import { type Answer, type Check, keyAt } from '../store.js'
 
 /** A denial is remembered no longer than this, so that a reset made by another replica is seen. */
 const LONGEST_MS = 1000
@@ -11,6 +11,7 @@ interface Denial {
   readonly until: number
   /** What was asked, and which policy of it frees last. */
   readonly asked: readonly Policy[]
+  readonly keys: readonly string[] | undefined
   readonly index: number
 }
 
@@ -32,12 +33,11 @@ export class Denials {
   /** The denial that answers a check, if there is one. */
   find(check: Check): Answer | undefined {
     if (this.#denials.size === 0 || check.penalty !== 'none') return undefined
-    const id = idOf(check.limiter, check.key)
-    const denial = this.#denials.get(id)
-    if (denial === undefined) return undefined
-    const now = monotonic()
-    if (now < denial.until) return includes(denial, check.policies) ? later(denial.answer, now - denial.at) : undefined
-    this.#denials.delete(id)
+    if (check.keys === undefined) return this.#findAt(check, check.key)
+    for (const key of new Set(check.keys)) {
+      const answer = this.#findAt(check, key)
+      if (answer !== undefined) return answer
+    }
     return undefined
   }
 
@@ -55,10 +55,24 @@ export class Denials {
     const now = monotonic()
     if (this.#denials.size >= this.#capacity) this.#dropExpired(now)
     if (this.#denials.size >= this.#capacity) return
-    const id = idOf(check.limiter, check.key)
+    const id = idOf(check.limiter, keyAt(check, index))
     this.#denials.delete(id)
     const until = now + Math.min(retryMs, LONGEST_MS)
-    this.#denials.set(id, { answer, at: now, until, asked: check.policies, index })
+    this.#denials.set(id, { answer, at: now, until, asked: check.policies, keys: check.keys, index })
+  }
+
+  /** The denial of a key, which is that of the policy that denied. */
+  #findAt(check: Check, key: string): Answer | undefined {
+    const id = idOf(check.limiter, key)
+    const denial = this.#denials.get(id)
+    if (denial === undefined) return undefined
+    const now = monotonic()
+    if (now >= denial.until) {
+      this.#denials.delete(id)
+      return undefined
+    }
+    if (keyAt(check, denial.index) !== key || !includes(denial, check.policies)) return undefined
+    return later(denial, check, now - denial.at)
   }
 
   forget(limiter: string, key: string): void {
@@ -100,13 +114,19 @@ function includes({ asked, index }: Denial, policies: readonly Policy[]): boolea
   )
 }
 
-/** The same denial `elapsed` milliseconds later: less to wait. */
-function later(answer: Answer, elapsed: number): Answer {
-  const policies = answer.policies.map(policy => ({
-    used: policy.used,
-    resetMs: Math.max(1, policy.resetMs - elapsed),
-    retryMs: policy.retryMs === 0 ? 0 : Math.max(1, policy.retryMs - elapsed),
-    denials: 0,
-  }))
+/**
+ * The same denial `elapsed` milliseconds later: less to wait. Nothing is known of policies whose key is another one than
+ * then; they are shown as unused.
+ */
+function later({ answer, keys }: Denial, check: Check, elapsed: number): Answer {
+  const policies = answer.policies.map((policy, index) => {
+    if (keys?.[index] !== check.keys?.[index]) return { used: 0, resetMs: 0, retryMs: 0, denials: 0 }
+    return {
+      used: policy.used,
+      resetMs: Math.max(1, policy.resetMs - elapsed),
+      retryMs: policy.retryMs === 0 ? 0 : Math.max(1, policy.retryMs - elapsed),
+      denials: 0,
+    }
+  })
   return { allowed: false, policies, concurrency: answer.concurrency && { ...answer.concurrency, violated: false } }
 }

@@ -3,7 +3,7 @@ import { ChargeTooLarge, StoreForeignKey, StoreTimeout } from '../../errors.js'
 import { storedKey } from '../../key.js'
 import type { Policy } from '../../policy.js'
 import { MemoryStore } from '../memory/memory-store.js'
-import type { Answer, Check, Names, Refund } from '../store.js'
+import { type Answer, byKey, type Check, type Names, type Refund } from '../store.js'
 import type { Connection } from './client.js'
 import { redisKey } from './codec.js'
 import { firstSlotOf, tagOf } from './nodes.js'
@@ -96,17 +96,21 @@ export class Outage implements Watcher {
     if (!parts.connection.isCluster) this.#at(undefined)
   }
 
-  /** Whether a check of this key must fit this replica's share too. */
-  isGuarded(key: string): boolean {
+  /** Whether a check must fit this replica's share too. */
+  isGuarded(check: Check): boolean {
     if (this.#guards === 0) return false
-    const { phase } = this.#of(key)
-    return phase === 'waiting' ? !this.#parts.replicas.isAlone : phase !== 'calm'
+    return (check.keys ?? [check.key]).some(key => {
+      const { phase } = this.#of(key)
+      return phase === 'waiting' ? !this.#parts.replicas.isAlone : phase !== 'calm'
+    })
   }
 
-  /** Whether it is not known that the node of this key answers. */
-  isAway(key: string): boolean {
-    const { phase } = this.#of(key)
-    return phase === 'away' || phase === 'writing'
+  /** Whether it is not known that the nodes of a check answer. */
+  isAway(check: Check): boolean {
+    return (check.keys ?? [check.key]).some(key => {
+      const { phase } = this.#of(key)
+      return phase === 'away' || phase === 'writing'
+    })
   }
 
   /** This replica's part of what was left when the node was lost, and of what has expired since. */
@@ -121,17 +125,26 @@ export class Outage implements Watcher {
   /** This replica has admitted or charged something by itself; `reason`: why Redis did not. */
   gave(check: Check, answer: Answer, reason: unknown): void {
     // Such a key is a store error for as long as its foreign value is there: it never returns.
-    if (reason instanceof StoreForeignKey || !this.#owed.add(check, answer)) return
-    this.#leave(this.#of(check.key))
+    if (reason instanceof StoreForeignKey) return
+    for (const [part, itsAnswer] of byKey(check, answer)) {
+      if (this.#owed.add(part, itsAnswer)) this.#leave(this.#of(part.key))
+    }
   }
 
   /** Cost was given back to what this replica had admitted by itself. */
   tookBack(check: Check, refunds: readonly Refund[]): void {
-    this.#owed.takeBack(check, refunds)
+    for (const key of new Set(refunds.map(({ key = check.key }) => key))) {
+      const its = refunds.filter(refund => (refund.key ?? check.key) === key)
+      this.#owed.takeBack({ ...check, key, keys: undefined }, its)
+    }
   }
 
-  /** The node of this key has answered: that is what is known of its usage, or the node is back. */
+  /** The node of these keys has answered: that is what is known of their usage, or the node is back. */
   answered(check: Check, answer: Answer): void {
+    for (const [part, itsAnswer] of byKey(check, answer)) this.#answered(part, itsAnswer)
+  }
+
+  #answered(check: Check, answer: Answer): void {
     if (this.#guards === 0) {
       this.#learn(this.#learnt, check, answer)
       return

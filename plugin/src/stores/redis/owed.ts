@@ -102,6 +102,6 @@ export class Owed {
   }
 }
 
-function withoutIdentity({ policy, cost }: Refund): Refund {
-  return { policy, cost, admission: undefined }
+function withoutIdentity({ policy, cost, key }: Refund): Refund {
+  return { policy, cost, key, admission: undefined }
 }

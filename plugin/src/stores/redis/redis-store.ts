@@ -3,6 +3,7 @@ import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.j
 import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
 import { storedKey } from '../../key.js'
 import type { Answer, Check, Names, Refund, Store } from '../store.js'
+import { AcrossSlots, isAcrossSlots } from './across-slots.js'
 import { Batcher } from './batcher.js'
 import type { Connection } from './client.js'
 import {
@@ -63,6 +64,14 @@ export class RedisStore implements Store {
   readonly #batcher: Batcher
   readonly #permits: Permits
   readonly #prefetch: Prefetch
+  readonly #storedOf = (key: string) => this.#stored(key)
+  readonly #across = new AcrossSlots(
+    (operation: Pending['operation'], check: Check, refunds?: readonly Refund[]) =>
+      this.#askOnce<never>(operation, check, refunds),
+    this.#storedOf,
+  )
+  /** Whether a call may have keys of one slot only. */
+  #bySlot: boolean
   #space: string | undefined
   /** Until when the first connection is waited for; 0 once it stood. */
   #startsUntil = 0
@@ -75,6 +84,7 @@ export class RedisStore implements Store {
     const { timeoutMs, startTimeoutMs = 0 } = options
     this.#connection = connection
     this.#options = options
+    this.#bySlot = connection.isCluster
     this.#denials = new Denials(options.denyMemory ?? 0)
     this.#batcher = new Batcher({
       connection,
@@ -130,10 +140,13 @@ export class RedisStore implements Store {
   }
 
   async refund(check: Check, refunds: readonly Refund[]): Promise<readonly number[]> {
-    this.#denials.forget(check.limiter, check.key)
+    const forget = () => {
+      for (const { key = check.key } of refunds) this.#denials.forget(check.limiter, key)
+    }
+    forget()
     const given = await this.#ask<readonly number[]>('refund', check, refunds)
     // A check that was on its way meanwhile may have been denied before.
-    this.#denials.forget(check.limiter, check.key)
+    forget()
     return given
   }
 
@@ -198,7 +211,29 @@ export class RedisStore implements Store {
     return storedKey(key, this.#options.hashKeys)
   }
 
+  /** Of the policies, or of what is refunded, where policies have keys of their own. */
+  #keysOf(check: Check, refunds: readonly Refund[]): readonly string[] | undefined {
+    if (check.keys === undefined) return undefined
+    const keys = refunds === NO_REFUNDS ? check.keys : refunds.map(({ key = check.key }) => key)
+    return keys.map(this.#storedOf)
+  }
+
+  /** In a cluster a call has keys of one slot; then keys of policies may need several calls. */
   #ask<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
+    if (this.#bySlot && check.keys !== undefined && isAcrossSlots(check, refunds, this.#storedOf)) {
+      return this.#askAcross(operation as keyof AcrossSlots, check, refunds) as Promise<T>
+    }
+    return this.#askOnce(operation, check, refunds)
+  }
+
+  async #askAcross(operation: keyof AcrossSlots, check: Check, refunds: readonly Refund[]): Promise<unknown> {
+    if (operation !== 'check') return this.#across[operation](check, refunds)
+    const answer = await this.#across.check(check)
+    if (!answer.allowed) this.#denials.remember(check, answer)
+    return answer
+  }
+
+  #askOnce<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const pending = this.#pending(operation, check, refunds, resolve as never, reject)
       const error = this.#missing ?? this.#nodes.of(pending.key).circuit.error
@@ -217,7 +252,8 @@ export class RedisStore implements Store {
     const since = monotonic()
     const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
     const key = this.#stored(check.key)
-    return { operation, check, key, refunds, since, deadline, settled: false, resolve, reject }
+    const keys = this.#keysOf(check, refunds)
+    return { operation, check, key, keys, refunds, since, deadline, settled: false, resolve, reject }
   }
 
   /** False where it cannot be sent at once. */
@@ -261,13 +297,30 @@ export class RedisStore implements Store {
       if (!patience.isOver) circuit.succeeded(epoch)
     } catch (reason) {
       const error = errorOf(reason)
-      if (isCrossSlot(error) && this.#batcher.split(inTime(pending), releases)) return
+      if (isCrossSlot(error) && this.#sendBySlot(inTime(pending), releases)) return
       if (releases.length > 0) this.#sendReleases(releases)
       if (!patience.isOver) circuit.failed(epoch, error, monotonic())
       this.#failAll(waiters(pending), error)
     } finally {
       patience.end()
     }
+  }
+
+  /** A plain client leads to a cluster. False where all keys are of one slot. */
+  #sendBySlot(pending: readonly Pending[], releases: readonly Release[]): boolean {
+    const isApart = ({ check, refunds }: Pending) =>
+      check.keys !== undefined && isAcrossSlots(check, refunds, this.#storedOf)
+    this.#bySlot = true
+    const apart = pending.filter(isApart)
+    for (const one of apart) {
+      one.settled = true
+      this.#ask<never>(one.operation, one.check, one.refunds).then(one.resolve, one.reject)
+    }
+    const others = pending.filter(one => !isApart(one))
+    if (this.#batcher.split(others, releases)) return true
+    for (const one of apart.length > 0 ? others : []) this.#batcher.add(one)
+    for (const one of apart.length > 0 ? releases : []) this.#batcher.release(one)
+    return apart.length > 0
   }
 
   async #sendChecks(pending: readonly Pending[], releases: readonly Release[], { clock }: Node): Promise<void> {

@@ -14,7 +14,7 @@ import {
 } from './errors.js'
 import type { Group } from './group.js'
 import { digest } from './key.js'
-import { type Cost, costOf, type Ledger } from './ledger.js'
+import { type Cost, costOf, Ledger } from './ledger.js'
 import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key, type Keys } from './options/answers.js'
 import { show } from './options/kinds.js'
 import type { LimiterConfig, PolicyConfig } from './options/parse.js'
@@ -210,6 +210,28 @@ export class Limiter {
       const { onStoreError } = this.config
       if (onStoreError === 'throw' || onStoreError === 'deny' || isAboutCall(reason)) throw this.#failure(reason)
     }
+  }
+
+  /** Counts without a request. `cost`: of each policy, those that it does not name cost nothing; undefined: as configured. */
+  decideByHand(keys: Keys, cost: Cost | undefined): Awaitable<Decided> {
+    return then(this.#checkByHand(keys, undefined), check => this.#ask(check.key, this.#costing(check, cost), false))
+  }
+
+  /** Charges without asking. Where the store cannot be asked, `onStoreError` says what becomes of it. */
+  async chargeByHand(keys: Keys, cost: Cost): Promise<void> {
+    const check = await this.#checkByHand(keys, undefined)
+    const { store } = this.#parts
+    const decided = { listed: false as const, key: check.key, check, store, answer: undefined, lease: undefined }
+    await this.charge({ ...decided, decision: pass(check, this.#units) }, cost, new Ledger())
+  }
+
+  #costing(check: Check, cost: Cost | undefined): Check {
+    const configured = new Map(this.config.policies.map(({ name, cost }) => [name, cost]))
+    const policies = check.policies.map(policy => {
+      const units = cost === undefined ? configured.get(policy.name) : (costOf(cost, policy.name) ?? 0)
+      return { ...policy, cost: checkedCost(units) }
+    })
+    return { ...check, policies }
   }
 
   /** Gives cost of keys back, whoever was charged for it. Rejects with StoreUnavailable where that did not happen. */

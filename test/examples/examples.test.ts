@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { WebSocket } from 'undici'
 import { builtPackage } from '../docs/built-package.js'
 import { root } from '../docs/markdown.js'
 
@@ -40,6 +41,23 @@ for (const [name, source] of sources) {
     for (const trial of trials) await attempt(t, origin, trial)
   })
 }
+
+t.test('websocket.js answers the fourth message with the time to wait', async t => {
+  const origin = await start(t, join(folder, 'websocket.js'))
+  const socket = new WebSocket(origin.replace('http', 'ws'))
+  t.teardown(() => socket.close())
+  await new Promise(resolve => socket.addEventListener('open', resolve))
+  const answers: string[] = []
+  const all = new Promise<void>(resolve => {
+    socket.addEventListener('message', ({ data }) => {
+      if (answers.push(`${data}`) === 4) resolve()
+    })
+  })
+  for (const text of ['a', 'b', 'c', 'd']) socket.send(text)
+  await all
+  t.strictSame(answers.slice(0, 3), ['echo a', 'echo b', 'echo c'])
+  t.match(answers[3], /^wait (9|10) s$/)
+})
 
 t.test('the list of examples has all of them', async t => {
   const list = readFileSync(new URL('examples/README.md', root), 'utf8')
@@ -110,6 +128,7 @@ function trialOf(line: string, claims: string): Trial {
   for (let word = words.shift(); word !== undefined; word = words.shift()) {
     if (word === '-i' || word === '--parallel-immediate') continue
     if (word === '-Z') parallel = true
+    else if (word === '-X') method = words.shift() ?? ''
     else if (word === '-H') {
       const [name = '', value = ''] = (words.shift() ?? '').split(': ')
       headers[name] = value

@@ -81,6 +81,7 @@ t.test('every dependency for development is used', async t => {
     '@typescript/native': 'is `tsc`',
     typescript: 'tap asks it for types',
     axios: 'openapi-client-axios sends with it',
+    rxjs: '@nestjs/core asks for it',
   }
   for (const name of names(workspace.devDependencies)) {
     const { bin = {} } = manifest(`node_modules/${name}/package.json`) as { bin?: string | Versions }

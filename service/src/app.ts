@@ -29,6 +29,7 @@ import { openKeys } from './open-keys.js'
 import { openUsage } from './open-usage.js'
 import { ERRORS } from './openapi/errors.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
+import { type Ops, openOps } from './ops.js'
 import { countRequests, Stats } from './playground/stats.js'
 import { limitGuesses } from './protection/guesses.js'
 import { type Limits, registerLimits } from './protection/limits.js'
@@ -56,6 +57,8 @@ export interface Service {
   readonly app: FastifyInstance
   readonly models: Models
   readonly limits: Limits
+  /** The second listener. */
+  readonly ops: Ops
   /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
   announceStop(): void
 }
@@ -139,6 +142,8 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
   const { limits, early } = await registerLimits(app, config, models, metrics, keys.keyring, usage?.meter)
 
+  const ops = openOps(app, malformed)
+
   rememberRoutes(app)
   const { requestTimeoutMs, bodyLimit, adminToken, streamLimit, streamStallMs, imagePixelLimit } = config
   await app.register(predictRoutes, {
@@ -184,6 +189,7 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
     app,
     models,
     limits,
+    ops,
     announceStop: () => {
       front?.close()
       stopBy ??= performance.now() + config.stopTimeoutMs
@@ -247,6 +253,7 @@ function createServer(config: Config): Server {
     clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
   })
   malformed.watch(app)
+  if (config.maxConnections !== undefined) app.server.maxConnections = config.maxConnections
   noteArrivals(app)
   // Each hook has its price, so these three are one.
   app.addHook('onRequest', (request, reply, done) => {

@@ -49,6 +49,17 @@ export const settings = {
     description: 'Port to listen on.',
     takes: 'an integer, 0 (any free port) to 65535',
   }),
+  OPS_PORT: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: 65535,
+      description:
+        'Port of a second listener for `/health`, `/metrics` and `/v1/admin`, which clients of the first one cannot keep busy. They are answered on `PORT` as well.',
+      otherwise: 'there is none',
+      takes: 'an integer, 0 (any free port) to 65535; not the one of PORT',
+    }),
+  ),
+  MAX_CONNECTIONS: optionalCount('Connections to `PORT` at once; more are closed as they come.', 'any number'),
   LOG_LEVEL: oneOf(
     ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     'info',
@@ -297,6 +308,10 @@ type Settings = Static<typeof SettingsSchema>
 export interface Config {
   readonly host: string
   readonly port: number
+  /** Port of the second listener; undefined where there is none. */
+  readonly opsPort: number | undefined
+  /** Connections at once; undefined: any number. */
+  readonly maxConnections: number | undefined
   readonly logLevel: Settings['LOG_LEVEL']
   /** Where limits are counted; undefined: in this process. */
   readonly redis: RedisTarget | undefined
@@ -427,10 +442,13 @@ export function readConfig(environment: Environment): Config {
   const ajv = new Ajv({ allErrors: true, useDefaults: true, coerceTypes: true, validateSchema: false })
   for (const word of ['takes', 'otherwise', 'secret']) ajv.addKeyword(word)
   for (const [name, check] of Object.entries(formats)) ajv.addFormat(name, check)
-  const read: Record<string, unknown> = { ...given }
+  const values: Record<string, unknown> = { ...given }
   const check = ajv.compile(structuredClone(SettingsSchema))
-  if (!check(read)) throw new ConfigError(problemsOf(check.errors ?? [], given))
-  return toConfig(read as Settings, readTracing(environment))
+  if (!check(values)) throw new ConfigError(problemsOf(check.errors ?? [], given))
+  const read = values as Settings
+  if (read.OPS_PORT !== undefined && read.OPS_PORT === read.PORT && read.PORT !== 0)
+    throw new ConfigError([problemOf('OPS_PORT', given)])
+  return toConfig(read, readTracing(environment))
 }
 
 function problemsOf(
@@ -438,10 +456,12 @@ function problemsOf(
   given: Readonly<Record<string, string>>,
 ): string[] {
   const names = new Set(errors.map(({ instancePath }) => instancePath.slice(1)))
-  return [...names].map(name => {
-    const { takes, secret } = wordsOf(name)
-    return `${name} is ${secret ? 'not usable' : `'${clip(given[name] ?? '')}'`}; it takes ${takes}`
-  })
+  return [...names].map(name => problemOf(name, given))
+}
+
+function problemOf(name: string, given: Readonly<Record<string, string>>): string {
+  const { takes, secret } = wordsOf(name)
+  return `${name} is ${secret ? 'not usable' : `'${clip(given[name] ?? '')}'`}; it takes ${takes}`
 }
 
 const clip = (text: string): string => (text.length > 80 ? `${text.slice(0, 80)}…` : text)
@@ -450,6 +470,8 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
   return {
     host: read.HOST,
     port: read.PORT,
+    opsPort: read.OPS_PORT,
+    maxConnections: read.MAX_CONNECTIONS,
     logLevel: read.LOG_LEVEL,
     redis: read.REDIS_URL === undefined ? undefined : parseRedisUrl(read.REDIS_URL),
     redisNameSpace: read.REDIS_NAMESPACE,

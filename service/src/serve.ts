@@ -36,7 +36,7 @@ export async function serve(environment: Environment, hangups = new Hangups()): 
 export function startErrorOf(error: unknown): string {
   if (error instanceof ConfigError || error instanceof InferenceError) return error.message
   const { code, syscall, message, stack } = error as NodeJS.ErrnoException
-  if (syscall === 'listen' && code === 'EADDRINUSE') return `${message}; set PORT to another one`
+  if (syscall === 'listen' && code === 'EADDRINUSE') return `${message}; set PORT or OPS_PORT to another one`
   if (syscall !== undefined) return message
   return stack ?? String(error)
 }
@@ -57,11 +57,13 @@ async function start(config: Config): Promise<Started> {
     },
   })
   try {
-    await service.app.listen({
-      host: config.host,
-      port: config.port,
-      listenTextResolver: address => `listening on ${address}`,
-    })
+    const { host, port, opsPort } = config
+    // First, so that whoever finds the service listening can watch it.
+    if (opsPort !== undefined) {
+      const address = await service.ops.listen(host, opsPort)
+      service.app.log.info(`health, metrics and admin on ${address}`)
+    }
+    await service.app.listen({ host, port, listenTextResolver: address => `listening on ${address}` })
   } catch (error) {
     await service.app.close()
     throw error

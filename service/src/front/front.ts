@@ -19,6 +19,7 @@ import { isV2 } from '../routes/v2-error.js'
 import type { UsageMeter } from '../usage/usage-meter.js'
 import { type Answer, Answers } from './answers.js'
 import type { Head } from './head.js'
+import { ReadingControl } from './reading.js'
 import { RouteTable } from './route-table.js'
 import { SocketReader } from './socket-reader.js'
 
@@ -32,7 +33,11 @@ const SWEEP_MS = 500
 const RECENT_MS = 1000
 
 /** Refusals that are an answer to load, by their code. */
-const REFUSED = ['ML_RATE_QUOTA_EXCEEDED', 'INFERENCE_OVERLOADED']
+const OVERLOADED = 'INFERENCE_OVERLOADED'
+const REFUSED = ['ML_RATE_QUOTA_EXCEEDED', OVERLOADED]
+
+/** Idle connections that begin to be read in one turn of the event loop. */
+const SPREAD_AT_ONCE = 50
 
 export interface FrontOptions {
   readonly trustProxy: readonly string[]
@@ -81,6 +86,10 @@ export class Front {
   readonly #routes = new RouteTable()
   readonly #observers = new Map<string, ObserveRefusal>()
   readonly #readers = new Set<SocketReader>()
+  /** Connections that nobody reads in front of the parser. */
+  readonly #unread = new Set<Socket>()
+  #isSpreading = false
+  readonly #control = new ReadingControl(() => this.#early?.isServing === true)
   #early: EarlyRefusals | undefined
   #usage: UsageMeter | undefined
   #refusedAt = Number.NEGATIVE_INFINITY
@@ -96,10 +105,19 @@ export class Front {
       if (method === 'POST' && config?.rateLimit === undefined) this.#routes.add(url)
     })
     app.server.on('connection', (socket: Socket) => {
-      if (performance.now() - this.#refusedAt < RECENT_MS) this.#read(socket)?.beginAtFirstByte()
+      if (performance.now() - this.#refusedAt < RECENT_MS) {
+        this.#read(socket)?.beginAtFirstByte()
+        return
+      }
+      this.#unread.add(socket)
+      socket.once('close', () => this.#unread.delete(socket))
     })
     const sweep = setInterval(() => this.#sweep(), SWEEP_MS).unref()
-    app.addHook('onClose', () => clearInterval(sweep))
+    watchers.metrics?.watchFront(this.#control)
+    app.addHook('onClose', () => {
+      clearInterval(sweep)
+      this.#control.close()
+    })
   }
 
   /** Begins to refuse, and tells `usage` whom. */
@@ -111,6 +129,7 @@ export class Front {
   /** Stops to refuse: from now on everything goes to the framework. */
   close(): void {
     this.#early = undefined
+    this.#control.close()
   }
 
   /** To be called for each request that the framework refuses: the next ones over its connection may be refused here. */
@@ -122,19 +141,36 @@ export class Front {
     if (reader !== undefined) reader.begin()
     // Not while the parser is at work on that very request.
     else setImmediate(() => this.#read(socket))
+    if (refusedAs === OVERLOADED && !this.#isSpreading && this.#unread.size > 0) {
+      this.#isSpreading = true
+      setImmediate(() => this.#spread())
+    }
+  }
+
+  /** There is no room, so all connections are about to be refused: those that are idle are read from now on, a few a turn. */
+  #spread(): void {
+    let left = SPREAD_AT_ONCE
+    for (const socket of this.#unread) {
+      if (left-- === 0) break
+      this.#unread.delete(socket)
+      if (!this.#malformed.isBusy(socket)) this.#read(socket)
+    }
+    this.#isSpreading = this.#unread.size > 0
+    if (this.#isSpreading) setImmediate(() => this.#spread())
   }
 
   #read(socket: ReadSocket): SocketReader | undefined {
     if (socket[readerOf] !== undefined) return undefined
-    const reader = SocketReader.open(socket, this.#refuse, this.#malformed)
+    const reader = SocketReader.open(socket, this.#refuse, this.#malformed, this.#control)
     if (reader === undefined) return undefined
     socket[readerOf] = reader
+    this.#unread.delete(socket)
     this.#readers.add(reader)
     socket.once('close', () => this.#readers.delete(reader))
     return reader
   }
 
-  readonly #refuse = (head: Head, reader: SocketReader): string | undefined => {
+  readonly #refuse = (head: Head, reader: SocketReader, arrivedAt: number): string | undefined => {
     const early = this.#early
     if (early === undefined) return undefined
     let target = reader.memo as Target | undefined
@@ -143,7 +179,7 @@ export class Front {
       reader.memo = target
     }
     if (target.asked === undefined) return undefined
-    const refusal = early.of(target.asked, performance.now())
+    const refusal = early.of(target.asked, arrivedAt)
     if (refusal === undefined || ++this.#refusals % SAMPLE === 0) return undefined
     const answer = this.#answerTo(refusal, target.isV2)
     this.#count(refusal, answer, target)

@@ -8,10 +8,12 @@
  */
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
+import { noteEmpty } from '../http/arrival.js'
 import { type Head, readHead } from './head.js'
+import type { Pausable, ReadingControl } from './reading.js'
 
-/** What a request is answered with, or undefined where it goes to the parser. */
-export type Refuse = (head: Head, reader: SocketReader) => string | undefined
+/** What a request is answered with, or undefined where it goes to the parser. `arrivedAt`: see `noteEmpty`. */
+export type Refuse = (head: Head, reader: SocketReader, arrivedAt: number) => string | undefined
 
 /** What Node's side of the connection is doing. */
 export interface Parsed {
@@ -41,35 +43,68 @@ interface Seen {
 
 type Listener = (chunk: Buffer) => void
 
-export class SocketReader {
+/** The part of a connection's handle that starts and stops reading, as Node's own HTTP server uses it. */
+interface Handle {
+  reading: boolean
+  readStart(): number
+  readStop(): number
+}
+
+export class SocketReader implements Pausable {
   readonly socket: Socket
+  refusalsInRow = 0
   /** For `Refuse`: what it knows of the head that it was last called with. */
   memo: { readonly head: Head } | undefined
   readonly #refuse: Refuse
   readonly #parsed: Parsed
+  readonly #control: ReadingControl
   readonly #toParser: Listener
   #state: State = 'unsure'
   #rest = 0
   #passesNext = false
+  /** When the connection was last seen empty, where it has not been read since. */
+  #emptyAt: number | undefined
   #seen: Seen | undefined
   /** `performance.now()` since when the body of a refused request is skipped. */
   #skippingSince = 0
 
   /** Undefined where somebody else reads the connection. */
-  static open(socket: Socket, refuse: Refuse, parsed: Parsed): SocketReader | undefined {
+  static open(socket: Socket, refuse: Refuse, parsed: Parsed, control: ReadingControl): SocketReader | undefined {
     const listeners = socket.listeners('data')
     if (listeners.length !== 1 || socket.destroyed) return undefined
-    return new SocketReader(socket, refuse, parsed, listeners[0] as Listener)
+    return new SocketReader(socket, refuse, parsed, control, listeners[0] as Listener)
   }
 
-  private constructor(socket: Socket, refuse: Refuse, parsed: Parsed, toParser: Listener) {
+  private constructor(socket: Socket, refuse: Refuse, parsed: Parsed, control: ReadingControl, toParser: Listener) {
     this.socket = socket
     this.#refuse = refuse
     this.#parsed = parsed
+    this.#control = control
     this.#toParser = toParser
     // Node's server stops reading the connection by itself as soon as somebody else listens.
     socket.removeListener('data', toParser)
     socket.on('data', chunk => this.#read(chunk))
+    socket.once('close', () => control.forget(this))
+  }
+
+  pause(now: number): boolean {
+    const handle = handleOf(this.socket)
+    if (handle === undefined || this.#state !== 'boundary' || this.#parsed.isBusy(this.socket)) return false
+    handle.reading = false
+    handle.readStop()
+    this.#emptyAt = now
+    return true
+  }
+
+  resume(): void {
+    const handle = handleOf(this.socket)
+    if (handle === undefined || handle.reading) return
+    handle.reading = true
+    handle.readStart()
+  }
+
+  settle(): void {
+    this.#emptyAt = undefined
   }
 
   /** Looks for the beginning of a request again, where the connection was given up. */
@@ -127,23 +162,32 @@ export class SocketReader {
       return
     }
     this.#rest = rest
+    const from = performance.now()
+    // What waited while the connection was not read may have waited for all of that time.
+    const arrivedAt = this.#emptyAt ?? from
+    this.#emptyAt = undefined
     const passes = this.#passesNext || this.#parsed.isBusy(this.socket)
     this.#passesNext = false
-    const answer = passes ? undefined : this.#refuse(head, this)
+    const answer = passes ? undefined : this.#refuse(head, this, arrivedAt)
     if (answer === undefined) {
+      this.refusalsInRow = 0
       this.#state = rest === 0 ? 'boundary' : 'passing'
+      noteEmpty(this.socket, arrivedAt)
       this.#toParser(bytes)
+      noteEmpty(this.socket, undefined)
       return
     }
+    this.refusalsInRow++
     if (rest > 0) {
       this.#state = 'skipping'
-      this.#skippingSince = performance.now()
+      this.#skippingSince = from
     }
     // A client that reads no answers gets no more of them, so that they do not pile up.
     if (!this.socket.write(answer, 'latin1')) {
       this.socket.pause()
       this.socket.once('drain', () => this.socket.resume())
     }
+    this.#control.refused(this, from, performance.now())
   }
 
   #passes(bytes: Buffer): void {
@@ -177,6 +221,14 @@ export class SocketReader {
     if (head !== undefined) this.#seen = { head, bytes: Buffer.from(bytes.subarray(0, head.headBytes)) }
     return head
   }
+}
+
+/** Undefined where the connection is gone, or is none of the system's. */
+function handleOf(socket: Socket): Handle | undefined {
+  const handle = (socket as unknown as { readonly _handle?: Partial<Handle> | null })._handle
+  return typeof handle?.readStop === 'function' && typeof handle.readStart === 'function'
+    ? (handle as Handle)
+    : undefined
 }
 
 /** Whether the parser has read these very bytes as this request. */

@@ -199,6 +199,12 @@ export class Metrics {
     )
   }
 
+  /** Adds what reads connections in front of the framework. */
+  watchFront(control: { readonly paused: number }): void {
+    const help = 'Connections that are not read at present, since what comes over them is refused.'
+    this.#gauge('front_paused_connections', help, () => control.paused)
+  }
+
   /** A request was refused, or lost its place. */
   overloaded(why: OverloadReason): void {
     this.#overload.of(why).value++

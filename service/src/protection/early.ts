@@ -40,6 +40,11 @@ export class EarlyRefusals {
     this.#models = models
   }
 
+  /** Whether there is more for the main thread to do than to refuse. */
+  get isServing(): boolean {
+    return this.#gate === undefined ? this.#models.queueRows > 0 : this.#gate.isServing
+  }
+
   /** Undefined where the request may be admitted. `arrivedAt`: `performance.now()` when it came. */
   of({ digest, address, params, timeoutMs }: EarlyRequest, arrivedAt: number): EarlyRefusal | undefined {
     const caller = this.#limits.callerOf(digest, address)

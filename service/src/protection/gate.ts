@@ -118,13 +118,20 @@ export class Gate {
   #lateMs = 0
   #ticks = 0
   #delayMs = 0
+  /** When a request was last answered that had passed, to the tick. */
+  #servedAt = Number.NEGATIVE_INFINITY
 
   /** `targetMs`: how late a turn of the event loop may be. */
   constructor(targetMs?: number) {
     const limit = new GateLimit(targetMs)
     this.#limit = limit
+    const served = () => {
+      this.#servedAt = this.#tickedAt
+    }
     this.#left = function () {
-      limit.leave(this.statusCode < 429)
+      const isServed = this.statusCode < 429
+      limit.leave(isServed)
+      if (isServed) served()
     }
     // (A histogram of `monitorEventLoopDelay` has no sample in a window that a single turn has filled.)
     this.#timer = setInterval(() => this.#tick(), rules.tickMs).unref()
@@ -133,6 +140,11 @@ export class Gate {
   /** Milliseconds that a request has waited for its turn by now, unseen; 0 while the event loop keeps up. */
   get delayMs(): number {
     return this.#limit.limit === Number.POSITIVE_INFINITY ? 0 : this.#delayMs
+  }
+
+  /** Whether requests have passed of late, and been answered with more than a refusal. */
+  get isServing(): boolean {
+    return this.#tickedAt - this.#servedAt < rules.servingMs
   }
 
   /** For metrics: milliseconds that turns of the event loop were late in the last window; requests inside, and at most. */

@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import rateLimit, { type PolicyState, type RateLimitHandler, type RateLimitOptions } from 'ml-api-rate-limiter'
 import { addressKey } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
+import { unreadMs } from '../http/arrival.js'
 import type { Models } from '../inference/types.js'
 import type { Keyring } from '../keys/keyring.js'
 import type { Metrics } from '../metrics/metrics.js'
@@ -86,8 +87,9 @@ export async function registerLimits(
     // Of several, the body says which.
     if (meant.length === 1 && model !== undefined && namesModel(request)) request.caller?.checkModel(model.info.name)
     if (gate === undefined) return undefined
-    request.seenLateMs = gate.delayMs
-    const { arrivedAt } = request
+    const waitedMs = unreadMs(request.raw.socket, request.arrivedAt)
+    request.seenLateMs = Math.max(gate.delayMs, waitedMs)
+    const arrivedAt = request.arrivedAt - waitedMs
     const newcomer = {
       models: meant,
       priority: priorityOf(request),

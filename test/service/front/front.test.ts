@@ -289,6 +289,23 @@ for (const status of [429, 503]) {
   })
 }
 
+t.test('once there is no room, connections that were idle need one refusal behind the front, not two', async t => {
+  const room = crowded()
+  room.full = false
+  const { open, takeReached } = await listening(t, { RATE_LIMIT_MAX: 1000 }, room.models)
+  const idle = Array.from({ length: 120 }, () => open())
+  const ask = () => Promise.all(idle.map(connection => connection.ask(post())))
+  await ask()
+  room.full = true
+  await open().ask(post())
+  // The idle ones are taken up in the turns that follow.
+  await delay(200)
+  await ask()
+  takeReached()
+  for (const { status } of await ask()) t.equal(status, 429)
+  t.ok(takeReached() <= 2, 'all of them are read in front')
+})
+
 t.test('refusals in front are counted as the others are', async t => {
   const { open, ask } = await listening(t, { RATE_LIMIT_MAX: 1, RATE_LIMIT_WINDOW: '1h' })
   const connection = open()

@@ -5,6 +5,7 @@ import { Duplex } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
+import { ReadingControl } from '../../../service/src/front/reading.js'
 import { SocketReader } from '../../../service/src/front/socket-reader.js'
 
 const REFUSAL = 'HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n'
@@ -55,11 +56,12 @@ function serverOf(t: Test) {
     server.emit('connection', client.socket)
     return client
   }
-  const read = (client: Client) =>
-    SocketReader.open(client.socket as Socket, refuse, {
-      newest: socket => newest.get(socket)?.request,
-      isBusy: socket => newest.get(socket)?.response.writableFinished === false,
-    }) as SocketReader
+  const parsed = {
+    newest: (socket: Socket) => newest.get(socket)?.request,
+    isBusy: (socket: Socket) => newest.get(socket)?.response.writableFinished === false,
+  }
+  const control = new ReadingControl(() => false)
+  const read = (client: Client) => SocketReader.open(client.socket as Socket, refuse, parsed, control) as SocketReader
   return { connect, read, reached }
 }
 

@@ -90,6 +90,8 @@ export const gate = {
   burstPart: 1 / 5,
   /** Milliseconds that such a delay may last at most, however much time callers give: probes wait as well. */
   mostBurstMs: 1000,
+  /** Milliseconds after an answer in which the service counts as serving: its main thread is then not for refusals alone. */
+  servingMs: 1000,
   /** Milliseconds that callers refused here are asked to wait: at least, and at most so many more, by chance. */
   backMs: 1000,
   backSpreadMs: 4000,

@@ -1,0 +1,128 @@
+/**
+ * What will be refused is not read: a controller bounds the share of the main thread that refusals take while there is
+ * anything else to do. Beyond it, connections whose requests were refused of late are read in turns, and TCP makes their
+ * clients wait meanwhile. Connections with requests that are admitted are always read.
+ */
+
+/** Share of the main thread that refusals may take while something is admitted. */
+const MOST_SHARE = 1 / 3
+/** Milliseconds between two turns. */
+const TURN_MS = 5
+/** Milliseconds after which a connection has its turn, whatever the share. */
+const LONGEST_PAUSE_MS = 80
+/** Refusals in a row, over one connection, from which on it is paused. */
+const FEWEST_REFUSALS = 2
+/** What the kernel and libuv add to the time that a refusal takes in JavaScript. */
+const READING_FACTOR = 1.6
+
+/** A connection that can be left unread. */
+export interface Pausable {
+  /** Refusals since the last request over it that was not refused. */
+  readonly refusalsInRow: number
+  /** Stops reading it, or reads it again. Gives false where that is not possible. */
+  pause(now: number): boolean
+  resume(): void
+  /** It was read once more, and had nothing to say: what comes from now on has only just come. */
+  settle(): void
+}
+
+/** The rule alone, without timers: time is an argument. */
+export class RefusalBudget {
+  #leftMs = 0
+  #since: number
+
+  constructor(now: number) {
+    this.#since = now
+  }
+
+  /** Milliseconds that refusals may still take; below 0 where they took more than their share. */
+  leftMs(now: number): number {
+    const elapsedMs = now - this.#since
+    this.#since = now
+    // What was not used for two turns is gone: a share of the time that has passed is of no use to what is due now.
+    this.#leftMs = Math.min(this.#leftMs + elapsedMs * MOST_SHARE, 2 * TURN_MS * MOST_SHARE)
+    return this.#leftMs
+  }
+
+  spend(ms: number): void {
+    // No more debt than a second of it: a single stall is not paid for by everybody after it.
+    this.#leftMs = Math.max(-1000 * MOST_SHARE, this.#leftMs - ms)
+  }
+}
+
+export class ReadingControl {
+  readonly #isBusy: () => boolean
+  readonly #budget = new RefusalBudget(performance.now())
+  /** Since when, the longest paused first. */
+  readonly #paused = new Map<Pausable, number>()
+  #toPause: Pausable[] = []
+  #timer: NodeJS.Timeout | undefined
+  /** Milliseconds that one refusal takes, of late. */
+  #refusalMs = 0.02
+
+  /** `isBusy`: whether anything is admitted, that refusals would keep from the main thread. */
+  constructor(isBusy: () => boolean) {
+    this.#isBusy = isBusy
+  }
+
+  /** Connections that are not read at present. */
+  get paused(): number {
+    return this.#paused.size
+  }
+
+  /** A request over this connection was refused, between `from` and `now`. */
+  refused(connection: Pausable, from: number, now: number): void {
+    const ms = (now - from) * READING_FACTOR
+    this.#refusalMs += (ms - this.#refusalMs) / 64
+    this.#budget.spend(ms)
+    if (connection.refusalsInRow < FEWEST_REFUSALS || this.#budget.leftMs(now) > 0 || !this.#isBusy()) return
+    // In one go once this turn of the event loop has read what there was: Node's stream reads on behind each chunk.
+    if (this.#toPause.push(connection) === 1) setImmediate(() => this.#pause())
+  }
+
+  /** Reads all connections again. */
+  close(): void {
+    this.#stopTurns()
+    for (const connection of this.#paused.keys()) connection.resume()
+    this.#paused.clear()
+  }
+
+  /** The connection is gone. */
+  forget(connection: Pausable): void {
+    this.#paused.delete(connection)
+  }
+
+  #pause(): void {
+    const now = performance.now()
+    for (const connection of this.#toPause.splice(0)) {
+      if (!this.#paused.has(connection) && connection.pause(now)) this.#paused.set(connection, now)
+    }
+    if (this.#paused.size > 0) this.#timer ??= setInterval(() => this.#turn(), TURN_MS)
+  }
+
+  /** Reads those again whose turn it is. */
+  #turn(): void {
+    const now = performance.now()
+    const leftMs = this.#budget.leftMs(now)
+    const affordable = this.#isBusy() ? Math.floor(leftMs / this.#refusalMs) : this.#paused.size
+    const resumed: Pausable[] = []
+    for (const [connection, since] of this.#paused) {
+      if (resumed.length >= affordable && now - since < LONGEST_PAUSE_MS) break
+      resumed.push(connection)
+      this.#paused.delete(connection)
+      connection.resume()
+    }
+    // Timers come before the reading of this turn of the event loop, and this behind it.
+    if (resumed.length > 0) {
+      setImmediate(() => {
+        for (const connection of resumed) connection.settle()
+      })
+    }
+    if (this.#paused.size === 0) this.#stopTurns()
+  }
+
+  #stopTurns(): void {
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * A second listener for those who watch and steer the service: probes, metrics and admin. It has connections of its own,
+ * so that it can be reached while clients hold all of the main one's, and it can be kept from strangers by its port.
+ */
+import { randomUUID } from 'node:crypto'
+import { createServer, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import type { Malformed } from './http/malformed.js'
+import { MEDIA_TYPE, problemOf } from './http/problem.js'
+import { SECURITY_HEADERS } from './http/security-headers.js'
+
+/** What it answers: everything that is never limited and tells of the process, or steers it. */
+const SERVED = /^\/(?:v2\/)?health\/|^\/metrics(?:[/?]|$)|^\/v1\/admin\//
+
+export interface Ops {
+  /** Resolves with the address, for people, once it listens. */
+  listen(host: string, port: number): Promise<string>
+}
+
+/** Routes go on in the app as they are there; it ends with the app. */
+export function openOps(app: FastifyInstance, malformed: Malformed): Ops {
+  const { headersTimeout, requestTimeout, keepAliveTimeout } = app.server as Server
+  const options = { headersTimeout, requestTimeout, keepAliveTimeout, connectionsCheckingInterval: 500 }
+  const server = createServer({ ...options, maxHeaderSize: 8192, requireHostHeader: false }, (request, response) => {
+    if (SERVED.test(request.url ?? '')) app.routing(request, response)
+    else sendUnknown(response)
+  })
+  server.on('clientError', malformed.handle)
+  // As long as the app answers, so does this: it says that the app is stopping.
+  app.addHook('onClose', () => {
+    if (!server.listening) return undefined
+    const closed = new Promise<void>(resolve => server.close(() => resolve()))
+    server.closeIdleConnections()
+    return closed
+  })
+  return {
+    listen: (host, port) =>
+      new Promise((resolve, reject) => {
+        server.once('error', reject)
+        server.listen(port, host, () => {
+          server.off('error', reject)
+          const { address, port: actual, family } = server.address() as AddressInfo
+          resolve(`http://${family === 'IPv6' ? `[${address}]` : address}:${actual}`)
+        })
+      }),
+  }
+}
+
+function sendUnknown(response: ServerResponse): void {
+  const detail = 'this port answers /health, /v2/health, /metrics and /v1/admin, and nothing else'
+  const body = JSON.stringify(problemOf({ status: 404, code: 'NOT_FOUND', detail }, randomUUID()))
+  const headers = { ...SECURITY_HEADERS, 'content-type': MEDIA_TYPE, 'content-length': Buffer.byteLength(body) }
+  response.writeHead(404, headers).end(body)
+}

@@ -1,0 +1,81 @@
+/** What will be refused is not read: whose turn it is, and when. */
+import { setTimeout as delay } from 'node:timers/promises'
+import t from 'tap'
+import { type Pausable, ReadingControl, RefusalBudget } from '../../../service/src/front/reading.js'
+
+class Connection implements Pausable {
+  refusalsInRow = 5
+  isPaused = false
+  settled = 0
+  pausedAt = 0
+  longestMs = 0
+
+  pause(now: number): boolean {
+    this.isPaused = true
+    this.pausedAt = now
+    return true
+  }
+
+  resume(): void {
+    this.isPaused = false
+    this.longestMs = Math.max(this.longestMs, performance.now() - this.pausedAt)
+  }
+
+  settle(): void {
+    this.settled++
+  }
+}
+
+t.test('refusals have a third of the time, and what they did not use is gone', async t => {
+  const budget = new RefusalBudget(0)
+  t.equal(Math.round(budget.leftMs(3)), 1)
+  budget.spend(5)
+  t.ok(budget.leftMs(3) < 0, 'more than their share')
+  t.ok(budget.leftMs(12) < 0)
+  t.ok(budget.leftMs(18) > 0, 'five milliseconds are a third of fifteen')
+  t.ok(budget.leftMs(100_000) < 10)
+  budget.spend(60_000)
+  t.ok(budget.leftMs(102_000) > 0, 'a stall is not paid for for ever')
+})
+
+t.test('beyond their share connections are not read, and each gets its turn', async t => {
+  const control = new ReadingControl(() => true)
+  t.teardown(() => control.close())
+  const connections = Array.from({ length: 50 }, () => new Connection())
+  const polite = new Connection()
+  polite.refusalsInRow = 1
+  for (let i = 0; i < 20; i++) {
+    const now = performance.now()
+    for (const connection of connections) control.refused(connection, now - 1, now)
+    control.refused(polite, now - 1, now)
+    await delay(5)
+  }
+  t.ok(control.paused > 0 && control.paused <= 50)
+  t.equal(polite.pausedAt, 0, 'one with requests that are admitted is always read')
+  while (control.paused > 0) await delay(5)
+  t.ok(connections.every(({ isPaused }) => !isPaused))
+  t.ok(connections.some(({ settled }) => settled > 0))
+})
+
+t.test('where there is nothing else to do, everything is read', async t => {
+  const control = new ReadingControl(() => false)
+  const connection = new Connection()
+  for (let i = 0; i < 100; i++) control.refused(connection, 0, 10)
+  await delay(20)
+  t.equal(control.paused, 0)
+  t.equal(connection.pausedAt, 0)
+})
+
+t.test('a connection that is gone has no turn, and an end reads all of them again', async t => {
+  const control = new ReadingControl(() => true)
+  const [one, other] = [new Connection(), new Connection()]
+  const now = performance.now()
+  for (let i = 0; i < 100; i++) for (const connection of [one, other]) control.refused(connection, now - 100, now)
+  await new Promise(resolve => setImmediate(resolve))
+  t.equal(control.paused, 2)
+  control.forget(one)
+  control.close()
+  t.equal(one.isPaused, true)
+  t.equal(other.isPaused, false)
+  t.equal(control.paused, 0)
+})

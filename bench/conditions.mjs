@@ -4,8 +4,13 @@ import { cpus, loadavg, release, totalmem, type } from 'node:os'
 
 const PACKAGES = ['fastify', 'ioredis', '@fastify/rate-limit', 'rate-limiter-flexible', 'async-ratelimiter']
 
-/** What a reader must know to compare these figures with others. */
-export async function conditionsOf(redis) {
+/**
+ * What a reader must know to compare these figures with others. `against`: the other build that was measured.
+ *
+ * @param {object} redis
+ * @param {{ folder: string, commit?: string }} [against]
+ */
+export async function conditionsOf(redis, against) {
   return {
     cpu: cpus()[0].model,
     cores: cpus().length,
@@ -14,6 +19,7 @@ export async function conditionsOf(redis) {
     node: process.version,
     redis: await redis.version(),
     packages: Object.fromEntries(PACKAGES.map(name => [name, versionOf(name)])),
+    against,
     loadBefore: Math.round(loadavg()[0] * 100) / 100,
   }
 }
@@ -37,11 +43,12 @@ export function machineWork() {
 }
 
 /** The same in words. */
-export function describe({ cpu, cores, memoryGiB, system, node, redis, packages, loadBefore }) {
+export function describe({ cpu, cores, memoryGiB, system, node, redis, packages, loadBefore, against }) {
   const versions = Object.entries(packages).map(([name, version]) => `${name} ${version ?? 'not installed'}`)
   return [
     `${cpu}, ${cores} cores, ${memoryGiB} GiB, ${system}, load before ${loadBefore}`,
     `Node ${node}, Redis ${redis} on the loopback, 64 connections, load generator in a process of its own`,
     versions.join(', '),
+    ...(against === undefined ? [] : [`the other build: ${against.commit ?? against.folder}`]),
   ].join('\n')
 }

@@ -16,8 +16,12 @@ export class Connection {
   #partial = undefined
   #status = 0
 
-  static async open(port, count, bytes) {
-    const connections = Array.from({ length: count }, () => new Connection(port, bytes))
+  /** `addresses`: where the connections come from, in turn; the loopback's own where left out. */
+  static async open(port, count, bytes, addresses) {
+    const connections = Array.from(
+      { length: count },
+      (_, index) => new Connection(port, bytes, addresses?.[index % addresses.length]),
+    )
     await Promise.all(connections.map(({ ready }) => ready))
     return connections
   }
@@ -26,12 +30,13 @@ export class Connection {
     await Promise.all(connections.map(connection => connection.#close()))
   }
 
-  /** @param {number} port @param {number} [bytes] that are read at once */
-  constructor(port, bytes = 16_384) {
+  /** @param {number} port @param {number} [bytes] that are read at once @param {string} [localAddress] */
+  constructor(port, bytes = 16_384, localAddress = undefined) {
     const buffer = Buffer.allocUnsafe(bytes)
     this.#socket = connect({
       port,
       host: '127.0.0.1',
+      localAddress,
       noDelay: true,
       onread: {
         buffer,

@@ -10,10 +10,10 @@ const microseconds = () => performance.now() * 1000
 /** Kept open from task to task, by port. */
 const pools = new Map()
 
-async function connectionsTo(port, count) {
+async function connectionsTo(port, count, addresses) {
   const pool = (pools.get(port) ?? []).filter(({ isOpen }) => isOpen)
   pools.set(port, pool)
-  if (pool.length < count) pool.push(...(await Connection.open(port, count - pool.length)))
+  if (pool.length < count) pool.push(...(await Connection.open(port, count - pool.length, undefined, addresses)))
   return pool.slice(0, count)
 }
 
@@ -63,22 +63,34 @@ class Tally {
   }
 }
 
+/** How many requests have had a name of their own. */
+let named = 0
+
+/** What is sent next: `messages`, one after the other and over and over, or `before` and `after` a name that is new. */
+function sourceOf({ messages, fresh }) {
+  if (fresh !== undefined) return () => Buffer.from(`${fresh.before}${named++}${fresh.after}`)
+  const bytes = messages.map(message => Buffer.from(message))
+  let next = 0
+  return () => bytes[next++ % bytes.length]
+}
+
 /**
  * Each connection asks again as soon as it is answered, for a time or for a number of `requests`. `messages`: requests
- * as they go over the wire, one after the other, over and over.
+ * as they go over the wire; or `fresh`, see above. `addresses`: where the connections come from.
  */
-async function closedLoop({ port, messages, connections, warmUpMs, ms, requests: most }) {
-  const bytes = messages.map(message => Buffer.from(message))
+async function closedLoop({ port, connections, addresses, warmUpMs, ms, requests: most, ...what }) {
+  const message = sourceOf(what)
   const tally = new Tally()
   let over = false
   const ask = connection => {
     const since = microseconds()
-    connection.request(bytes[tally.sent++ % bytes.length], status => {
+    tally.sent++
+    connection.request(message(), status => {
       if (!over && tally.sent !== most) ask(connection)
       tally.answered(status, since)
     })
   }
-  for (const connection of await connectionsTo(port, connections)) ask(connection)
+  for (const connection of await connectionsTo(port, connections, addresses)) ask(connection)
   let took = 0
   if (most === undefined) {
     await wait(warmUpMs)
@@ -94,16 +106,15 @@ async function closedLoop({ port, messages, connections, warmUpMs, ms, requests:
  * no free connection waits for one, and its latency counts from when it was due, so that a server that stalls is
  * charged for all that it kept waiting.
  */
-async function openLoop({ port, messages, connections, rate, warmUpMs, ms, seed }) {
-  const bytes = messages.map(message => Buffer.from(message))
+async function openLoop({ port, connections, addresses, rate, warmUpMs, ms, seed, ...what }) {
+  const message = sourceOf(what)
   const tally = new Tally()
   const gap = arrivalsOf(seed)
-  const free = [...(await connectionsTo(port, connections))]
+  const free = [...(await connectionsTo(port, connections, addresses))]
   const waiting = []
-  let next = 0
   let over = false
   const send = (connection, since) => {
-    connection.request(bytes[next++ % bytes.length], status => {
+    connection.request(message(), status => {
       tally.answered(status, since)
       const due = waiting.shift()
       if (due === undefined) free.push(connection)

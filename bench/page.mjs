@@ -1,8 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { describe } from './conditions.mjs'
 import { modelTableOf, neighbourTableOf } from './inference/table.mjs'
-import { contenders, scenarios } from './limiter/part.mjs'
-import { memoryTableOf, tableOf } from './limiter/table.mjs'
+import { claimsOf, contenders, scenarios } from './limiter/part.mjs'
+import { directTableOf, memoryTableOf, tableOf } from './limiter/table.mjs'
 import { contenders as surgeContenders, scenarios as surges } from './overload/part.mjs'
 import { overloadPicture } from './overload/picture.mjs'
 import { greedyTableOf, overloadTableOf } from './overload/table.mjs'
@@ -31,8 +31,10 @@ function conditionsOf(part) {
 const parts = {
   limiter: limiter && [
     ...conditionsOf('limiter'),
-    ...Object.entries(limiter.scenarios).flatMap(([name, { rows }]) => [tableOf(name, rows), '']),
+    ...Object.entries(limiter.scenarios).flatMap(([name, result]) => [tableOf(name, result), '']),
+    ...Object.entries(limiter.direct ?? {}).flatMap(([name, result]) => [directTableOf(name, result), '']),
     ...(limiter.memory === undefined ? [] : [memoryTableOf(limiter.memory), '']),
+    ...claimsOf(limiter).flatMap(claim => [claim, '']),
   ],
   inference: inference && [
     ...conditionsOf('inference'),

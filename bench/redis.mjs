@@ -13,25 +13,43 @@ export async function freePort() {
   return port
 }
 
+/** Contenders count in databases of their own. */
+const DATABASES = 64
+
 /**
- * A Redis of our own on the loopback, without persistence: REDIS_SERVER_BIN, or `redis-server` or `valkey-server` on
- * the PATH. Never the one at REDIS_URL, since all that it holds would be lost.
+ * A Redis of our own on the loopback, without persistence: `program`, or where it is left out REDIS_SERVER_BIN, or
+ * `redis-server` or `valkey-server` on the PATH. Never the one at REDIS_URL, since all that it holds would be lost.
+ *
+ * @param {string} [program]
  */
-export async function startRedis() {
+export async function startRedis(program) {
   const port = await freePort()
   const args = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no']
+  args.push('--databases', String(DATABASES))
+  const programs = program === undefined ? [process.env.REDIS_SERVER_BIN, 'redis-server', 'valkey-server'] : [program]
   let server
-  for (const program of [process.env.REDIS_SERVER_BIN, 'redis-server', 'valkey-server']) {
-    if (program !== undefined) server ??= await tryServer(program, args)
+  for (const each of programs) {
+    if (each !== undefined) server ??= await tryServer(each, args)
   }
-  if (server === undefined) throw new Error('neither redis-server nor valkey-server is on the PATH')
+  if (server === undefined) {
+    throw new Error(
+      program === undefined
+        ? 'neither redis-server nor valkey-server is on the PATH'
+        : `'${program}' cannot be started: name the program of a Redis or Valkey server`,
+    )
+  }
+  // It does not outlive a run that fails.
+  process.once('exit', () => server.kill('SIGKILL'))
   const client = new Redis(port, '127.0.0.1', { retryStrategy: () => 20, maxRetriesPerRequest: 200 })
   client.on('error', () => {})
-  await client.ping()
+  await client.ping().catch(error => {
+    client.disconnect()
+    throw new Error(`what '${program ?? 'redis-server'}' started answers no PING: ${error.message}`)
+  })
   return {
     port,
     client,
-    version: () => infoOf(client, 'server', 'redis_version'),
+    version: () => versionOf(client),
     /** Microseconds of CPU used since the start. */
     async cpu() {
       const info = await client.info('cpu')
@@ -57,6 +75,12 @@ async function tryServer(command, args) {
     once(server, 'error'), // not installed
   ]).catch(error => [error])
   return failed === undefined ? server : undefined
+}
+
+/** Valkey also names the version of Redis that it stands in for. */
+async function versionOf(client) {
+  const valkey = await infoOf(client, 'server', 'valkey_version')
+  return valkey === undefined ? await infoOf(client, 'server', 'redis_version') : `${valkey} (Valkey)`
 }
 
 async function infoOf(client, section, field) {

@@ -8,12 +8,16 @@ import { machineWork } from './conditions.mjs'
  * `title`: what stands in the progress. `names`: the contenders. `rounds`: how many, at most. `until`: no round is begun
  * after it, but for the first (milliseconds of `performance.now()`). `calm`: share of the machine that other programs
  * may take during a slice; `retakes`: how often it is tried again.
+ * `rampMs`: how long the load goes on before a slice, which is no part of it.
  * `servers`: the children by contender. `taskOf(round)`: what the load generator is to do. `check(slice)`: what is wrong
- * with a slice, in words.
+ * with a slice, in words. `helpers`: other children of ours that work during a slice and give their `cpu`.
+ * `prepare(name)`: called before each slice; `finish(name)`: after it.
  *
- * @param {{ title: string, names: string[], rounds: number, until: number, calm: number, retakes: number }} plan
+ * @param {{ title: string, names: string[], rounds: number, until: number, calm: number, retakes: number,
+ *   rampMs?: number }} plan
  * @param {{ servers: Map<string, object>, load: object, redis: object, taskOf: (round: number) => object,
- *   check: (slice: object) => string[], progress: (text: string) => void }} tools
+ *   check: (slice: object) => string[], progress: (text: string) => void, helpers?: object[],
+ *   prepare?: (name: string) => unknown, finish?: (name: string) => unknown }} tools
  */
 export async function takeRounds(plan, tools) {
   const slices = Object.fromEntries(plan.names.map(name => [name, []]))
@@ -22,7 +26,7 @@ export async function takeRounds(plan, tools) {
     const task = tools.taskOf(round)
     for (let turn = 0; turn < plan.names.length; turn++) {
       const name = plan.names[(turn + round) % plan.names.length]
-      const slice = await takeCalmSlice(plan, tools.servers.get(name), task, tools)
+      const slice = await takeCalmSlice(plan, name, task, tools)
       slices[name].push(slice)
       problems.push(...checkedSlice(slice, tools.check).map(problem => `${plan.title}: ${name}: ${problem}`))
       tools.progress(`${plan.title}, round ${round + 1} of ${plan.rounds}, ${name}`)
@@ -38,11 +42,13 @@ function checkedSlice(slice, check) {
 }
 
 /** A slice during which other programs kept the machine busy is taken again; the calmest counts. */
-async function takeCalmSlice({ calm, retakes }, server, task, tools) {
+async function takeCalmSlice({ calm, retakes, rampMs = 0 }, name, task, tools) {
   let best
   for (let attempt = 0; attempt <= retakes; attempt++) {
     if (attempt > 0) await calmMoment(calm)
-    const slice = await takeSlice(server, task, tools)
+    await tools.prepare?.(name)
+    const slice = await takeSlice(tools.servers.get(name), task, rampMs, tools)
+    await tools.finish?.(name)
     if (best === undefined || slice.othersShare < best.othersShare) best = slice
     if (best.othersShare <= calm) break
   }
@@ -59,12 +65,14 @@ async function calmMoment(calm) {
   }
 }
 
-async function takeSlice(server, task, { redis, load }) {
-  const before = await work(server, redis)
-  const { cpu: generator, ...result } = await load.ask({ ...task, port: server.ready.port })
-  const after = await work(server, redis)
+async function takeSlice(server, task, rampMs, { redis, load, helpers = [] }) {
+  const { port } = server.ready
+  if (rampMs > 0) await load.ask({ ...task, port, warmUpMs: 0, ms: rampMs })
+  const before = await work(server, redis, helpers)
+  const { cpu: generator, ...result } = await load.ask({ ...task, port })
+  const after = await work(server, redis, helpers)
   const took = after.at - before.at
-  const own = after.server - before.server + after.redis - before.redis + generator
+  const own = ['server', 'redis', 'helpers'].reduce((sum, part) => sum + after[part] - before[part], generator)
   return {
     ...result,
     serverUs: (after.server - before.server) / result.received,
@@ -76,7 +84,16 @@ async function takeSlice(server, task, { redis, load }) {
   }
 }
 
-async function work(server, redis) {
+async function work(server, redis, helpers) {
   const { cpu, rss } = await server.ask({})
-  return { at: performance.now() * 1000, server: cpu, rss, redis: await redis.cpu(), machine: machineWork() }
+  let helped = 0
+  for (const helper of helpers) helped += (await helper.ask({})).cpu
+  return {
+    at: performance.now() * 1000,
+    server: cpu,
+    rss,
+    redis: await redis.cpu(),
+    helpers: helped,
+    machine: machineWork(),
+  }
 }

@@ -3,12 +3,13 @@ import { parseArgs } from 'node:util'
 import { startChild } from './child.mjs'
 import { conditionsOf, describe } from './conditions.mjs'
 import { inferencePart, scenarios as models } from './inference/part.mjs'
-import { contenders, limiterPart, scenarios } from './limiter/part.mjs'
+import { otherBuild } from './limiter/other-build.mjs'
+import { contenders, limiterPart, measurements, scenarios } from './limiter/part.mjs'
 import { overloadPart, scenarios as surges } from './overload/part.mjs'
 import { startRedis } from './redis.mjs'
 import { refusalsPart } from './refusals/part.mjs'
 
-const LIMITER = [...Object.keys(scenarios), 'memory']
+const LIMITER = [...Object.keys(scenarios), ...Object.keys(measurements), 'memory']
 const INFERENCE = [...Object.keys(models), 'neighbours']
 const OVERLOAD = [...Object.keys(surges), 'greedy']
 const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, refusals: ['refusals'], overload: OVERLOAD }
@@ -21,6 +22,9 @@ Parts: ${PARTS.join(', ')}; all of them where none is named.
   --only <names>       scenarios, apart by commas.
 ${PARTS.map(part => `                       ${part}: ${SCENARIOS[part].join(', ')}`).join('\n')}
   --contenders <names> of the limiter, apart by commas: ${Object.keys(contenders).join(', ')}
+  --redis <program>    of another Redis or Valkey server, to measure with that
+  --against <folder>   another checkout of the plugin, built, to be measured beside this one: as contenders
+                       ours-before (in Redis) and ours-before-memory (in process)
   --rounds <n>         rounds of each scenario
   --ms <n>             length of a slice: one contender in one round
   --calm <share>       retake a slice during which other programs took more of the machine than this (default 0.1)
@@ -34,6 +38,8 @@ const { values: given, positionals } = parseArgs({
     quick: { type: 'boolean', default: false },
     only: { type: 'string' },
     contenders: { type: 'string' },
+    redis: { type: 'string' },
+    against: { type: 'string' },
     rounds: { type: 'string' },
     ms: { type: 'string' },
     calm: { type: 'string', default: '0.1' },
@@ -57,9 +63,14 @@ const common = {
   retakes: numberOf(given.retakes),
 }
 
-const redis = await startRedis()
+const against = orExit(() => given.against && otherBuild(given.against))
+const redis = await startRedis(given.redis).catch(error =>
+  orExit(() => {
+    throw error
+  }),
+)
 const load = await startChild(new URL('load.mjs', import.meta.url), [])
-const conditions = await conditionsOf(redis)
+const conditions = await conditionsOf(redis, against)
 console.log(`${describe(conditions)}\n`)
 const tools = { redis, load, print: text => console.log(text), progress }
 const results = {}
@@ -67,6 +78,8 @@ if (parts.includes('limiter')) {
   const options = {
     ...common,
     scenarios: only?.filter(name => name in scenarios),
+    direct: only?.filter(name => name in measurements) ?? (given.quick ? [] : Object.keys(measurements)),
+    against: against?.folder,
     contenders: listOf(given.contenders, Object.keys(contenders)),
     profile: given.profile,
     memory: only?.includes('memory') ?? true,
@@ -111,6 +124,16 @@ function listOf(names, known) {
     process.exit(2)
   }
   return list
+}
+
+/** What the user gave and cannot be met is told in one line. */
+function orExit(read) {
+  try {
+    return read()
+  } catch (error) {
+    console.error(error.message)
+    process.exit(2)
+  }
 }
 
 /** @param {string | undefined} text */

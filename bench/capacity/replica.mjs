@@ -13,6 +13,8 @@ await app.register(rateLimit, {
   ...JSON.parse(options),
   redis,
   nameSpace,
+  // The model counts a check for each request.
+  prefetch: false,
   // A machine that is busy with other things is to be measured, not to be given up.
   storeTimeout: 20_000,
   keyGenerator: request => request.headers[KEY_HEADER],

@@ -1,6 +1,7 @@
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { contenders } from './contenders.mjs'
+import { clockOf, HISTORY_OPTIONS, isClock } from './history.mjs'
 import { KEY_HEADER } from './scenarios.mjs'
 
 /** Quotas whose keys are weighed once they are full. */
@@ -13,7 +14,8 @@ const QUOTAS = [
 /** Checks in one window of a fill; where the quota is larger, each of ours costs more. */
 const MOST_CHECKS = 2000
 const REQUEST = { url: '/', headers: { [KEY_HEADER]: 'client-0001' } }
-const CLOCK = 'clock-of-the-bench'
+/** What others keep in Redis does not differ from these. */
+const WEIGHED = ['ours-redis', 'ours-before', 'fastify-redis', 'flexible-redis', 'async-redis']
 /** Requests in shares of the quota, so that it is seen to be used up. */
 const FASTER = 1.05
 
@@ -27,46 +29,42 @@ const FASTER = 1.05
  *
  * @param {string[]} names
  */
-export async function bytesPerKey(names, port) {
+export async function bytesPerKey(names, port, against) {
   const redis = new Redis({ port, host: '127.0.0.1' })
+  const filler = new Redis({ port, host: '127.0.0.1' })
+  const clock = clockOf(filler)
   const rows = {}
   const problems = []
   for (const name of names) {
-    if (contenders[name].store !== 'redis' || contenders[name].only !== undefined) continue
-    const ours = name.startsWith('ours-')
+    if (!WEIGHED.includes(name)) continue
+    const { keepsLogs } = contenders[name]
     rows[name] = {}
     for (const quota of QUOTAS) {
       await redis.flushall()
-      const full = ours ? await fillOverTime(quota, redis) : await fillAtOnce(name, quota, redis)
+      const full = keepsLogs
+        ? await fillOverTime(name, quota, { redis, filler, clock, against })
+        : await fillAtOnce(name, quota, redis)
       rows[name][quota.title] = full.bytes
       if (!full.denied) problems.push(`${name}: a key of ${quota.title} was not full`)
     }
   }
   redis.disconnect()
+  filler.disconnect()
   return { quotas: QUOTAS.map(({ title }) => title), rows, problems }
 }
 
-async function fillOverTime({ max, windowMs }, redis) {
+async function fillOverTime(name, { max, windowMs }, { redis, filler, clock, against }) {
   const checks = Math.min(max, MOST_CHECKS)
-  const client = withClock(redis)
   const app = Fastify()
-  const { default: rateLimit } = await import('ml-api-rate-limiter')
-  await app.register(rateLimit, {
-    max,
-    timeWindow: windowMs,
-    cost: max / checks,
-    redis: client,
-    keyGenerator: request => request.headers[KEY_HEADER],
-    denyMemory: false,
-    storeTimeout: 2_000_000_000, // the clock by hand runs ahead of this process
-  })
+  const options = { ...HISTORY_OPTIONS, cost: max / checks }
+  await contenders[name].limit(app, { policies: [{ max, windowMs }] }, { redis: filler, against, options })
   app.get('/', (_request, reply) => reply.send())
   let bytes = 0
   let denied = false
-  let now = Date.now() * 1000
+  let now = Date.now()
   for (let check = 0; check < checks * 1.5; check++) {
-    now += (windowMs * 1000) / checks / FASTER
-    await redis.hset(CLOCK, 's', Math.floor(now / 1e6), 'us', Math.floor(now % 1e6))
+    now += windowMs / checks / FASTER
+    await clock.set(now)
     const { statusCode, body } = await app.inject(REQUEST)
     if (statusCode === 429) denied = true
     else if (statusCode !== 200) throw new Error(`a request was answered ${statusCode}: ${body}`)
@@ -76,28 +74,9 @@ async function fillOverTime({ max, windowMs }, redis) {
   return { bytes, denied }
 }
 
-/** A client whose scripts read the time from a key. */
-function withClock(redis) {
-  const time = `call('HMGET', '${CLOCK}', 's', 'us')`
-  return new Proxy(redis, {
-    get(target, name) {
-      if (name === 'evalsha') return () => Promise.reject(new Error('NOSCRIPT'))
-      if (name === 'eval') {
-        return (source, ...rest) => {
-          const ours = source.replaceAll("call('TIME')", time)
-          if (ours === source) throw new Error('the script reads no time')
-          return target.eval(ours, ...rest)
-        }
-      }
-      const value = target[name]
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
-
 async function fillAtOnce(name, { max, windowMs }, redis) {
   const app = Fastify()
-  await contenders[name].limit(app, { policies: [{ max, windowMs }], denied: 0 }, redis)
+  await contenders[name].limit(app, { policies: [{ max, windowMs }], denied: 0 }, { redis })
   app.get('/', (_request, reply) => reply.send())
   const requests = Math.min(max, MOST_CHECKS)
   for (let left = requests; left > 0; left -= 500) {
@@ -114,7 +93,7 @@ async function fillAtOnce(name, { max, windowMs }, redis) {
 async function weigh(redis) {
   let bytes = 0
   for (const key of await redis.keys('*')) {
-    if (key !== CLOCK) bytes += await redis.call('MEMORY', 'USAGE', key, 'SAMPLES', '0')
+    if (!isClock(key)) bytes += await redis.call('MEMORY', 'USAGE', key, 'SAMPLES', '0')
   }
   return bytes
 }

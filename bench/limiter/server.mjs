@@ -2,23 +2,31 @@ import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { answerParent } from '../child.mjs'
 import { contenders } from './contenders.mjs'
+import { historyOf, processClock } from './history.mjs'
 import { scenarios } from './scenarios.mjs'
 
-/** One contender in one scenario: node server.mjs <contender> <scenario> <port of Redis>. */
-const [name, scenarioName, redisPort] = process.argv.slice(2)
-const contender = contenders[name]
-// A database for each, so that none counts in the keys of another.
-const db = Object.keys(contenders).indexOf(name)
-const redis = contender.store === 'redis' ? new Redis({ port: Number(redisPort), host: '127.0.0.1', db }) : undefined
-const app = Fastify()
-await contender.limit(app, scenarios[scenarioName], redis)
+/**
+ * One contender in one scenario: node server.mjs <settings as JSON>. `redis`: the port of Redis, or of the network in
+ * front of it; `db`: its database, one for each contender, so that none counts in the keys of another.
+ */
+const { name, scenarioName, redis: redisPort, db, against } = JSON.parse(process.argv[2])
+const { keepsLogs, limit, listen, store } = contenders[name]
+const scenario = scenarios[scenarioName]
+const redis = store === 'redis' ? new Redis({ port: redisPort, host: '127.0.0.1', db }) : undefined
+await redis?.ping()
+// Connections wait while others are measured.
+const app = Fastify({ keepAliveTimeout: 600_000 })
+await limit(app, scenario, { redis, against })
+const fill = keepsLogs && store === 'memory' ? historyOf(app, scenario, processClock) : undefined
 app.get('/', (_request, reply) => {
   reply.send({ hello: 'world' })
 })
-await app.listen({ port: 0, host: '127.0.0.1' })
+// The address of a client that connects by IPv4 is mapped (`::ffff:127.0.0.1`) where the server listens on `::`.
+await app.listen({ port: 0, host: listen ?? (scenario.byAddress ? '::' : '127.0.0.1') })
 
-/** Microseconds of CPU, and bytes held, so far. */
-answerParent({ port: app.server.address().port }, () => {
+/** Microseconds of CPU, and bytes held, so far. Asked for `history`, it fills the logs of this process. */
+answerParent({ port: app.server.address().port }, async ({ history }) => {
+  if (history !== undefined) return { charges: await fill(history.from) }
   const { user, system } = process.cpuUsage()
   return { cpu: user + system, rss: process.memoryUsage.rss() }
 })

@@ -96,7 +96,7 @@ test('the playground', async t => {
     }
     t.strictSame(reached, [
       ...['#main', '/docs', '/v1/models', '/health/ready', 'pad', 'clear', 'example', 'burst-size', 'fire'],
-      ...['model', 'body', 'send-button'],
+      ...['model', 'picture', 'body', 'send-button'],
     ])
     for (const model of ['digits-wide', 'iris']) {
       await page.focus('#model')

@@ -52,8 +52,8 @@ async function limitedBy(t: Test, client: Redis | Cluster, options: RateLimitPlu
   return { app, client, events }
 }
 
-async function fleet(t: Test, redis: RedisProcess, count: number) {
-  const all = await Promise.all(Array.from({ length: count }, () => replica(t, redis.port, { max: 100 })))
+async function fleet(t: Test, redis: RedisProcess, count: number, options: RateLimitPluginOptions = {}) {
+  const all = await Promise.all(Array.from({ length: count }, () => replica(t, redis.port, { max: 100, ...options })))
   // One request each, so that every one has an answer of Redis, for a key that nobody else asks about.
   for (const { app } of all) await admitted(app, 1, { 'x-key': 'other' })
   await allKnow(redis, count)
@@ -96,7 +96,7 @@ async function useUp(replicas: readonly Replica[], headers = {}): Promise<number
   let lastAt = Date.now()
   while (Date.now() - lastAt < 2500) {
     for (const { app } of replicas) {
-      const more = await admitted(app, 3, headers)
+      const more = sum(await Promise.all([1, 2, 3, 4].map(() => admitted(app, 3, headers))))
       count += more
       if (more > 0) lastAt = Date.now()
     }
@@ -335,3 +335,41 @@ t.test(
     )
   },
 )
+
+for (const fault of ['frozen', 'emptied'] as const) {
+  t.test(
+    `with quota taken ahead of requests, and a Redis that is ${fault} under load, the limit holds as well`,
+    async t => {
+      const redis = await startRedis(t)
+      const { port } = redis
+      const replicas = await fleet(t, redis, 3, { max: 2000 })
+      let total = 0
+      let isBusy = true
+      const load = replicas.flatMap(({ app }) =>
+        Array.from({ length: 8 }, async () => {
+          while (isBusy) {
+            total += await admitted(app, 1)
+            await new Promise(resolve => setTimeout(resolve, 10))
+          }
+        }),
+      )
+      await until('a part of the quota is used', async () => total > 400)
+      if (fault === 'frozen') redis.signal('SIGSTOP')
+      else await redis.kill()
+      t.teardown(() => redis.signal('SIGCONT'))
+      await until('the replicas go on by themselves', async () =>
+        replicas.every(({ events }) => events.includes('lost')),
+      )
+      const before = total
+      await until('and admit', async () => total > before)
+      if (fault === 'frozen') redis.signal('SIGCONT')
+      else await startRedis(t, { port })
+      await until('Redis is asked again', async () => replicas.every(back))
+      isBusy = false
+      await Promise.all(load)
+      total += await useUp(replicas)
+      t.ok(total <= 2000, `${total} of 2000`)
+      t.ok(total >= 1800, `${total} of 2000`)
+    },
+  )
+}

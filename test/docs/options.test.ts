@@ -85,7 +85,8 @@ for (const row of rows) {
     const fallback = codeOf(shown)
     const required = row.cells.Type?.includes('required')
     const isInherited = name === 'keyGenerator'
-    if (required || (NO_VALUE.has(name) && (isInherited || !(row.heading in NESTED)))) return t.notOk(fallback, 'has no default value')
+    if (required || (NO_VALUE.has(name) && (isInherited || !(row.heading in NESTED))))
+      return t.notOk(fallback, 'has no default value')
     if (fallback === undefined) return t.fail('has a default value')
     return t.strictSame(parsed(within({ [name]: value(fallback) })), parsed(within({})), `the default is ${fallback}`)
   })

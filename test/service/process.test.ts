@@ -188,7 +188,10 @@ t.test('a start without models, without the default model or without its port sa
   await new Promise(resolve => other.once('listening', resolve))
   const { port: PORT } = other.address() as { port: number }
   const HOST = '127.0.0.1'
-  t.match(await refused(t, { MODELS_DIR, HOST, PORT, LOG_LEVEL: 'silent' }), /EADDRINUSE.*set PORT or OPS_PORT to another one/)
+  t.match(
+    await refused(t, { MODELS_DIR, HOST, PORT, LOG_LEVEL: 'silent' }),
+    /EADDRINUSE.*set PORT or OPS_PORT to another one/,
+  )
 })
 
 t.test('without REDIS_URL one line of the log says that limits are counted in this process', async t => {

@@ -17,7 +17,8 @@ export const URLS: readonly string[] = [
   ...['/v1/admin/reload', '/v2', '/v2/', '/v2/health/live', '/v2/health/ready', '/v2/models', '/v2/repository/index'],
   ...['/v2/models/iris', '/v2/models/iris/ready', '/v2/models/iris/infer', '/v2/models/iris/versions/1'],
   ...['/v2/models/iris/versions/1/ready', '/v2/models/iris/versions/1/infer', '/v2/models/rose/infer'],
-  '/v1/models/iris/sample',
+  ...['/v1/models/iris/sample', '/v1/usage', '/console', '/v2/models/iris/stats', '/v2/models/iris/versions/1/stats'],
+  ...['/v2/repository/models/iris/load', '/v2/repository/models/iris/unload'],
   ...SHAPED.flatMap(name => [`/v1/models/${name}/predict`, `/v2/models/${name}/infer`]),
   ...['/v1', '/nothing', '/v1/models/', '/v2/models/iris/versions/0', '*'],
 ]

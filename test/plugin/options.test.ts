@@ -62,7 +62,7 @@ const WRONG: readonly (readonly [object, RegExp])[] = [
   [{ policies: [{ ...policy, timeWindow: 'soon' }] }, /'policies\[0\].timeWindow' is 'soon'/],
   [
     { policies: [{ ...policy, burst: 1 }] },
-    /'policies\[0\].burst' is 1; allowed: one of name, max, timeWindow, cost, unit/,
+    /'policies\[0\].burst' is 1; allowed: one of name, max, timeWindow, cost, keyGenerator, unit/,
   ],
   [{ concurrency: {} }, /'concurrency.max' is undefined/],
   [{ concurrency: { max: 1.5 } }, /'concurrency.max' is 1.5/],

@@ -292,7 +292,8 @@ export class Outage implements Watcher {
       void this.#return(other)
     }
     const marker = await this.#markerOf(state)
-    if (state.marker !== undefined && state.marker !== marker) state.isEmpty = true
+    // A node has no marker before there is usage that could be lost.
+    if (state.marker && state.marker !== marker) state.isEmpty = true
     state.marker = marker
     if (state.isEmpty) await this.#restore(state)
     await this.#write(state)

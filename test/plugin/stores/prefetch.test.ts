@@ -286,6 +286,37 @@ t.test('requests that wait for a grant each have their own time', async t => {
   for (const ms of await Promise.all(waits)) t.ok(ms >= 149, `given up after ${Math.round(ms)} ms`)
 })
 
+t.test('a key that was near its limit is answered ahead again once there is room', async t => {
+  const { store, client, calls, nameSpace } = newStore(t, { denyMemory: 0 })
+  const check = ahead([{ limit: 1000, windowMs: MINUTE }])
+  while ((await store.check(check)).allowed);
+  const [key] = (await client.keys(`${nameSpace}*`)).filter(key => !key.includes('~'))
+  await shiftLog(client, key as string, -MINUTE - 1000)
+  const before = calls()
+  for (let index = 0; index < 400; index++) await store.check(check)
+  t.ok(calls() - before < 200, `${calls() - before} calls`)
+})
+
+t.test('a reset forgets what a call takes ahead that is on its way', async t => {
+  const { store, client } = newStore(t)
+  const check = ahead([{ limit: 1000, windowMs: HOUR }])
+  const send = client.evalsha.bind(client) as (...args: unknown[]) => Promise<unknown>
+  let reset: Promise<void> | undefined
+  // The first call for a grant comes back after the reset.
+  client.evalsha = ((...args: unknown[]) => {
+    const reply = send(...args)
+    if (reset !== undefined || !args.includes('3')) return reply
+    reset = store.reset(check.key, namesOf(check))
+    return Promise.all([reply, reset]).then(([answer]) => answer)
+  }) as never
+  while (reset === undefined) await store.check(check)
+  await reset
+  client.evalsha = send as never
+  let admitted = 0
+  while ((await store.check(check)).allowed) admitted++
+  t.equal(admitted, 1000)
+})
+
 for (const [what, fails] of [
   ['came to Redis too late for the first of them', false],
   ['failed after the first of them had given up', true],

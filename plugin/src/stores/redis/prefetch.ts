@@ -7,7 +7,7 @@
  * spent it counts, and no window holds more than its limit; docs/how-it-works.md has the proof. What it did not spend goes
  * back by identity.
  *
- *   quiet ─ a second request within a life ─▶ a grant is taken ─ spent here, the next is taken before it runs out ─▶ …
+ *   quiet ─ several requests within a life ─▶ a grant is taken ─ spent here, the next is taken before it runs out ─▶ …
  *   near the limit Redis grants nothing ahead: each request asks for itself, until there is room again
  */
 import { clearTimeout, monotonic, setTimeout } from '../../clock.js'
@@ -66,26 +66,32 @@ export class Take implements Pending {
   readonly deadline: number
   readonly riders: Pending[]
   readonly holding: Holding
-  /** Requests to take ahead, and the µs in which they may be spent. */
+  /** Requests to take ahead, and the milliseconds in which they may be spent. */
   readonly wanted: number
   readonly lifeMs: number
   readonly share: number
+  /** Resets that this replica had made when it was asked for. */
+  readonly resets: number
   /** How many of the riders are in the call: set when it is sent. */
   waiting = 0
   settled = false
-  /** Whether the log was forgotten meanwhile, and what was taken ahead with it. */
-  isVoid = false
 
-  constructor(holding: Holding, first: Pending, riders: Pending[], wanted: number, lifeMs: number, share: number) {
+  constructor(
+    holding: Holding,
+    first: Pending,
+    riders: Pending[],
+    plan: Pick<Take, 'wanted' | 'lifeMs' | 'share' | 'resets'>,
+  ) {
     this.check = first.check
     this.key = first.key
     this.since = first.since
     this.deadline = first.deadline
     this.riders = riders
     this.holding = holding
-    this.wanted = wanted
-    this.lifeMs = lifeMs
-    this.share = share
+    this.wanted = plan.wanted
+    this.lifeMs = plan.lifeMs
+    this.share = plan.share
+    this.resets = plan.resets
   }
 
   resolve(): void {}
@@ -152,6 +158,8 @@ export class Prefetch {
   readonly #out = new Map<string, Out>()
   /** How long a call takes, smoothed. */
   #callMs = 1
+  /** Counts resets: what was asked for before one is not spent after it. */
+  #resets = 0
 
   constructor(parts: PrefetchParts) {
     this.#parts = parts
@@ -216,7 +224,6 @@ export class Prefetch {
     const costs = check.policies.map(({ cost }) => cost)
     /** Requests of this call that nobody has had yet. */
     let left = admitted + ahead
-    const total = left
     const answer = (): Answer => {
       left--
       return {
@@ -232,9 +239,10 @@ export class Prefetch {
     // The log was made anew: what was taken of the old one counts no more.
     const isOf = (grant: Grant) =>
       grant.admissions.every(({ generation }, index) => generation === admissions[index]?.generation)
-    if (total > 0) for (const grant of holding.grants.filter(grant => !isOf(grant))) this.#drop(holding, grant)
+    if (admitted + ahead > 0)
+      for (const grant of holding.grants.filter(grant => !isOf(grant))) this.#drop(holding, grant)
     const until = sent + take.lifeMs * (1 - DRIFT) - MARGIN_MS
-    const mayBeSpent = ahead > 0 && !take.isVoid && now < until
+    const mayBeSpent = ahead > 0 && take.resets === this.#resets && now < until
     const rest: Pending[] = []
     for (let index = admitted; index < riders.length; index++) {
       const rider = riders[index] as Pending
@@ -242,7 +250,7 @@ export class Prefetch {
       if (mayBeSpent && left > 0) this.#parts.settle(rider, answer())
       else rest.push(rider)
     }
-    if (left > 0 && !take.isVoid) {
+    if (left > 0) {
       const used = reply.policies.map((policy, index) => policy.used - (costs[index] as number) * left)
       const resetMs = reply.policies.map(policy => policy.resetMs)
       const grant: Grant = { left, until, at: now, used, resetMs, admissions, timer: undefined }
@@ -267,17 +275,12 @@ export class Prefetch {
     for (const rider of rest) this.#parts.settle(rider, { allowed: false, policies })
   }
 
-  /** Everything that is kept about a key was forgotten: so are the grants on it. */
+  /** Everything that is kept about a key was forgotten: so are the grants on it, and those that are on their way. */
   forget(key: string): void {
-    const out = this.#out.get(key)
-    if (out === undefined) return
-    for (const holding of out.holdings) {
-      for (const grant of holding.grants) clearTimeout(grant.timer)
-      holding.grants.length = 0
-      if (holding.call !== undefined) holding.call.isVoid = true
+    this.#resets++
+    for (const holding of [...(this.#out.get(key)?.holdings ?? [])]) {
+      for (const grant of [...holding.grants]) this.#drop(holding, grant)
     }
-    out.holdings.clear()
-    this.#tidy(key, out)
   }
 
   /** Gives everything back. */
@@ -368,10 +371,11 @@ export class Prefetch {
   }
 
   #send(holding: Holding, { lifeMs }: Shape, first: Pending, riders: Pending[], wanted: number): boolean {
-    const take = new Take(holding, first, riders, wanted, lifeMs, this.#share())
+    const plan = { wanted, lifeMs, share: this.#share(), resets: this.#resets }
+    const take = new Take(holding, first, riders, plan)
     holding.call = take
     if (this.#parts.send(take)) return true
-    holding.call = undefined
+    take.end()
     return false
   }
 

@@ -339,9 +339,8 @@ export class RedisStore implements Store {
       } else if (take === undefined) this.#answer(one, result as { answer: Answer; permit: number })
       else {
         take.settled = true
-        const { policies } = result as TakeReply
-        const counted = policies.map(({ used, resetMs }) => ({ used, resetMs, retryMs: 0, denials: 0 }))
-        this.#options.onAnswer?.(take.check, { allowed: true, policies: counted })
+        // Where nobody waits, no other answer tells what is counted.
+        if (take.waiting === 0) this.#options.onAnswer?.(take.check, countedOf(result as TakeReply))
         this.#prefetch.granted(take, result as TakeReply, sent)
       }
     }
@@ -394,7 +393,8 @@ export class RedisStore implements Store {
     const answer = this.#prefetch.without(pending.check, counted)
     const { check, operation, key } = pending
     this.#options.onAnswer?.(check, answer)
-    if (operation === 'check' && !answer.allowed) {
+    if (operation === 'check' && answer.allowed) this.#prefetch.seen(check, answer)
+    else if (operation === 'check') {
       // What this replica has taken ahead and not spent comes back before it denies.
       if (this.#prefetch.callBack(check) && this.#mayAskAgain(pending)) return
       this.#denials.remember(check, answer)
@@ -529,6 +529,13 @@ class Patience {
       },
       Math.max(1, Math.ceil(deadline - monotonic())),
     )
+  }
+}
+
+function countedOf({ policies }: TakeReply): Answer {
+  return {
+    allowed: true,
+    policies: policies.map(({ used, resetMs }) => ({ used, resetMs, retryMs: 0, denials: 0 })),
   }
 }
 

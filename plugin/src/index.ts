@@ -3,8 +3,9 @@ import fp from 'fastify-plugin'
 import type { AnyReply, AnyRequest } from './any-request.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { Decision, PolicyState } from './decision.js'
-import { guard, MET, type RateLimitRefusal, type RequestRateLimit, refusalOf } from './guard.js'
+import { guard, MET, type RateLimitRefusal, refusalOf } from './guard.js'
 import type { Cost } from './ledger.js'
+import type { RequestRateLimit } from './live-decision.js'
 import type { Keys } from './options/answers.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Registration } from './registration.js'
@@ -163,8 +164,9 @@ export {
   StoreTimeout,
   StoreUnavailable,
 } from './errors.js'
-export type { RateLimitRefusal, RequestRateLimit } from './guard.js'
+export type { RateLimitRefusal } from './guard.js'
 export type { Cost } from './ledger.js'
+export type { RequestRateLimit } from './live-decision.js'
 export type { Keys } from './options/answers.js'
 export type {
   CreateRateLimitOptions,

@@ -1,9 +1,10 @@
 /** The limiter without requests: for jobs, sockets and other frameworks. `ml-api-rate-limiter/limiter`. */
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
-import type { Decision, PolicyState } from './decision.js'
+import type { PolicyState } from './decision.js'
 import { InvalidOption } from './errors.js'
-import { type Cost, Ledger } from './ledger.js'
+import type { Cost } from './ledger.js'
 import type { Decided, Limiter as Engine } from './limiter.js'
+import { LiveDecision, type RequestRateLimit } from './live-decision.js'
 import type { Keys } from './options/answers.js'
 import { show } from './options/kinds.js'
 import type { RateLimitPluginOptions, RateLimitPolicy } from './options/table.js'
@@ -49,11 +50,7 @@ export interface LimiterOptions extends Shared {
 }
 
 /** The answer to a check, and ways to charge more and to give back. */
-export interface LimiterDecision extends Decision {
-  /** Adds cost that is known only after the work. It may overdraw the quota. */
-  charge(cost: Cost): Promise<void>
-  /** Gives back what the check was charged, or up to `cost` of all that was charged. Each unit once. */
-  refund(cost?: Cost): Promise<void>
+export interface LimiterDecision extends RequestRateLimit {
   /** Gives the permit back, with `concurrency`: the work is done. More than once is as good as once. */
   release(): void
 }
@@ -111,44 +108,16 @@ export function createLimiter(options: LimiterOptions): Limiter {
   }
 }
 
-class Admission implements LimiterDecision {
-  readonly key: string
-  readonly allowed: boolean
-  readonly policies: Decision['policies']
-  readonly binding: Decision['binding']
-  readonly retryAfterMs: number
-  readonly violated: readonly string[]
-  readonly banned: boolean
-  readonly known: boolean
-  readonly #engine: Engine
-  readonly #decided: Decided
-  readonly #ledger = new Ledger()
+class Admission extends LiveDecision implements LimiterDecision {
+  readonly #lease: Decided['lease']
 
   constructor(engine: Engine, decided: Decided) {
-    const { decision, answer, check } = decided
-    this.key = decision.key
-    this.allowed = decision.allowed
-    this.policies = decision.policies
-    this.binding = decision.binding
-    this.retryAfterMs = decision.retryAfterMs
-    this.violated = decision.violated
-    this.banned = decision.banned
-    this.known = decision.known
-    this.#engine = engine
-    this.#decided = decided
-    if (answer !== undefined && decision.allowed) this.#ledger.admit(check, answer)
-  }
-
-  charge(cost: Cost): Promise<void> {
-    return this.#engine.charge(this.#decided, cost, this.#ledger)
-  }
-
-  refund(cost?: Cost): Promise<void> {
-    return this.#engine.refundDecision(this.#decided, this.#ledger, cost)
+    super(engine, decided)
+    this.#lease = decided.lease
   }
 
   release(): void {
-    this.#decided.lease?.release()
+    this.#lease?.release()
   }
 }
 

@@ -1,7 +1,7 @@
 /** `model.json`: what people say of a model, checked when it is read. Pure. */
 
 import { type BackendJson, backendFault } from '../remote/backend-json.js'
-import type { Feature, ImageJson } from '../types.js'
+import type { Feature, ImageJson, ModelInfo } from '../types.js'
 import {
   nameOfProvider,
   optimizationLevels,
@@ -247,4 +247,15 @@ export function parseModelJson(source: string): { json: ModelJson; unknown: read
 function short(value: unknown): string {
   const json = JSON.stringify(value)
   return json.length > 60 ? `${json.slice(0, 60)}…` : json
+}
+
+/** What model.json says to people. */
+const TOLD = [
+  ...['description', 'features', 'image', 'labels', 'labelOutput', 'scoreOutput'],
+  ...['testAccuracy', 'testRows', 'license', 'source', 'cost'],
+] as readonly (keyof ModelJson & keyof ModelInfo)[]
+
+export function toldOf(json: ModelJson): Partial<ModelInfo> {
+  const told = TOLD.map(name => [name, json[name]] as const)
+  return Object.fromEntries(told.filter(([, value]) => value !== undefined && value !== ''))
 }

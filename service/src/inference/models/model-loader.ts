@@ -21,7 +21,7 @@ import {
 } from '../workers/self-check.js'
 import type { SessionOptions } from '../workers/session-options.js'
 import { assertUnchanged, type ModelFiles } from './model-files.js'
-import type { ModelJson } from './model-json.js'
+import { type ModelJson, toldOf } from './model-json.js'
 
 export interface LoadOptions {
   /** The name of this version in the workers: never given twice, so that old and new can serve side by side. */
@@ -200,33 +200,13 @@ function describe(
   labels: readonly string[] | undefined,
   { size, batching }: SelfCheckResult,
 ): ModelInfo {
-  const {
-    description = onnx.description,
-    testAccuracy,
-    testRows,
-    license,
-    source,
-    cost,
-    features,
-    image,
-    labelOutput,
-    scoreOutput,
-  } = json
+  const { description = onnx.description } = json
   return {
     name,
     version,
-    ...(description === '' ? {} : { description }),
     ...signature,
-    ...(features === undefined ? {} : { features }),
-    ...(image === undefined ? {} : { image }),
+    ...toldOf({ ...json, description }),
     ...(labels === undefined ? {} : { labels }),
-    ...(labelOutput === undefined ? {} : { labelOutput }),
-    ...(scoreOutput === undefined ? {} : { scoreOutput }),
-    ...(testAccuracy === undefined ? {} : { testAccuracy }),
-    ...(testRows === undefined ? {} : { testRows }),
-    ...(cost === undefined ? {} : { cost }),
-    ...(license === undefined ? {} : { license }),
-    ...(source === undefined ? {} : { source }),
     sample: sampleOf(name, signature, json, size),
     batching,
   }

@@ -14,7 +14,7 @@ import { copyInputs } from '../tensors/stack.js'
 import type { BrokenModel, ModelInfo } from '../types.js'
 import { reasonOf, selfCheck } from '../workers/self-check.js'
 import { readSettled } from './model-files.js'
-import { type ModelJson, parseModelJson, routingOf } from './model-json.js'
+import { parseModelJson, routingOf, toldOf } from './model-json.js'
 import { assertFits, batcherOptions, checkTask, sampleOf, serviceTimeOf, unchecked } from './model-loader.js'
 import type { Scan } from './model-scan.js'
 import { ServedModel } from './served-model.js'
@@ -290,35 +290,4 @@ function readJson(name: string, source: string) {
   throw new ModelBroken(
     `has a model.json but no version: put the model into ${name}/1/model.onnx, or name the 'backend' that runs it`,
   )
-}
-
-/** What model.json says to people. */
-function toldOf(json: ModelJson): Partial<ModelInfo> {
-  const {
-    description,
-    features,
-    image,
-    labels,
-    labelOutput,
-    scoreOutput,
-    testAccuracy,
-    testRows,
-    license,
-    source,
-    cost,
-  } = json
-  const told = {
-    description,
-    features,
-    image,
-    labels,
-    labelOutput,
-    scoreOutput,
-    testAccuracy,
-    testRows,
-    license,
-    source,
-    cost,
-  }
-  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== undefined && value !== ''))
 }

@@ -65,21 +65,21 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
   let banned = false
   for (let index = 0; index < check.decisive; index++) {
     const { name, limit, windowMs, span } = check.policies[index] as Check['policies'][number]
-    const { used, denials, prefetched = 0, ahead, ...told } = answer.policies[index] as PolicyAnswer
+    const { used, denials, prefetched = 0, ahead, resetMs, retryMs: waitMs } = answer.policies[index] as PolicyAnswer
     // A budget frees everything at once, at the end of its period.
-    const resetMs = span !== undefined && used > 0 ? span.leftMs : told.resetMs
-    const retryMs = span !== undefined && told.retryMs > 0 ? span.leftMs : told.retryMs
-    const state: PolicyState = {
+    const retryMs = span !== undefined && waitMs > 0 ? span.leftMs : waitMs
+    let state: PolicyState = {
       name,
       key: keyAt(check, index),
       unit: units[name] as QuotaUnit,
       limit,
       windowMs,
       remaining: Math.max(0, limit - used),
-      reset: resetMs,
+      reset: span !== undefined && used > 0 ? span.leftMs : resetMs,
     }
-    const whole = span === undefined ? state : { ...state, period: span.period }
-    policies.push(ahead === undefined ? whole : { ...whole, prefetched, ahead })
+    if (span !== undefined) state = { ...state, period: span.period }
+    if (ahead !== undefined) state = { ...state, prefetched, ahead }
+    policies.push(state)
     if (retryMs > 0) {
       violated = [...violated, name]
       if (ban >= 0 && denials > ban) banned = true

@@ -60,9 +60,10 @@ export interface RateLimitHandler {
    * process remembers (`denyMemory`), or from the counts that it keeps itself. Counts nothing and calls nobody. It is for
    * a server that refuses before a request object exists. Undefined where the request may be allowed, and always where
    * that depends on the request (functions, an allow list), where a denial has consequences (`ban`, `continueExceeding`,
-   * `exponentialBackoff`), with `mode: 'report'` and with an `errorResponseBuilder`.
+   * `exponentialBackoff`), with `mode: 'report'` and with an `errorResponseBuilder`. Where policies have keys of their own,
+   * it needs the key of each of them.
    */
-  knownDenial(key: string): Decision | undefined
+  knownDenial(key: Keys): Decision | undefined
   /** What a request that such a decision denies is answered with: the error, and the header fields. */
   refusalOf(decision: Decision): RateLimitRefusal
 }
@@ -115,7 +116,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
         : limiter.status(of as Keys, undefined))
       return decision && { key: isRequest ? decision.key : (of as Keys), policies: decision.policies }
     }
-    const knownDenial = (key: string): Decision | undefined => limiter.knownDenial(key)
+    const knownDenial = (key: Keys): Decision | undefined => limiter.knownDenial(key)
     return Object.assign(hold, {
       check,
       status,

@@ -11,6 +11,19 @@ export function storedKey(key: string, hashed = false): string {
   return !hashed && PLAIN_KEY.test(key) ? key : `#${digest(key, 22)}`
 }
 
+/**
+ * How partition keys stand in the store. `hashTag`: the part of a key that chooses its slot in a cluster. The result is
+ * put in braces, and Redis takes what is between the first brace and the next one for the hash tag.
+ */
+export function storedKeys(hashed: boolean, hashTag?: (key: string) => string): (key: string) => string {
+  if (hashTag === undefined) return key => storedKey(key, hashed)
+  return key => {
+    const tag = hashTag(key)
+    // No stored key has '}' or '=', so no two pairs of tag and key meet.
+    return tag === key ? storedKey(key, hashed) : `${storedKey(tag, hashed)}}=${storedKey(key, hashed)}`
+  }
+}
+
 /** The first `length` characters of the SHA-256 in base64url; 22 hold 132 bits. */
 export function digest(text: string, length: number): string {
   return createHash('sha256').update(text).digest('base64url').slice(0, length)

@@ -22,7 +22,16 @@ import { CONCURRENCY } from './options/table.js'
 import { type Period, type PeriodSpan, spanAt } from './period.js'
 import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
 import type { Outage } from './stores/redis/outage.js'
-import { type Answer, type Check, keyAt, type Lease, type Names, type Refund, type Store } from './stores/store.js'
+import {
+  type Answer,
+  type Check,
+  keyAt,
+  type Lease,
+  type Names,
+  OtherPeriod,
+  type Refund,
+  type Store,
+} from './stores/store.js'
 
 /** What became of a request: let through unasked, or decided. */
 export type Outcome = { readonly listed: true; readonly key: Key } | Decided
@@ -58,6 +67,9 @@ export interface LimiterParts {
 }
 
 type Awaitable<T> = T | Promise<T>
+
+/** How often a check is asked again because the period of a budget has changed meanwhile. */
+const MOST_PERIODS = 3
 
 /** Windows that a function has given, remembered for `reset`: the most recent ones. */
 const MOST_WINDOWS = 1000
@@ -140,16 +152,25 @@ export class Limiter {
   }
 
   /**
-   * The denial that a request of this key would meet now, where it is known without waiting. Counts nothing. Undefined
+   * The denial that a request of these keys would meet now, where it is known without waiting. Counts nothing. Undefined
    * where the request may pass, where something of the decision or the answer depends on the request itself, and where
-   * a denial has consequences (penalties) or none (shadow mode).
+   * a denial has consequences (penalties) or none (shadow mode). Where policies have keys of their own, all keys are to be
+   * named.
    */
-  knownDenial(key: Key): Decision | undefined {
-    const { allowList, penalty, report, errorResponseBuilder, ban } = this.config
-    const isPlain = !allowList && !report && !this.#hasKeys && penalty === 'none' && errorResponseBuilder === undefined
+  knownDenial(keys: Keys): Decision | undefined {
+    const { allowList, penalty, report, errorResponseBuilder, ban, policies } = this.config
+    const isPlain = !allowList && !report && penalty === 'none' && errorResponseBuilder === undefined
     const fixed = isPlain ? this.#fixedPolicies() : undefined
     if (fixed === undefined) return undefined
-    const check = this.#checkOf(key, fixed)
+    const isNamed = typeof keys === 'object'
+    if (isNamed ? policies.some(({ name }) => keys[name] === undefined) : this.#hasKeys) return undefined
+    const check = isNamed
+      ? this.#checkOf(
+          this.#keyAmong(keys),
+          fixed,
+          this.#hasKeys ? policies.map(({ name }) => keys[name] as string) : undefined,
+        )
+      : this.#checkOf(keys, fixed)
     const answer = this.#parts.store.knownDenial?.(check)
     return answer && decide(check, answer, ban, this.#units)
   }
@@ -274,10 +295,11 @@ export class Limiter {
     return [store, local]
   }
 
-  #ask(key: Key, check: Check, peek: boolean): Awaitable<Decided> {
+  /** `again`: how often it was asked for another period. */
+  #ask(key: Key, check: Check, peek: boolean, again = 0): Awaitable<Decided> {
     const { store } = this.#parts
     const outage = this.#parts.outage?.()
-    if (outage !== undefined && !peek && outage.isGuarded(check)) return this.#askBoth(key, check, outage)
+    if (outage !== undefined && !peek && outage.isGuarded(check)) return this.#askBoth(key, check, outage, again)
     let answer: Awaitable<Answer>
     try {
       answer = peek ? store.peek(check) : store.check(check)
@@ -287,12 +309,26 @@ export class Limiter {
     if (!isThenable(answer)) return this.#decided(key, check, store, answer)
     return answer.then(
       settled => this.#decided(key, check, store, settled),
-      reason => this.#withoutStore(key, check, peek, reason),
+      reason => {
+        if (!(reason instanceof OtherPeriod)) return this.#withoutStore(key, check, peek, reason)
+        if (again >= MOST_PERIODS) return this.#withoutStore(key, check, peek, new StoreFailed({ cause: reason }))
+        return this.#ask(key, this.#inPresentPeriod(check), peek, again + 1)
+      },
     )
   }
 
+  /** The store has told what time it is. */
+  #inPresentPeriod(check: Check): Check {
+    const policies = check.policies.map((policy, index) => {
+      if (policy.span === undefined) return policy
+      const span = this.#spanOf(policy.span.period, keyAt(check, index))
+      return { ...policy, span, log: this.#logOfSpan(policy.name, span) }
+    })
+    return { ...check, policies }
+  }
+
   /** Admitted by this replica's share and by the store. Where the store gives no answer, the share decides. */
-  async #askBoth(key: Key, check: Check, outage: Outage): Promise<Decided> {
+  async #askBoth(key: Key, check: Check, outage: Outage, again: number): Promise<Decided> {
     const { local, store } = this.#parts
     const share = outage.share(check)
     const own = await local.check(share)
@@ -307,9 +343,11 @@ export class Limiter {
       if (!answer.allowed) await local.refund(share, refundsOf(share, own))
       return this.#decided(key, check, store, answer)
     } catch (reason) {
-      if (isAboutCall(reason)) {
+      const isOtherPeriod = reason instanceof OtherPeriod && again < MOST_PERIODS
+      if (isOtherPeriod || isAboutCall(reason)) {
         own.concurrency?.lease?.release()
         await local.refund(share, refundsOf(share, own))
+        if (isOtherPeriod) return this.#ask(key, this.#inPresentPeriod(check), false, again + 1)
         throw reason
       }
       outage.gave(share, own, reason)
@@ -386,9 +424,7 @@ export class Limiter {
     }
     checkKeys(keys, this.policyNames)
     const { policies } = this.config
-    // Penalties go by the key of the limiter: that of a policy without its own, where one is named.
-    const shared = policies.find(({ name, keyGenerator }) => keyGenerator === undefined && Object.hasOwn(keys, name))
-    const key = (keys[CONCURRENCY] ?? keys[shared?.name ?? ''] ?? Object.values(keys)[0]) as string
+    const key = this.#keyAmong(keys)
     const own = policies.map(({ name }) => keys[name] ?? key)
     return then(this.#policies(request, key, own, true), asked => {
       const check = this.#checkOf(key, asked, own)
@@ -401,6 +437,13 @@ export class Limiter {
         concurrency: Object.hasOwn(keys, CONCURRENCY) ? check.concurrency : undefined,
       }
     })
+  }
+
+  /** Penalties go by the key of the limiter: that of a policy without its own, where one is named. */
+  #keyAmong(keys: Exclude<Keys, string>): string {
+    const { policies } = this.config
+    const shared = policies.find(({ name, keyGenerator }) => keyGenerator === undefined && Object.hasOwn(keys, name))
+    return (keys[CONCURRENCY] ?? keys[shared?.name ?? ''] ?? Object.values(keys)[0]) as string
   }
 
   /** The key of each of its policies; undefined where all have that of the limiter. */
@@ -425,7 +468,7 @@ export class Limiter {
       decisive: this.config.policies.length,
       penalty: this.config.penalty,
       concurrency: this.#concurrency,
-      prefetch: this.#hasBudget || own !== undefined ? undefined : this.config.prefetch?.max,
+      prefetch: this.#hasBudget ? undefined : this.config.prefetch?.max,
     }
   }
 

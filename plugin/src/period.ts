@@ -12,6 +12,9 @@ export interface PeriodSpan {
   readonly period: Period
   /** As 2026-01-31 or 2026-01. */
   readonly label: string
+  /** When it begins, and when the next one does, in milliseconds since 1970. */
+  readonly fromMs: number
+  readonly untilMs: number
   /** Milliseconds until the next one. */
   readonly leftMs: number
 }
@@ -25,6 +28,8 @@ export function periodOf(timeWindow: unknown): Period | undefined {
 export function spanAt(period: Period, now: number): PeriodSpan {
   const date = new Date(now)
   const [year, month, day] = [date.getUTCFullYear(), date.getUTCMonth(), date.getUTCDate()]
-  const next = period === 'day' ? Date.UTC(year, month, day + 1) : Date.UTC(year, month + 1)
-  return { period, label: date.toISOString().slice(0, period === 'day' ? 10 : 7), leftMs: next - now }
+  const isDay = period === 'day'
+  const fromMs = isDay ? Date.UTC(year, month, day) : Date.UTC(year, month)
+  const untilMs = isDay ? Date.UTC(year, month, day + 1) : Date.UTC(year, month + 1)
+  return { period, label: date.toISOString().slice(0, isDay ? 10 : 7), fromMs, untilMs, leftMs: untilMs - now }
 }

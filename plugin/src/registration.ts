@@ -4,9 +4,9 @@ import { notify } from './callbacks.js'
 import { connectionOf } from './clients/index.js'
 import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
-import { digest, storedNameSpace } from './key.js'
+import { digest, storedKeys, storedNameSpace } from './key.js'
 import { checkKeys, Limiter, limiterId, orUnavailable } from './limiter.js'
-import type { Keys } from './options/answers.js'
+import { checkedTag, type Keys } from './options/answers.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
@@ -46,6 +46,8 @@ export class Registration {
   /** The ids of these limiters. */
   readonly #outlasting = new Set<string>()
   readonly #cache: number
+  /** A partition key as it stands in Redis. */
+  readonly #stored: (key: string) => string
   readonly #limiters = new Set<Limiter>()
   readonly #stores = new Set<Store>()
   readonly #routeNames = new RouteNames()
@@ -61,6 +63,8 @@ export class Registration {
     this.#given = tolerate(given, 'registration', message => app.log.warn(message))
     this.config = withListener(parseRegistration(this.#given), app.log)
     this.#connection = this.config.redis && connectionOf(this.config.redis)
+    const { hashKeys, hashTag } = this.config
+    this.#stored = storedKeys(hashKeys, hashTag && (key => checkedTag(hashTag(key))))
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
     this.#scope = [app.prefix, appOf(app).enlist(app.prefix)]
@@ -209,10 +213,11 @@ export class Registration {
     const connection = this.#connection
     const store = this.#store
     if (replicas === undefined || connection === undefined || !(store instanceof RedisStore)) return undefined
-    const { hashKeys, storeTimeoutMs: timeoutMs } = this.config
+    const { storeTimeoutMs: timeoutMs } = this.config
+    const stored = this.#stored
     const nameSpace = this.#nameSpace()
     const capacity = this.#cache
-    this.#outage = new Outage({ connection, store, replicas, nameSpace, hashKeys, timeoutMs, capacity })
+    this.#outage = new Outage({ connection, store, replicas, nameSpace, stored, timeoutMs, capacity })
     return this.#outage
   }
 
@@ -222,13 +227,13 @@ export class Registration {
   }
 
   #newStore(): Store {
-    const { hashKeys, storeTimeoutMs, startTimeoutMs, denyMemory, onStoreEvent } = this.config
+    const { storeTimeoutMs, startTimeoutMs, denyMemory, onStoreEvent } = this.config
     if (this.#custom !== undefined)
       return new CustomStoreAdapter(this.#custom, { suffix: '', timeoutMs: storeTimeoutMs })
     if (this.#connection === undefined) return this.#local
     return new RedisStore(this.#connection, {
       nameSpace: () => this.#nameSpace(),
-      hashKeys,
+      stored: this.#stored,
       timeoutMs: storeTimeoutMs,
       startTimeoutMs,
       denyMemory,

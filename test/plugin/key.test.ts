@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Fastify, { type FastifyServerOptions } from 'fastify'
 import t from 'tap'
-import { storedKey, storedNameSpace } from '../../plugin/src/key.js'
+import { storedKey, storedKeys, storedNameSpace } from '../../plugin/src/key.js'
 import { ask, inRedis, limited, redisClient, STORES, statuses } from '../support/plugin.js'
 
 t.test('without a key generator the client is its address', async t => {
@@ -25,6 +25,15 @@ t.test('plain keys can be read in the store, all others are hashed to a fixed le
   t.not(storedKey('a '), storedKey('a  '))
   t.match(storedKey('192.0.2.1', true), /^#[A-Za-z0-9_-]{22}$/)
   t.equal(storedNameSpace('my{app}%:'), 'my%7bapp%7d%25:')
+})
+
+t.test('a hash tag stands in front of its key, and no key is taken for another with a tag', async t => {
+  const stored = storedKeys(false, key => key.split('/', 1)[0] as string)
+  t.equal(stored('acme'), 'acme')
+  t.equal(stored('acme/ann'), 'acme}=acme/ann')
+  t.match(stored('a c/ann'), /^#[A-Za-z0-9_-]{22}\}=#[A-Za-z0-9_-]{22}$/)
+  t.match(stored('a}=b'), /^#[A-Za-z0-9_-]{22}$/)
+  t.match(storedKeys(true, () => 'acme')('ann'), /^#[A-Za-z0-9_-]{22}\}=#[A-Za-z0-9_-]{22}$/)
 })
 
 for (const { name, options } of STORES) {

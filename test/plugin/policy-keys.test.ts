@@ -1,6 +1,6 @@
 /** Policies with keys of their own: user, tenant and everybody in one decision. */
 import { Cluster, Redis } from 'ioredis'
-import type { RateLimitPluginOptions } from 'ml-api-rate-limiter'
+import type { RateLimitHandler, RateLimitPluginOptions } from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
 import { type App, ask, limited, redisClient, STORES } from '../support/plugin.js'
 import { startCluster, until } from '../support/redis-fleet.js'
@@ -153,6 +153,63 @@ t.test('on one server it is one call, and a remembered denial of a shared key ne
   t.equal(await statusOf(app, 'bob', 'acme'), 200, 'a reset is seen at once')
 })
 
+t.test('quota of several keys is taken ahead together: each gets its own to the unit, whoever shares it', async t => {
+  const redis = redisClient(t)
+  const app = await limited(
+    t,
+    { redis, nameSpace: `ahead-keys:${process.pid}:`, policies: policies(700, 1000, 100_000), storeTimeout: 20_000 },
+    routes,
+  )
+  const send = redis.evalsha.bind(redis) as (...args: unknown[]) => Promise<unknown>
+  let calls = 0
+  redis.evalsha = ((...args: unknown[]) => {
+    calls++
+    return send(...args)
+  }) as never
+  const admitted = { ann: 0, bob: 0, cid: 0 }
+  const use = async (user: keyof typeof admitted, tenant: string) => {
+    for (let status = 200; status === 200; ) {
+      status = await statusOf(app, user, tenant)
+      if (status === 200) admitted[user]++
+    }
+  }
+  await use('ann', 'acme')
+  t.equal(admitted.ann, 700)
+  await Promise.all([use('bob', 'acme'), use('cid', 'other')])
+  t.strictSame(admitted, { ann: 700, bob: 300, cid: 700 })
+  t.ok(calls < 1200, `${calls} calls for 1703 requests`)
+  const { policies: left = [] } =
+    (await app.rateLimiter.status({ user: 'bob', tenant: 'acme', all: 'everybody' })) ?? {}
+  t.strictSame(
+    left.map(({ remaining }) => remaining),
+    [400, 0, 98_300],
+  )
+})
+
+t.test('a denial of keys of policies is known at once, where all keys are named', async t => {
+  for (const { options } of STORES) {
+    let limiter: RateLimitHandler | undefined
+    const app = await limited(t, { ...options(t), global: false }, app => {
+      limiter = app.rateLimit({ name: 'known', policies: policies(5, 1, 9) })
+      app.get('/', { onRequest: limiter }, async () => 'ok')
+    })
+    const known = (user: string, tenant: string) => limiter?.knownDenial({ user, tenant, all: 'everybody' })
+    t.equal(known('ann', 'acme'), undefined)
+    t.strictSame([await statusOf(app, 'ann', 'acme'), await statusOf(app, 'ann', 'acme')], [200, 429])
+    t.match(known('ann', 'acme'), { allowed: false, violated: ['tenant'], binding: { key: 'acme' } })
+    t.match(known('bob', 'acme'), { allowed: false, violated: ['tenant'] })
+    t.equal(known('ann', 'other'), undefined)
+    t.equal(limiter?.knownDenial('acme'), undefined)
+    t.equal(limiter?.knownDenial({ tenant: 'acme' }), undefined)
+  }
+})
+
+t.test('a hash tag that is no string is an error, and never another slot', async t => {
+  const app = await limited(t, { redis: redisClient(t), hashTag: (() => undefined) as never })
+  t.equal((await ask(app)).statusCode, 500)
+  await t.rejects(limited(t, { hashTag: 'tenant' as never }), { message: /option 'hashTag' is 'tenant'; allowed: / })
+})
+
 t.test('keys of policies that there are not are refused, and say which there are', async t => {
   const app = await limited(t, { policies: policies(1, 1, 1) }, routes)
   const message =
@@ -197,6 +254,62 @@ t.test('in a cluster', async t => {
     get nameSpace() {
       return `cluster${space++}:`
     },
+  })
+
+  await t.test('a policy whose key alone counts, and that of the limiter not at all', async t => {
+    const [, ...own] = policies(9, 5, 1000)
+    const app = await limited(
+      t,
+      { redis: cluster, nameSpace: 'own:', storeTimeout: 20_000, denyMemory: false, policies: own.slice(0, 1) },
+      routes,
+    )
+    const asked = Array.from({ length: 40 }, (_, index) => statusOf(app, 'ann', `t${index % 8}`))
+    t.strictSame(new Set(await Promise.all(asked)), new Set([200]), 'of many tenants at once')
+    t.equal((await ask(app, of('ann', 't9', '/back'))).statusCode, 200)
+    const [left] = (await app.rateLimiter.status({ tenant: 't9' }))?.policies ?? []
+    t.equal(left?.remaining, 5)
+  })
+
+  await t.test('keys that share a hash tag are one call, and quota of them is taken ahead', async t => {
+    const client = new Cluster(nodes.map(({ port }) => ({ host: '127.0.0.1', port })))
+    client.on('error', () => {})
+    t.teardown(() => client.disconnect())
+    await until('the client is ready', async () => client.status === 'ready')
+    let calls = 0
+    const count = () => {
+      const send = client.evalsha.bind(client) as (...args: unknown[]) => Promise<unknown>
+      client.evalsha = ((...args: unknown[]) => {
+        calls++
+        return send(...args)
+      }) as never
+    }
+    const app = await limited(
+      t,
+      {
+        ...{ redis: client, nameSpace: 'tagged:', storeTimeout: 20_000 },
+        keyGenerator: request => `${request.headers['x-tenant']}/${request.headers['x-key']}`,
+        hashTag: key => key.split('/', 1)[0] as string,
+        policies: policies(3000, 6000, 1).slice(0, 2),
+      },
+      routes,
+    )
+    t.equal(await statusOf(app, 'ann', 'acme'), 200)
+    const logs = (await Promise.all(client.nodes('master').map(node => node.keys('tagged:*')))).flat()
+    t.strictSame(
+      logs.map(log => /\{(.*?)\}/.exec(log)?.[1]),
+      ['acme', 'acme'],
+    )
+    count()
+    // The first request of a key takes nothing ahead.
+    t.equal(await statusOf(app, 'bob', 'other'), 200)
+    t.equal(calls, 1)
+    for (let index = 0; index < 300; index++) await statusOf(app, 'ann', 'acme')
+    t.ok(calls < 250, `${calls} calls`)
+    const { policies: left = [] } = (await app.rateLimiter.status({ user: 'acme/ann', tenant: 'acme' })) ?? {}
+    t.strictSame(
+      left.map(({ remaining }) => remaining),
+      [2699, 5699],
+    )
   })
 
   await t.test('checks at the same time never exceed a limit, and leave nothing behind', async t => {

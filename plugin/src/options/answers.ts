@@ -47,6 +47,12 @@ export function checkedResponse(value: object | undefined): object {
   throw unusable('errorResponseBuilder', value, 'an error or an object')
 }
 
+/** A hash tag that a function returned. */
+export function checkedTag(value: unknown): string {
+  if (typeof value === 'string') return value
+  throw unusable('hashTag', value, 'a string')
+}
+
 /** A partition key that a function returned. */
 export function checkedKey(value: unknown): Key {
   if (typeof value === 'string' || typeof value === 'number') return value

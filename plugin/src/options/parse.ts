@@ -93,6 +93,7 @@ export interface RegistrationConfig {
   readonly store: CustomStoreConstructor | undefined
   readonly nameSpace: string | undefined
   readonly hashKeys: boolean
+  readonly hashTag: RateLimitPluginOptions['hashTag']
   readonly storeTimeoutMs: number
   /** How long requests wait for the first connection, counted from the registration; 0 for not at all. */
   readonly startTimeoutMs: number
@@ -144,6 +145,7 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
     store: given.store,
     nameSpace: given.nameSpace,
     hashKeys: given.hashKeys ?? false,
+    hashTag: given.hashTag,
     storeTimeoutMs: given.storeTimeout ?? DEFAULT_STORE_TIMEOUT_MS,
     startTimeoutMs: given.startTimeout ?? DEFAULT_START_TIMEOUT_MS,
     denyMemory: given.denyMemory === undefined || given.denyMemory === true ? DEFAULT_DENY_MEMORY : +given.denyMemory,

@@ -437,6 +437,14 @@ export const registrationOptions = {
    */
   hashKeys: flag,
   /**
+   * Returns the part of a partition key that chooses its slot in a Redis Cluster. Keys of one request that share it are
+   * [one call](how-it-works.md#keys-of-policies-in-a-cluster): for example those of a user and of its tenant. It must
+   * always return the same for the same key. Changing it starts the counts of all keys whose tag changes from zero.
+   * @default the whole key
+   * @example hashTag: key => key.split('/')[0]
+   */
+  hashTag: kind<(key: string) => string>('a function (key) that returns a string', isFunction),
+  /**
    * How long a request waits for Redis, or for a store of your own, before `onStoreError` decides.
    * @default `100`
    * @example storeTimeout: 50

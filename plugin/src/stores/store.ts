@@ -91,6 +91,11 @@ export interface Lease {
   release(): void
 }
 
+/** A budget of the check is for a period that is over, or has not begun, by the clock of the store. Nothing was changed. */
+export class OtherPeriod extends Error {
+  override readonly name = 'OtherPeriod'
+}
+
 /** Cost to give back to one log. */
 export interface Refund {
   readonly policy: Policy
@@ -114,7 +119,7 @@ export interface Names {
  * thrown or a promise rejected, never an answer. Stores that need no waiting answer at once.
  */
 export interface Store {
-  /** Admits and charges, or denies and leaves everything as it was. */
+  /** Admits and charges, or denies and leaves everything as it was. Rejects with OtherPeriod; `now` then tells the period. */
   check(check: Check): Answer | Promise<Answer>
   /** What `check` would answer, changing nothing. */
   peek(check: Check): Answer | Promise<Answer>

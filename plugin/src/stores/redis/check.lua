@@ -6,13 +6,14 @@
 -- ARGV   latest time to run at (µs of the Redis clock, 0 for any) · number of permits given back · these permits
 --        · number of shapes · the shapes · runs of equal checks
 --        shape: operation (0 peek, 1 check, 2 charge, 3 grant) · penalty (0 none, 1 count, 2 renew, 3 backoff)
---               · permits allowed (−1 for no limit) · life of a permit (µs) · number of policies
+--               · permits allowed (−1 for no limit) · life of a permit (µs) · begin and end of the period of its budgets
+--               (µs, 0 and 0 without) · number of policies
 --               · per policy: limit · window (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry
 --        run:   how many checks · number of their shape, from 1 · µs after the latest time that they may run
 --               · cost for each policy; of a grant, whose checks are one, also: how many requests wait · how many more are
 --               wanted ahead · by what the room is divided for these · µs in which they may be spent
 -- Reply  time (µs), then per check: −1 where a key holds a foreign value, −2 when it was too late, −3 where a charge
---        would exceed what can be counted, else per policy: used · µs until more quota · µs until this cost fits,
+--        would exceed what can be counted, −4 where it is another period now, else per policy: used · µs until more quota · µs until this cost fits,
 --        or the negative generation of the log where this cost was charged, then followed by the time of the
 --        admission · denials (with a penalty only)
 --        · of a peek, units in entries dated ahead; with permits: in flight · number of the permit taken, 0 for
@@ -47,7 +48,7 @@ end
 
 local shapes = {}
 for i = 1, take() do
-  local shape = { op = take(), penalty = take(), permits = take(), life = take() }
+  local shape = { op = take(), penalty = take(), permits = take(), life = take(), from = take(), till = take() }
   for j = 1, take() do
     local limit, window, slice, shared = min(take(), LARGEST), take(), take(), take() == 1
     shape[j] = { limit = limit, window = window, slice = slice, shared = shared, ahead = ahead_of(slice, shared), log = {} }
@@ -128,6 +129,8 @@ local function check(shape, costs, late)
     permits_key = KEYS[key_at]
   end
   if late then return answer(-2) end
+  -- A charge belongs to the period in which its request was admitted.
+  if shape.till > 0 and op < 2 and (clock < shape.from or clock >= shape.till) then return answer(-4) end
 
   local at = first_key
   for i = 1, policies do

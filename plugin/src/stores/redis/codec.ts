@@ -50,11 +50,16 @@ export interface TakeReply {
 }
 
 /** Why a check has no answer. */
-export type Refusal = 'foreign' | 'late' | 'too large'
+export type Refusal = 'foreign' | 'late' | 'too large' | 'other period'
 
 const OPERATIONS = { peek: 0, check: 1, charge: 2, take: 3 } as const
 const PENALTIES: Readonly<Record<Penalty, number>> = { none: 0, count: 1, renew: 2, backoff: 3 }
-const REFUSALS: Readonly<Record<number, Refusal>> = { [-1]: 'foreign', [-2]: 'late', [-3]: 'too large' }
+const REFUSALS: Readonly<Record<number, Refusal>> = {
+  [-1]: 'foreign',
+  [-2]: 'late',
+  [-3]: 'too large',
+  [-4]: 'other period',
+}
 
 /** Deadlines this near to each other (ms) are sent as one, the earlier. */
 const DEADLINE_STEP_MS = 5
@@ -254,5 +259,16 @@ function shapeOf({ operation, check }: Pending): string {
   }
   const permits = concurrency === undefined ? '-1 0' : `${concurrency.max} ${concurrency.ttlMs * 1000}`
   const op = OPERATIONS[operation as keyof typeof OPERATIONS]
-  return `${op} ${PENALTIES[penalty]} ${permits} ${check.policies.length}${policies}`
+  return `${op} ${PENALTIES[penalty]} ${permits} ${periodOf(check.policies)} ${check.policies.length}${policies}`
+}
+
+/** Begin and end (µs) of the time in which all budgets are for the present period. */
+function periodOf(policies: readonly Policy[]): string {
+  let [from, until] = [0, Number.POSITIVE_INFINITY]
+  for (const { span } of policies) {
+    if (span === undefined) continue
+    from = Math.max(from, span.fromMs)
+    until = Math.min(until, span.untilMs)
+  }
+  return until === Number.POSITIVE_INFINITY ? '0 0' : `${from * 1000} ${until * 1000}`
 }

@@ -45,7 +45,7 @@ export class Nodes {
   nameOf(key: string): string | undefined {
     const { connection } = this.#parts
     if (!connection.isCluster) return undefined
-    const slot = slotOf(key)
+    const slot = slotOf(`{${key}}`)
     return connection.nodeOf(slot) ?? `${RANGE}${Math.floor((slot * RANGES) / SLOTS)}`
   }
 

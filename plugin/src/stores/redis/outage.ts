@@ -1,6 +1,5 @@
 import { clearTimeout, setTimeout } from '../../clock.js'
 import { ChargeTooLarge, StoreForeignKey, StoreTimeout } from '../../errors.js'
-import { storedKey } from '../../key.js'
 import type { Policy } from '../../policy.js'
 import { MemoryStore } from '../memory/memory-store.js'
 import { type Answer, byKey, type Check, type Names, type Refund } from '../store.js'
@@ -57,7 +56,8 @@ export interface OutageParts {
   readonly store: RedisStore
   readonly replicas: Replicas
   readonly nameSpace: string
-  readonly hashKeys: boolean
+  /** A partition key as it stands in Redis. */
+  readonly stored: (key: string) => string
   readonly timeoutMs: number
   /** Keys for which usage is remembered. */
   readonly capacity: number
@@ -214,8 +214,8 @@ export class Outage implements Watcher {
   }
 
   #nodeOf(key: string): string | undefined {
-    const { store, hashKeys, connection } = this.#parts
-    return connection.isCluster ? store.nodeOf(storedKey(key, hashKeys)) : undefined
+    const { store, stored, connection } = this.#parts
+    return connection.isCluster ? store.nodeOf(stored(key)) : undefined
   }
 
   #at(node: string | undefined): Return {
@@ -319,7 +319,7 @@ export class Outage implements Watcher {
 
   /** Writes what is known of the usage before the loss. */
   async #restore(state: Return): Promise<void> {
-    const { connection, nameSpace, hashKeys } = this.#parts
+    const { connection, nameSpace, stored } = this.#parts
     const known = new Map<string, Usage[]>()
     for (const policy of this.#policies.values()) {
       const { log, windowMs } = policy
@@ -333,7 +333,7 @@ export class Outage implements Watcher {
       }
     }
     await inChunks([...known], ([key, usage]) =>
-      within(PATIENCE_MS, restore(connection, nameSpace, storedKey(key, hashKeys), usage)),
+      within(PATIENCE_MS, restore(connection, nameSpace, stored(key), usage)),
     )
     state.isEmpty = false
   }

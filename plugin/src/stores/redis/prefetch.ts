@@ -12,7 +12,7 @@
  */
 import { clearTimeout, monotonic, setTimeout } from '../../clock.js'
 import type { Policy } from '../../policy.js'
-import type { Admission, Answer, Check, PolicyAnswer, Refund } from '../store.js'
+import { type Admission, type Answer, type Check, keyAt, type PolicyAnswer, type Refund } from '../store.js'
 import type { Pending, TakeReply } from './codec.js'
 
 /** A grant lives no longer than this (ms): what a replica that died had not spent is lost for a window. */
@@ -61,6 +61,7 @@ export class Take implements Pending {
   readonly operation = 'take'
   readonly check: Check
   readonly key: string
+  readonly keys: readonly string[] | undefined
   readonly refunds: readonly Refund[] = []
   readonly since: number
   readonly deadline: number
@@ -84,6 +85,7 @@ export class Take implements Pending {
   ) {
     this.check = first.check
     this.key = first.key
+    this.keys = first.keys
     this.since = first.since
     this.deadline = first.deadline
     this.riders = riders
@@ -118,7 +120,7 @@ interface Grant {
   timer: NodeJS.Timeout | undefined
 }
 
-/** What this replica holds of one key for one shape, and how busy the key is. */
+/** What this replica holds for one shape and one key, or one key of each policy, and how busy they are. */
 class Holding {
   readonly check: Check
   /** The one that is spent first; mostly one, two while the next has come before the first ran out. */
@@ -142,6 +144,7 @@ class Holding {
 /** The policies of one limiter, where quota of them may be taken ahead. */
 interface Shape {
   readonly lifeMs: number
+  /** By key; see `idOf`. */
   young: Map<string, Holding>
   old: Map<string, Holding>
 }
@@ -183,23 +186,30 @@ export class Prefetch {
 
   /** Whether units of these logs are out that are to come back before this replica denies the check. Calls them back. */
   callBack(check: Check): boolean {
-    const out = this.#out.get(check.key)
-    if (out === undefined) return false
-    for (const holding of [...out.holdings]) {
-      if (!sharesLog(holding.check, check)) continue
-      for (const grant of [...holding.grants]) this.#retire(holding, grant)
+    if (this.#out.size === 0) return false
+    let isReturning = false
+    for (const key of keysOf(check)) {
+      const out = this.#out.get(key)
+      if (out === undefined) continue
+      for (const holding of [...out.holdings]) {
+        if (!sharesLog(holding.check, check)) continue
+        for (const grant of [...holding.grants]) this.#retire(holding, grant)
+      }
+      if (out.returning > 0) isReturning = true
     }
-    return out.returning > 0
+    return isReturning
   }
 
   /** The answer of Redis without this replica's own units that it has not spent: they are still to be had. */
   without(check: Check, answer: Answer): Answer {
-    const out = this.#out.get(check.key)
-    if (out === undefined) return answer
+    if (this.#out.size === 0) return answer
     let changed = false
     const policies = answer.policies.map((policy, index) => {
+      const key = keyAt(check, index)
+      const out = this.#out.get(key)
+      if (out === undefined) return policy
       const { log } = check.policies[index] as Policy
-      const units = Math.min(unspent(out, log), policy.used)
+      const units = Math.min(unspent(out, log, key), policy.used)
       if (units === 0) return policy
       changed = true
       return { ...policy, used: policy.used - units, prefetched: units }
@@ -302,7 +312,8 @@ export class Prefetch {
 
   #known(check: Check): Holding | undefined {
     const shape = this.#shapes.get(check.policies)
-    return shape?.young.get(check.key) ?? shape?.old.get(check.key)
+    const id = idOf(check)
+    return shape?.young.get(id) ?? shape?.old.get(id)
   }
 
   #share(): number {
@@ -380,9 +391,8 @@ export class Prefetch {
   }
 
   #hold(holding: Holding, grant: Grant): void {
-    const { key } = holding.check
     holding.grants.push(grant)
-    this.#outOf(key).holdings.add(holding)
+    for (const key of keysOf(holding.check)) this.#outOf(key).holdings.add(holding)
   }
 
   #drop(holding: Holding, grant: Grant): void {
@@ -391,11 +401,12 @@ export class Prefetch {
     if (index === -1) return
     holding.grants.splice(index, 1)
     if (holding.grants.length > 0) return
-    const { key } = holding.check
-    const out = this.#out.get(key)
-    if (out === undefined) return
-    out.holdings.delete(holding)
-    this.#tidy(key, out)
+    for (const key of keysOf(holding.check)) {
+      const out = this.#out.get(key)
+      if (out === undefined) continue
+      out.holdings.delete(holding)
+      this.#tidy(key, out)
+    }
   }
 
   /** The end of a grant: what it has not spent goes back. */
@@ -409,12 +420,15 @@ export class Prefetch {
       policy,
       cost: policy.cost * left,
       admission: admissions[index],
+      key: keyAt(check, index),
     }))
-    const out = this.#outOf(check.key)
-    out.returning++
+    const outs = keysOf(check).map(key => [key, this.#outOf(key)] as const)
+    for (const [, out] of outs) out.returning++
     const end = () => {
-      out.returning--
-      this.#tidy(check.key, out)
+      for (const [key, out] of outs) {
+        out.returning--
+        this.#tidy(key, out)
+      }
     }
     this.#parts.giveBack(check, refunds).then(end, end)
   }
@@ -445,16 +459,29 @@ function newShape({ policies, penalty, concurrency }: Check): Shape | null {
 
 /** Undefined for a key that is new here: nothing is known of its rate. */
 function holdingOf(shape: Shape, check: Check, now: number): Holding | undefined {
-  const { key } = check
-  const known = shape.young.get(key)
+  const id = idOf(check)
+  const known = shape.young.get(id)
   if (known !== undefined) return known
-  const older = shape.old.get(key)
+  const older = shape.old.get(id)
   if (shape.young.size >= MOST_KEYS) {
     shape.old = shape.young
     shape.young = new Map()
   }
-  shape.young.set(key, older ?? new Holding(check, now))
+  shape.young.set(id, older ?? new Holding(check, now))
   return older
+}
+
+/** The keys of a check as one text; no two lists of keys have the same. */
+function idOf({ key, keys }: Check): string {
+  if (keys === undefined) return key
+  let id = ''
+  for (const each of keys) id += `${each.length}:${each}`
+  return id
+}
+
+/** Each key that the policies of a check have, once. */
+function keysOf({ key, keys }: Check): readonly string[] {
+  return keys === undefined ? [key] : [...new Set(keys)]
 }
 
 function spend(grant: Grant, { policies }: Check, now: number): Answer {
@@ -480,14 +507,16 @@ function allowed({ used, resetMs, admission }: TakeReply['policies'][number], pr
 }
 
 function sharesLog(a: Check, b: Check): boolean {
-  return a.policies.some(({ log }) => b.policies.some(other => other.log === log))
+  return a.policies.some(({ log }, at) =>
+    b.policies.some((other, index) => other.log === log && keyAt(a, at) === keyAt(b, index)),
+  )
 }
 
-/** Units of a log that this replica has been granted and not spent. */
-function unspent({ holdings }: Out, log: string): number {
+/** Units of the log of a key that this replica has been granted and not spent. */
+function unspent({ holdings }: Out, log: string, key: string): number {
   let units = 0
   for (const { check, grants } of holdings) {
-    const policy = check.policies.find(policy => policy.log === log)
+    const policy = check.policies.find((policy, index) => policy.log === log && keyAt(check, index) === key)
     if (policy !== undefined) for (const { left } of grants) units += left * policy.cost
   }
   return units

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.js'
 import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
-import { storedKey } from '../../key.js'
-import type { Answer, Check, Names, Refund, Store } from '../store.js'
+import { storedKeys } from '../../key.js'
+import { type Answer, type Check, type Names, OtherPeriod, type Refund, type Store } from '../store.js'
 import { AcrossSlots, isAcrossSlots } from './across-slots.js'
 import { Batcher } from './batcher.js'
 import type { Connection } from './client.js'
@@ -27,8 +27,8 @@ import { CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './script
 export interface RedisStoreOptions {
   /** Stands in front of every key. A function is asked once, when the first key is needed. */
   readonly nameSpace: string | (() => string)
-  /** Whether no partition key stands in Redis in clear. */
-  readonly hashKeys?: boolean
+  /** A partition key as it stands in Redis; see `storedKeys`. Left out: readable where it can be. */
+  readonly stored?: (key: string) => string
   /** Milliseconds after which a call is given up. */
   readonly timeoutMs: number
   /** Milliseconds from now within which the first connection is waited for, whatever `timeoutMs` says; 0 for none. */
@@ -64,12 +64,8 @@ export class RedisStore implements Store {
   readonly #batcher: Batcher
   readonly #permits: Permits
   readonly #prefetch: Prefetch
-  readonly #storedOf = (key: string) => this.#stored(key)
-  readonly #across = new AcrossSlots(
-    (operation: Pending['operation'], check: Check, refunds?: readonly Refund[]) =>
-      this.#askOnce<never>(operation, check, refunds),
-    this.#storedOf,
-  )
+  readonly #stored: (key: string) => string
+  readonly #across: AcrossSlots
   /** Whether a call may have keys of one slot only. */
   #bySlot: boolean
   #space: string | undefined
@@ -84,6 +80,12 @@ export class RedisStore implements Store {
     const { timeoutMs, startTimeoutMs = 0 } = options
     this.#connection = connection
     this.#options = options
+    this.#stored = options.stored ?? storedKeys(false)
+    this.#across = new AcrossSlots(
+      (operation: Pending['operation'], check: Check, refunds?: readonly Refund[]) =>
+        this.#askOnce<never>(operation, check, refunds),
+      this.#stored,
+    )
     this.#bySlot = connection.isCluster
     this.#denials = new Denials(options.denyMemory ?? 0)
     this.#batcher = new Batcher({
@@ -123,7 +125,8 @@ export class RedisStore implements Store {
   check(check: Check): Answer | Promise<Answer> {
     const denial = this.#denials.find(check)
     if (denial !== undefined) return denial
-    const ahead = check.prefetch === undefined ? undefined : this.#prefetch.check(check)
+    const mayAhead = check.prefetch !== undefined && !this.#isApart(check, NO_REFUNDS)
+    const ahead = mayAhead ? this.#prefetch.check(check) : undefined
     return ahead ?? this.#ask('check', check)
   }
 
@@ -207,23 +210,23 @@ export class RedisStore implements Store {
     return this.#space
   }
 
-  #stored(key: string): string {
-    return storedKey(key, this.#options.hashKeys)
-  }
-
   /** Of the policies, or of what is refunded, where policies have keys of their own. */
   #keysOf(check: Check, refunds: readonly Refund[]): readonly string[] | undefined {
     if (check.keys === undefined) return undefined
     const keys = refunds === NO_REFUNDS ? check.keys : refunds.map(({ key = check.key }) => key)
-    return keys.map(this.#storedOf)
+    return keys.map(this.#stored)
   }
 
   /** In a cluster a call has keys of one slot; then keys of policies may need several calls. */
   #ask<T = Answer>(operation: Pending['operation'], check: Check, refunds = NO_REFUNDS): Promise<T> {
-    if (this.#bySlot && check.keys !== undefined && isAcrossSlots(check, refunds, this.#storedOf)) {
+    if (this.#isApart(check, refunds)) {
       return this.#askAcross(operation as keyof AcrossSlots, check, refunds) as Promise<T>
     }
     return this.#askOnce(operation, check, refunds)
+  }
+
+  #isApart(check: Check, refunds: readonly Refund[]): boolean {
+    return this.#bySlot && check.keys !== undefined && isAcrossSlots(check, refunds, this.#stored)
   }
 
   async #askAcross(operation: keyof AcrossSlots, check: Check, refunds: readonly Refund[]): Promise<unknown> {
@@ -251,8 +254,10 @@ export class RedisStore implements Store {
   ): Pending {
     const since = monotonic()
     const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
-    const key = this.#stored(check.key)
     const keys = this.#keysOf(check, refunds)
+    // Where nothing goes by the key of the check, the keys of its policies alone say which node is asked.
+    const isOfKey = keys === undefined || check.concurrency !== undefined || check.penalty !== 'none'
+    const key = (isOfKey ? undefined : keys[0]) ?? this.#stored(check.key)
     return { operation, check, key, keys, refunds, since, deadline, settled: false, resolve, reject }
   }
 
@@ -308,11 +313,10 @@ export class RedisStore implements Store {
 
   /** A plain client leads to a cluster. False where all keys are of one slot. */
   #sendBySlot(pending: readonly Pending[], releases: readonly Release[]): boolean {
-    const isApart = ({ check, refunds }: Pending) =>
-      check.keys !== undefined && isAcrossSlots(check, refunds, this.#storedOf)
     this.#bySlot = true
+    const isApart = ({ check, refunds }: Pending) => this.#isApart(check, refunds)
     const apart = pending.filter(isApart)
-    for (const one of apart) {
+    for (const one of apart.flatMap(ridersOf)) {
       one.settled = true
       this.#ask<never>(one.operation, one.check, one.refunds).then(one.resolve, one.reject)
     }
@@ -329,11 +333,17 @@ export class RedisStore implements Store {
     const { keys, args } = encodeChecks(this.#nameSpace, pending, releases, latest)
     const reply = new Reply((await run(this.#connection, CHECK, keys, args)) as unknown[])
     const late: Pending[] = []
+    let isOtherPeriod = false
     for (const one of pending) {
       const take = one.operation === 'take' ? (one as Take) : undefined
       const result = take === undefined ? reply.next(one) : reply.nextTake(one.check)
       if (result === 'late') late.push(one)
-      else if (typeof result === 'string') {
+      else if (result === 'other period') {
+        isOtherPeriod = true
+        // An answer, and no failure of the store.
+        if (!one.settled) one.reject(new OtherPeriod())
+        one.settled = true
+      } else if (typeof result === 'string') {
         const error = result === 'foreign' ? new StoreForeignKey() : new ChargeTooLarge()
         this.#failAll(waiters([one]), error)
       } else if (take === undefined) this.#answer(one, result as { answer: Answer; permit: number })
@@ -344,7 +354,7 @@ export class RedisStore implements Store {
         this.#prefetch.granted(take, result as TakeReply, sent)
       }
     }
-    clock.observe(reply.time, sent, monotonic(), late.length > 0)
+    clock.observe(reply.time, sent, monotonic(), late.length > 0 || isOtherPeriod)
     // These ran too late by what we knew of the clock, and changed nothing. Those still in time are asked again.
     const again = inTime(late)
     if (again.length > 0) await this.#sendChecks(again, [], { clock } as Node)
@@ -543,6 +553,15 @@ function countedOf({ policies }: TakeReply): Answer {
 function waiters(pending: readonly Pending[]): readonly Pending[] {
   if (!pending.some(({ operation }) => operation === 'take')) return pending
   return pending.flatMap(one => (one.operation === 'take' ? [one, ...(one as Take).riders] : [one]))
+}
+
+/** A call for a grant is taken back, and the requests that wait for it are asked for by themselves. */
+function ridersOf(pending: Pending): readonly Pending[] {
+  if (pending.operation !== 'take') return [pending]
+  const take = pending as Take
+  take.settled = true
+  take.end()
+  return take.riders.filter(({ settled }) => !settled)
 }
 
 /** What is still to be sent of a call that changed nothing. Where a call for a grant has no time left, its riders do. */

@@ -1,0 +1,35 @@
+/** The clock of Redis, as the scripts of one client see it, set by a test. */
+import type { Redis } from 'ioredis'
+import * as scripts from '../../plugin/src/stores/redis/scripts.js'
+
+/** Shifts what TIME answers by the last argument (µs). */
+const SHIFTED = `
+local shift, real = tonumber(table.remove(ARGV)), redis
+local redis = { pcall = real.pcall, call = function(name, ...)
+  if name ~= 'TIME' then return real.call(name, ...) end
+  local time = real.call('TIME')
+  local us = tonumber(time[1]) * 1000000 + tonumber(time[2]) + shift
+  return { string.format('%d', math.floor(us / 1000000)), string.format('%d', us % 1000000) }
+end }
+`
+
+/**
+ * From now on the client's scripts see the time that `set` said last, which goes on from there. Keys expire by the true
+ * clock, so only times to come can be set.
+ */
+export function storeClock(redis: Redis) {
+  const sources = new Map(
+    Object.values(scripts).flatMap(one => (typeof one === 'function' ? [] : [[one.sha, one.source] as const])),
+  )
+  let shiftMs = 0
+  const run = redis.eval.bind(redis) as (...args: unknown[]) => Promise<unknown>
+  redis.evalsha = ((sha: string, ...args: unknown[]) =>
+    run(`${SHIFTED}${sources.get(sha)}`, ...args, Math.round(shiftMs * 1000))) as never
+  return {
+    /** Milliseconds since 1970. */
+    set: async (ms: number): Promise<void> => {
+      const [seconds, us] = await redis.time()
+      shiftMs = ms - Number(seconds) * 1000 - Number(us) / 1000
+    },
+  }
+}

@@ -78,11 +78,14 @@ interface KeyHeaders {
 /** SHA-256 of an API key, in hex, as the limits file has it. */
 export const digestOfKey = (key: string): string => digest(key).toString('hex')
 
-/** Partition keys: an address, as it stands in one of its spellings, or an API key by its digest or its id. */
+/** Partition keys: an address, as it stands in one of its spellings, an API key by its digest or its id, or an owner. */
 export const keyOfAddress = (address: string): string => `ip:${normalizeIP(address)}`
 export const keyOfDigest = (sha256: string): string => `key:${sha256}`
-export const keyOfId = (id: string): string => `key:${id}`
+export const keyOfId = (id: string, owner: string): string => `key:${id}/${keyOfOwner(owner)}`
 export const keyOfOwner = (owner: string): string => `owner:${owner}`
+
+/** The part of a partition key that chooses its slot in a Redis Cluster. An API key lies where its owner does. */
+export const hashTagOf = (key: string): string => (key.startsWith('key:') ? key.slice(key.indexOf('/') + 1) : key)
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
 

@@ -1,11 +1,11 @@
 /** The limits as the service has them, on its Redis, without the service. */
 import Fastify from 'fastify'
-import { keyOfDigest, keyOfId } from '../auth.js'
+import { keyOfDigest } from '../auth.js'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
 import { Refusal } from '../http/problem.js'
 import type { Keyring } from '../keys/keyring.js'
 import { openKeys } from '../open-keys.js'
-import type { Identity } from '../protection/callers.js'
+import { anonymousAt, type Identity } from '../protection/callers.js'
 import { type Limits, openLimits, type Standing } from '../protection/limits.js'
 import { redisAnswersWithin, registerRedis } from '../redis.js'
 import type { RedisTarget } from '../redis-url.js'
@@ -36,7 +36,7 @@ export async function standingInRedis(
     const limits = await openLimits(app, config, undefined, () => {}, keyring)
     const identity = identityOf(caller, limits, keyring)
     const { key } = identity
-    if (reset) await limits.reset(key)
+    if (reset) await limits.reset(identity)
     return { key, ...(await limits.standingOf(identity)) }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
@@ -48,17 +48,17 @@ export async function standingInRedis(
   }
 }
 
-function identityOf(caller: Caller, limits: Limits, keyring: Keyring): Pick<Identity, 'key' | 'owner' | 'plan'> {
+function identityOf(caller: Caller, limits: Limits, keyring: Keyring): Pick<Identity, 'key' | 'ownerKey' | 'plan'> {
   if ('address' in caller) {
     const { address: key } = caller
     const { anonymous } = limits
-    if (anonymous !== undefined) return { key, plan: anonymous }
+    if (anonymous !== undefined) return anonymousAt(key, anonymous)
     throw new Failure(`the limits file (LIMITS_FILE) has no plan for callers without an API key: ${key}`)
   }
   const sha256 = 'sha256' in caller ? caller.sha256 : keyring.get(caller.id)?.record.secrets[0]?.sha256
   const identity = sha256 === undefined ? undefined : limits.identityOf(sha256)
   if (identity !== undefined) return identity
-  const shown = 'id' in caller ? keyOfId(caller.id) : keyOfDigest(caller.sha256)
+  const shown = 'id' in caller ? `key:${caller.id}` : keyOfDigest(caller.sha256)
   throw new Failure(
     `there is no such API key in the limits file (LIMITS_FILE) or in KEYS_STORE, or it is revoked: ${shown}`,
   )

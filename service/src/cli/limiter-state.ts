@@ -35,6 +35,7 @@ Examples:
 const RESET_EXAMPLES = `
 ${KEY}
 ${settingsHelp}
+What all API keys of its owner share is given back too.
 A replica that has just denied the caller may go on denying it for a second.
 
 Examples:
@@ -86,7 +87,7 @@ async function readCaller(given: string, io: Io): Promise<Caller> {
     if (key === '') throw new UsageError('there is no key: nothing was read')
     return { sha256: digestOfKey(key) }
   }
-  const id = given.replace(/^key:/, '')
+  const id = given.replace(/^key:/, '').replace(/\/owner:.*$/s, '')
   if (isId(id)) return { id }
   const sha256 = given.replace(/^key:/, '').toLowerCase()
   if (/^[0-9a-f]{64}$/.test(sha256)) return { sha256 }

@@ -66,7 +66,7 @@ export class Answers {
     key += `,${Math.ceil(denial.retryAfterMs / 1000)},${denial.binding.name}`
     for (const name of denial.violated) key += `,${name}`
     const prepared = keptIn(kept, key, () => {
-      const { error, headers } = limiters.requests.refusalOf(denial)
+      const { error, headers } = limiters.requests.limiter.refusalOf(denial)
       const more = this.#hasSdkHeaders ? sdkHeaders([denial], limiters.plan.policies) : {}
       return preparedOf(faultOf(error), { ...this.#headers, ...headers, ...more }, isV2)
     })

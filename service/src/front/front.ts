@@ -14,7 +14,6 @@ import type { Stats } from '../playground/stats.js'
 import { isMistyped } from '../protection/callers.js'
 import type { EarlyRefusal, EarlyRefusals, EarlyRequest } from '../protection/early.js'
 import { timeoutOf } from '../protection/urgency.js'
-import { holderOf } from '../protection/use.js'
 import { isV2 } from '../routes/v2-error.js'
 import type { UsageMeter } from '../usage/usage-meter.js'
 import { type Answer, Answers } from './answers.js'
@@ -195,7 +194,7 @@ export class Front {
   #count(refusal: EarlyRefusal, { status, code }: Answer, { observe }: Target): void {
     const { metrics, stats } = this.#watchers
     stats?.answered(status, code, 0)
-    this.#usage?.refused(holderOf(refusal.identity), refusal.model, code)
+    this.#usage?.refused(refusal.identity.holder, refusal.model, code)
     if (metrics === undefined) return
     observe?.(status, code)
     metrics.inFront.of().value++

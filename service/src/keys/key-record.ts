@@ -48,11 +48,10 @@ export function standingOf({ disabled, expiresAt }: KeyRecord, now: number): Key
   return expiresAt !== null && Date.parse(expiresAt) <= now ? 'expired' : 'active'
 }
 
-/** Whether the key with this digest opens the record at `now`. */
-export function opens(record: KeyRecord, sha256: string, now: number): boolean {
-  if (standingOf(record, now) !== 'active') return false
-  const secret = record.secrets.find(each => each.sha256 === sha256)
-  return secret !== undefined && (secret.endsAt === undefined || Date.parse(secret.endsAt) > now)
+/** Until when a key opens its record, in milliseconds since 1970; Infinity: without end. */
+export function opensUntil({ disabled, expiresAt }: KeyRecord, { endsAt }: KeyRecord['secrets'][number]): number {
+  if (disabled) return Number.NEGATIVE_INFINITY
+  return Math.min(...[expiresAt, endsAt].map(end => (end == null ? Number.POSITIVE_INFINITY : Date.parse(end))))
 }
 
 /** Keys that were rotated away and still live at `now`. */

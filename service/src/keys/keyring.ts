@@ -1,5 +1,5 @@
 /** All keys of the store, in memory: a request is looked up here and waits for no store. */
-import { type KeyRecord, opens } from './key-record.js'
+import { type KeyRecord, opensUntil } from './key-record.js'
 import type { KeyListener, StoredKey } from './key-store.js'
 
 /** After so long without a comparison with the store, in milliseconds, the keys are said to be behind. */
@@ -14,7 +14,8 @@ export type KeyringState = 'loading' | 'current' | 'behind' | 'stale'
 export class Keyring implements KeyListener {
   readonly #maxStaleMs: number
   readonly #byId = new Map<string, StoredKey>()
-  readonly #byDigest = new Map<string, KeyRecord>()
+  /** What a digest opens, and until when (milliseconds since 1970). */
+  readonly #byDigest = new Map<string, { readonly record: KeyRecord; readonly until: number }>()
   #sorted: readonly KeyRecord[] | undefined
   #agreedAt: number | undefined
   #everHeld = false
@@ -39,10 +40,10 @@ export class Keyring implements KeyListener {
     return this.#everHeld
   }
 
-  /** The record that the key with this SHA-256 opens now. */
+  /** The record that the key with this SHA-256 opens now. The same object as long as nothing of it has changed. */
   find(sha256: string): KeyRecord | undefined {
-    const record = this.#byDigest.get(sha256)
-    return record !== undefined && opens(record, sha256, Date.now()) ? record : undefined
+    const found = this.#byDigest.get(sha256)
+    return found !== undefined && Date.now() < found.until ? found.record : undefined
   }
 
   get(id: string): StoredKey | undefined {
@@ -82,7 +83,10 @@ export class Keyring implements KeyListener {
       return
     }
     this.#byId.set(id, key)
-    for (const { sha256 } of key.record.secrets) this.#byDigest.set(sha256, key.record)
+    const { record } = key
+    for (const secret of record.secrets) {
+      this.#byDigest.set(secret.sha256, { record, until: opensUntil(record, secret) })
+    }
   }
 }
 

@@ -4,25 +4,33 @@ import type { PolicyState, RateLimitHandler } from 'ml-api-rate-limiter'
 import { addressKey, digestOfKey, keyOfDigest, keyOfId, keyOfOwner, keyTextOf } from '../auth.js'
 import type { Config } from '../config.js'
 import { type Fault, Refusal, unavailable } from '../http/problem.js'
+import { FoundKeys } from '../keys/found-keys.js'
+import type { KeyRecord } from '../keys/key-record.js'
 import { claimsKeyText, isKeyText } from '../keys/key-text.js'
 import type { Keyring } from '../keys/keyring.js'
+import { ANONYMOUS, type UsageHolder } from '../usage/entry.js'
 import { limitGuesses } from './guesses.js'
 import type { Plan, Plans, Scope } from './plans.js'
 
 export interface Identity {
   /** Partition key: whose quota it is. */
   readonly key: string
+  /** Partition key of the quota that all keys of the owner share; `key` for a caller without an owner. */
+  readonly ownerKey: string
   readonly plan: Plan
-  /** Of an API key: by what name its use is reported, and its owner where it is known. */
-  readonly keyId?: string
-  readonly owner?: string
+  /** By what name its use is reported. */
+  readonly holder: UsageHolder
   /** Models that its API key is for; left out: all that its plan allows. */
   readonly models?: readonly string[] | null
 }
 
-/** A caller without an owner is one by itself. */
-export const partitionKeyOf = ({ key, owner }: Pick<Identity, 'key' | 'owner'>, per: Scope): string =>
-  per === 'owner' && owner !== undefined ? keyOfOwner(owner) : key
+/** Whose quotas a caller takes from. */
+export type Whose = Pick<Identity, 'key' | 'ownerKey'>
+
+export const partitionKeyOf = ({ key, ownerKey }: Whose, per: Scope): string => (per === 'owner' ? ownerKey : key)
+
+/** A caller without an API key. It is no owner's. */
+export const anonymousAt = (key: string, plan: Plan): Identity => ({ key, ownerKey: key, plan, holder: ANONYMOUS })
 
 /** How a key of the limits file, which has no id, is called where its use is reported. */
 const idOfDigest = (sha256: string): string => `sha256:${sha256.slice(0, 16)}`
@@ -30,11 +38,36 @@ const idOfDigest = (sha256: string): string => `sha256:${sha256.slice(0, 16)}`
 /** A checksum tells it, and nobody is asked. Keys of the limits file may have any form. */
 export const isMistyped = (text: string): boolean => claimsKeyText(text) && !isKeyText(text)
 
+/** A key that was found before. */
+interface FoundKey {
+  readonly sha256: string
+  /** What its identity was made of. */
+  readonly source: Plan | KeyRecord
+  readonly plans: Plans
+  readonly identity: Identity
+}
+
+/** Throws Refusal (403) where the plan of a record is gone. */
+function identityFrom(source: Plan | KeyRecord, sha256: string, { all }: Plans): Identity {
+  if (!('secrets' in source)) {
+    const key = keyOfDigest(sha256)
+    return { key, ownerKey: key, plan: source, holder: { key: idOfDigest(sha256), owner: null } }
+  }
+  const { id, owner, models } = source
+  const plan = all.find(({ name }) => name === source.plan)
+  if (plan === undefined) {
+    const detail = `the plan '${source.plan}' of this API key is no longer there`
+    throw new Refusal({ status: 403, code: 'UNKNOWN_PLAN', detail })
+  }
+  return { key: keyOfId(id, owner), ownerKey: keyOfOwner(owner), plan, holder: { key: id, owner }, models }
+}
+
 export class Callers {
   readonly #app: FastifyInstance
   readonly #bearerKeys: boolean
   readonly #guesses: RateLimitHandler
   readonly #keyring: Keyring | undefined
+  readonly #found = new FoundKeys<FoundKey>()
   /** Whether what is sent as a key means something even before the first key is made. */
   readonly #keysAreGiven: boolean
   readonly #unknownKey: Fault
@@ -67,10 +100,9 @@ export class Callers {
     const text = this.haveMeaning(plans) ? keyTextOf(request, this.#bearerKeys) : undefined
     if (text === undefined) {
       if (plans.anonymous === undefined) this.refuseWithoutKey()
-      return { key: this.#address(request), plan: plans.anonymous }
+      return anonymousAt(this.#address(request), plans.anonymous)
     }
-    const identity = isMistyped(text) ? undefined : this.identityOf(digestOfKey(text), plans)
-    return identity ?? this.#refuse(request, reply)
+    return this.#identityOfText(text, plans) ?? this.#refuse(request, reply)
   }
 
   /** Throws Refusal (401). */
@@ -84,22 +116,35 @@ export class Callers {
   }
 
   /** Who holds the key with this SHA-256; undefined for one that is not known. Throws as `identify`. */
-  identityOf(sha256: string, { keys, all }: Plans): Identity | undefined {
+  identityOf(sha256: string, plans: Plans): Identity | undefined {
+    const source = this.#sourceOf(sha256, plans)
+    return source && identityFrom(source, sha256, plans)
+  }
+
+  #identityOfText(text: string, plans: Plans): Identity | undefined {
+    const found = this.#found.get(text)
+    if (found === undefined && isMistyped(text)) return undefined
+    const sha256 = found === undefined ? digestOfKey(text) : found.sha256
+    const source = this.#sourceOf(sha256, plans)
+    if (source === undefined) {
+      if (found !== undefined) this.#found.delete(text)
+      return undefined
+    }
+    if (found?.source === source && found.plans === plans) return found.identity
+    const identity = identityFrom(source, sha256, plans)
+    this.#found.set(text, { sha256, source, plans, identity })
+    return identity
+  }
+
+  /** What a key opens: a plan of the limits file, or a record of the store. Throws Refusal (503) as `identify`. */
+  #sourceOf(sha256: string, { keys }: Plans): Plan | KeyRecord | undefined {
     const plan = keys?.get(sha256)
-    if (plan !== undefined) return { key: keyOfDigest(sha256), plan, keyId: idOfDigest(sha256) }
-    if (this.#keyring === undefined) return undefined
+    if (plan !== undefined || this.#keyring === undefined) return plan
     const { state } = this.#keyring
     if (state === 'loading' || state === 'stale') {
       throw new Refusal(unavailable('KEYS_UNAVAILABLE', 'API keys cannot be checked at the moment', 1000))
     }
-    const record = this.#keyring.find(sha256)
-    if (record === undefined) return undefined
-    const own = all.find(({ name }) => name === record.plan)
-    if (own === undefined) {
-      const detail = `the plan '${record.plan}' of this API key is no longer there`
-      throw new Refusal({ status: 403, code: 'UNKNOWN_PLAN', detail })
-    }
-    return { key: keyOfId(record.id), plan: own, keyId: record.id, owner: record.owner, models: record.models }
+    return this.#keyring.find(sha256)
   }
 
   /**
@@ -108,7 +153,7 @@ export class Callers {
    */
   known(digest: string | undefined, address: string, plans: Plans): Identity | undefined {
     const { anonymous } = plans
-    if (digest === undefined || !this.haveMeaning(plans)) return anonymous && { key: address, plan: anonymous }
+    if (digest === undefined || !this.haveMeaning(plans)) return anonymous && anonymousAt(address, anonymous)
     try {
       return this.identityOf(digest, plans)
     } catch {

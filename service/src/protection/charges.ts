@@ -7,7 +7,7 @@
  * runs took beyond what was reserved for them.
  */
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
-import type { Decision, RateLimitHandler, RequestRateLimit } from 'ml-api-rate-limiter'
+import type { Decision, RequestRateLimit } from 'ml-api-rate-limiter'
 import { Refusal } from '../http/problem.js'
 import {
   BackendUnavailable,
@@ -22,7 +22,7 @@ import type { UsageMeter } from '../usage/usage-meter.js'
 import type { Identity } from './callers.js'
 import type { PlanLimiters } from './limits.js'
 import { allowsModel, type Plan, priceOf } from './plans.js'
-import { holderOf } from './use.js'
+import type { ScopedLimiter } from './scoped-limiter.js'
 
 /** Callers whose fractions of a millisecond are remembered; the oldest goes first, and is charged so much less. */
 const MOST_FRACTIONS = 10_000
@@ -69,8 +69,8 @@ export class Charges implements ComputeMeter {
   readonly #fractions: Fractions
   readonly #log: FastifyBaseLogger
   /** What was decided, to be given back or settled. */
-  #requests: readonly RequestRateLimit[] = []
-  #work: readonly RequestRateLimit[] = []
+  #requests: RequestRateLimit | null = null
+  #work: RequestRateLimit | null = null
   #computeNames: readonly string[] = []
   /** What became of its runs; undefined before, and while one goes on. */
   #outcome: RunOutcome | undefined
@@ -135,14 +135,9 @@ export class Charges implements ComputeMeter {
 
   /** One request. Gives the QuotaExceeded of a request that is denied. */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
-    const { requests, ownerRequests } = this.limiters
-    return then(check(requests, request, reply), denial => {
-      if (denial !== undefined) return denial
-      this.#requests = request.rateLimit === null ? [] : [request.rateLimit]
-      if (ownerRequests === undefined) return undefined
-      return this.#checkMore([ownerRequests], request, reply, this.#requests, decided => {
-        this.#requests = decided
-      })
+    return then(check(this.limiters.requests, request, reply), denial => {
+      if (denial === undefined) this.#requests = request.rateLimit
+      return denial
     })
   }
 
@@ -170,49 +165,21 @@ export class Charges implements ComputeMeter {
     this.rows = rows
     // At least one, so that nothing runs once all is used up; at most the quota, or it would never run.
     this.reservedMs = Math.max(1, Math.min(Math.ceil(model.predictedMs?.(rows) ?? 0), mostComputeMs))
-    const limiters = work.limiters.map(({ limiter }) => limiter)
-    const denial = this.#checkMore(limiters, request, reply, [], decided => {
-      this.#work = decided
-      this.#computeNames = computeNames
-      this.#isOpen = computeNames.length > 0
-    })
+    const denial = check(work.work, request, reply)
     const end = (denied: object | undefined): void => {
       if (denied !== undefined) throw denied
+      this.#work = request.rateLimit
+      this.#computeNames = computeNames
+      this.#isOpen = computeNames.length > 0
     }
     if (denial instanceof Promise) return denial.then(end)
     end(denial)
     return undefined
   }
 
-  /**
-   * Asks further limiters, one after the other; `before` is what was decided already. Where one denies, all of it is given
-   * back, and the denial is the answer. Else `done` is told of all decisions.
-   */
-  #checkMore(
-    limiters: readonly RateLimitHandler[],
-    request: FastifyRequest,
-    reply: FastifyReply,
-    before: readonly RequestRateLimit[],
-    done: (decided: readonly RequestRateLimit[]) => void,
-  ): Awaitable<object | undefined> {
-    const [first, ...rest] = limiters
-    if (first === undefined) {
-      done(before)
-      return undefined
-    }
-    return then(check(first, request, reply), denial => {
-      if (denial === undefined) {
-        const decided = request.rateLimit === null ? before : [...before, request.rateLimit]
-        return this.#checkMore(rest, request, reply, decided, done)
-      }
-      if (before.length === 0) return denial
-      return this.#giveBack(before).then(() => denial)
-    })
-  }
-
   /** The model says what ran for the request, once. */
   ended(outcome: RunOutcome, computeMs: number): void {
-    if (computeMs > 0) this.#usage?.computed(holderOf(this.identity), this.model, computeMs)
+    if (computeMs > 0) this.#usage?.computed(this.identity.holder, this.model, computeMs)
     this.#outcome = outcome
     // Its caller is about to learn why, and `failed` what is given back.
     if (outcome !== 'not-run') this.#settle(computeMs, outcome === 'unknown')
@@ -235,11 +202,11 @@ export class Charges implements ComputeMeter {
       return this.#settled
     }
     this.#isOpen = false
-    return this.#giveBack([...this.#requests, ...this.#work])
+    return this.#giveBack()
   }
 
-  #giveBack(decisions: readonly RequestRateLimit[]): Promise<void> {
-    return Promise.all(decisions.map(decision => decision.refund())).then(
+  #giveBack(): Promise<void> {
+    return Promise.all([this.#requests?.refund(), this.#work?.refund()]).then(
       () => {},
       // The store is away; what was charged leaves with its window.
       reason => this.#log.debug({ err: reason }, 'a charge stays'),
@@ -254,8 +221,8 @@ export class Charges implements ComputeMeter {
     const more = whole - this.reservedMs
     if (more === 0 || (more < 0 && atLeast)) return
     const cost = Object.fromEntries(this.#computeNames.map(name => [name, Math.abs(more)]))
-    const settling = this.#work.map(decision => (more > 0 ? decision.charge(cost) : decision.refund(cost)))
-    this.#settled = Promise.all(settling).then(
+    const settling = more > 0 ? this.#work?.charge(cost) : this.#work?.refund(cost)
+    this.#settled = settling?.then(
       () => {},
       error => this.#log.warn({ err: error }, 'compute time could not be charged'),
     )
@@ -277,7 +244,11 @@ function neverFits(rows: number, plan: Plan, most: number): Refusal {
   return new Refusal({ status: 413, code: 'TOO_MANY_ROWS', detail })
 }
 
-function check(limiter: RateLimitHandler, request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
+function check(
+  { limiter }: ScopedLimiter,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Awaitable<object | undefined> {
   request.trace?.limiterAsked()
   return limiter.check(request, reply)
 }

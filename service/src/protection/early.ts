@@ -5,7 +5,7 @@
 import type { Decision } from 'ml-api-rate-limiter'
 import { Overloaded } from '../inference/errors.js'
 import type { Model, Models } from '../inference/types.js'
-import { type Identity, partitionKeyOf } from './callers.js'
+import type { Identity } from './callers.js'
 import type { Gate } from './gate.js'
 import type { Limits, PlanLimiters } from './limits.js'
 import { modelsMeant } from './models-meant.js'
@@ -56,7 +56,7 @@ export class EarlyRefusals {
       return undefined
     }
     // The quota first: that costs least, and who is over it is no part of the load that the gate answers to.
-    const denial = limiters.requests.knownDenial(partitionKeyOf(identity, limiters.requestsPer))
+    const denial = limiters.requests.knownDenial(identity)
     if (denial === undefined && this.#gate === undefined) return undefined
     const models: readonly Model[] = modelsMeant(this.#models, params)
     const model = named === undefined ? null : (models[0]?.info.name ?? null)

@@ -1,19 +1,21 @@
 /** The quotas in front of everything that costs: of each plan one limiter in requests, and one in the work that they are. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import rateLimit, { type PolicyState, type RateLimitHandler, type RateLimitOptions } from 'ml-api-rate-limiter'
-import { addressKey } from '../auth.js'
+import rateLimit, { type PolicyState, type RateLimitOptions } from 'ml-api-rate-limiter'
+import { addressKey, hashTagOf } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
 import { unreadMs } from '../http/arrival.js'
 import type { Models } from '../inference/types.js'
 import type { Keyring } from '../keys/keyring.js'
 import type { Metrics } from '../metrics/metrics.js'
+import { ANONYMOUS } from '../usage/entry.js'
 import type { UsageMeter } from '../usage/usage-meter.js'
-import { Callers, type Identity, partitionKeyOf } from './callers.js'
+import { Callers, type Identity, type Whose } from './callers.js'
 import { Charges, Fractions, then } from './charges.js'
 import { EarlyRefusals } from './early.js'
 import { Gate } from './gate.js'
 import { modelsMeant } from './models-meant.js'
 import { onePlan, type Plan, type PlanPolicy, type Plans, readPlans, type Scope } from './plans.js'
+import { ScopedLimiter } from './scoped-limiter.js'
 import { sendSdkHeaders } from './sdk-headers.js'
 import { priorityOf, timeoutOf } from './urgency.js'
 import { countUse } from './use.js'
@@ -30,11 +32,8 @@ declare module 'fastify' {
 /** The limiters of one plan. */
 export interface PlanLimiters {
   readonly plan: Plan
-  /** Of the policies in requests of all models, and whose quota they are. */
-  readonly requests: RateLimitHandler
-  readonly requestsPer: Scope
-  /** Of those that all keys of an owner share, where `requests` are those of each key. */
-  readonly ownerRequests: RateLimitHandler | undefined
+  /** Of the policies in requests of all models. */
+  readonly requests: ScopedLimiter
   /** Of everything that is known once the body was read, for one model; undefined where the plan has no policy in it. */
   workOf(model: string): WorkLimiters | undefined
   /** All of `workOf`, of every model, to be asked where a caller stands. */
@@ -43,7 +42,7 @@ export interface PlanLimiters {
 
 /** The limiters of what a request of one model costs beyond being a request. */
 export interface WorkLimiters {
-  readonly limiters: readonly { readonly limiter: RateLimitHandler; readonly per: Scope }[]
+  readonly work: ScopedLimiter
   /** The most that the policies in rows ever admit at once. Infinity where there are none. */
   readonly mostRows: number
   /** The same for compute time. */
@@ -137,6 +136,7 @@ export async function openLimits(
     keyGenerator: addressKey,
     ...(app.hasDecorator('redis') ? { redis: app.redis } : {}),
     nameSpace: config.redisNameSpace,
+    hashTag: hashTagOf,
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
     onStoreEvent: event => {
@@ -216,8 +216,8 @@ export class Limits {
 
   /** By what name the use of a caller is reported. Rejects with Refusal (401) for one without a key, as for a wrong one. */
   async keyOf(request: FastifyRequest, reply: FastifyReply): Promise<string> {
-    const { keyId } = await this.#callers.identify(request, reply, this.#plans)
-    return keyId ?? this.#callers.refuseWithoutKey()
+    const { holder } = await this.#callers.identify(request, reply, this.#plans)
+    return holder === ANONYMOUS ? this.#callers.refuseWithoutKey() : holder.key
   }
 
   /** Where the caller stands with every policy of its plan. Counts nothing but a key that is not known. */
@@ -237,16 +237,16 @@ export class Limits {
   }
 
   /** Where a partition key stands with every policy of a plan, and an address with wrong keys. Counts nothing. */
-  async standingOf(whose: Pick<Identity, 'key' | 'owner' | 'plan'>): Promise<Standing> {
+  async standingOf(whose: Whose & Pick<Identity, 'plan'>): Promise<Standing> {
     const { key, plan } = whose
     const standing = await standingWith(this.#limitersOf(plan), whose)
     if (!this.#callers.haveMeaning(this.#plans) || !key.startsWith('ip:')) return standing
     return { ...standing, policies: [...standing.policies, await this.#callers.guesses(key)] }
   }
 
-  /** Gives a partition key its whole quota back, with every plan. */
-  reset(key: string): Promise<void> {
-    return this.#app.rateLimiter.reset(key)
+  /** Gives a caller its whole quota back, with every plan, and with it what all keys of its owner share. */
+  async reset({ key, ownerKey }: Whose): Promise<void> {
+    for (const each of new Set([key, ownerKey])) await this.#app.rateLimiter.reset(each)
   }
 
   /** The plans that callers have now. */
@@ -287,23 +287,10 @@ export class Limits {
 
   #limitersOfPlan(plan: Plan): PlanLimiters {
     const { concurrency, policies } = plan
-    const limiter = (per: Scope, options: RateLimitOptions) =>
-      this.#app.rateLimit({
-        groupId: `plan:${plan.name}`,
-        keyGenerator: request => partitionKeyOf((request.caller as Charges).identity, per),
-        ...options,
-      })
-    const optionsOf = (some: readonly PlanPolicy[]) =>
-      some.map(({ name, limit, windowMs, period, unit }) => ({
-        name,
-        max: limit,
-        timeWindow: period === undefined ? windowMs : `calendar ${period}`,
-        cost: COSTS[unit],
-      }))
-    const first = policies.filter(isKnownAtOnce)
-    const [ofKey, ofOwner] = [first.filter(({ per }) => per === 'key'), first.filter(({ per }) => per === 'owner')]
-    const permits = concurrency === undefined ? {} : { concurrency: { max: concurrency } }
-    const [requests, requestsPer] = ofKey.length > 0 ? ([ofKey, 'key'] as const) : ([ofOwner, 'owner'] as const)
+    const scoped = (some: readonly PlanPolicy[], inFlight: number | undefined, headers: RateLimitOptions) =>
+      new ScopedLimiter(some, inFlight, options =>
+        this.#app.rateLimit({ groupId: `plan:${plan.name}`, ...options, ...headers }),
+      )
     const rest = policies.filter(policy => !isKnownAtOnce(policy))
     const made = new Map<string, WorkLimiters>()
     const workOf = (some: readonly PlanPolicy[]): WorkLimiters | undefined => {
@@ -311,15 +298,10 @@ export class Limits {
       const id = some.map(({ name }) => name).join()
       let work = made.get(id)
       if (work === undefined) {
-        const scopes = (['key', 'owner'] as const).filter(scope => some.some(({ per }) => per === scope))
-        const limiters = scopes.map(per => {
-          const own = optionsOf(some.filter(policy => policy.per === per))
-          return { per, limiter: limiter(per, { policies: own, addHeadersOnExceeding: NO_HEADERS }) }
-        })
         const most = (unit: PlanPolicy['unit']) =>
           Math.min(...some.flatMap(policy => (policy.unit === unit ? policy.limit : [])))
         work = {
-          limiters,
+          work: scoped(some, undefined, { addHeadersOnExceeding: NO_HEADERS }),
           mostRows: most('rows'),
           mostComputeMs: most('compute-ms'),
           mostCredits: most('credits'),
@@ -331,26 +313,11 @@ export class Limits {
     }
     return {
       plan,
-      requestsPer,
-      requests: limiter(requestsPer, { policies: optionsOf(requests), ...permits }),
-      ownerRequests:
-        ofKey.length > 0 && ofOwner.length > 0
-          ? limiter('owner', { policies: optionsOf(ofOwner), addHeadersOnExceeding: NO_HEADERS })
-          : undefined,
+      requests: scoped(policies.filter(isKnownAtOnce), concurrency, {}),
       workOf: model => workOf(rest.filter(({ models }) => models === undefined || models.includes(model))),
       allWork: workOf(rest),
     }
   }
-}
-
-type Cost = number | ((request: FastifyRequest) => number)
-
-/** What a request costs policies of each unit. */
-const COSTS: Readonly<Record<PlanPolicy['unit'], Cost>> = {
-  requests: 1,
-  rows: request => request.caller?.rows as number,
-  'compute-ms': request => request.caller?.reservedMs as number,
-  credits: request => request.caller?.credits as number,
 }
 
 /** Whether a policy can be asked before the body is read: it needs neither the rows nor the model. */
@@ -365,23 +332,16 @@ function namesModel({ params }: FastifyRequest): boolean {
   return model !== undefined
 }
 
-type Whose = Pick<Identity, 'key' | 'owner'>
-
-async function standingWith(limiters: PlanLimiters, whose: Whose): Promise<Standing> {
-  const { plan, requests, requestsPer, ownerRequests, allWork } = limiters
-  const asked = [
-    { limiter: requests, per: requestsPer },
-    ...(ownerRequests === undefined ? [] : [{ limiter: ownerRequests, per: 'owner' } as const]),
-    ...(allWork?.limiters ?? []),
-  ]
-  const told = await Promise.all(asked.map(({ limiter, per }) => limiter.status(partitionKeyOf(whose, per))))
+async function standingWith({ plan, requests, allWork }: PlanLimiters, whose: Whose): Promise<Standing> {
+  const asked = allWork === undefined ? [requests] : [requests, allWork.work]
+  const told = await Promise.all(asked.map(limiter => limiter.status(whose)))
   const own = new Map(plan.policies.map(policy => [policy.name, policy]))
   const policies = told.flatMap(each => each?.policies ?? [])
   return {
     plan: plan.name,
     policies: policies.map(each => {
       const policy = own.get(each.name)
-      return { ...each, unit: policy?.unit ?? each.unit, per: policy?.per ?? requestsPer, models: policy?.models }
+      return { ...each, unit: policy?.unit ?? each.unit, per: policy?.per ?? requests.per, models: policy?.models }
     }),
   }
 }

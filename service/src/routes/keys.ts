@@ -1,7 +1,7 @@
 /** API keys, for the people who run the service: made, listed, changed, revoked and rotated. */
 import type { FastifyPluginAsync, FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { keyOfId } from '../auth.js'
+import { keyOfId, keyOfOwner } from '../auth.js'
 import { badRequest, type InvalidValue, Refusal, unavailable } from '../http/problem.js'
 import type { Models } from '../inference/types.js'
 import type { IssuedKey, KeyChanges } from '../keys/key-changes.js'
@@ -205,7 +205,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
         const detail = `the plan '${found.record.plan}' of this API key is no longer there`
         throw new Refusal({ status: 409, code: 'UNKNOWN_PLAN', detail })
       }
-      const { policies } = await limits.standingOf({ key: keyOfId(id), owner, plan })
+      const { policies } = await limits.standingOf({ key: keyOfId(id, owner), ownerKey: keyOfOwner(owner), plan })
       return { plan: plan.name, policies: policies.map(policyView) }
     },
   )

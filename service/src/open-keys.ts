@@ -44,14 +44,14 @@ async function inRedis(
   app: FastifyInstance,
   config: Config,
   target: RedisTarget,
-  { client, subscriber }: Awaited<ReturnType<typeof connectKeys>>,
+  connections: Awaited<ReturnType<typeof connectKeys>>,
 ): Promise<KeyStore> {
   const places = placesOf(target)
   if (config.redis !== undefined && placesOf(config.redis) === places) {
     app.log.warn('KEYS_STORE and REDIS_URL name one Redis: keys need one that writes to disk, limits one that does not')
   }
   const { RedisKeyStore } = await import('./keys/redis-key-store.js')
-  return new RedisKeyStore(client, subscriber, config.redisNameSpace, `the Redis at ${places}`, app.log)
+  return new RedisKeyStore(connections, config.redisNameSpace, `the Redis at ${places}`, app.log)
 }
 
 /** Without user and password. */

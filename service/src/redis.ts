@@ -24,9 +24,14 @@ export function retryDelayMs(attempt: number): number {
 
 /**
  * A call fails soon or not at all: nothing waits in a queue, and nothing is sent twice that may have been counted.
- * `retryMs`: how long to wait before a further attempt to connect.
+ * `retryMs`: how long to wait before a further attempt to connect; null: there is none.
  */
-function connect(target: RedisTarget, storeTimeoutMs: number, retryMs = retryDelayMs): RedisConnection {
+function connect(
+  target: RedisTarget,
+  storeTimeoutMs: number,
+  retryMs: (attempt: number) => number | null = retryDelayMs,
+  more: { readonly socketTimeout?: number } = {},
+): RedisConnection {
   const { kind, hosts, username, password, database, family } = target
   const tls = target.tls ? { tls: { checkServerIdentity: identityCheck(hosts) } } : {}
   const options = {
@@ -41,6 +46,7 @@ function connect(target: RedisTarget, storeTimeoutMs: number, retryMs = retryDel
     // A primary that became a replica: the address leads to the new one. 1: connect again, send nothing again.
     reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false),
     connectionName: 'ml-api-rate-limiter',
+    ...more,
   } satisfies RedisOptions
   if (kind === 'cluster') {
     return new Cluster([...hosts], {
@@ -151,13 +157,21 @@ const KEYS_TIMEOUT_MS = 3000
 /** Soon enough that a change is known within a second of being back. */
 const keysRetryMs = (): number => 50 + Math.random() * 150
 
-/** The connections to the Redis of the keys: for commands, and for messages. Closed with the app. */
+/** The connections to the Redis of the keys, of which the first two are closed with the app. */
 export async function connectKeys(
   app: FastifyInstance,
   target: RedisTarget,
-): Promise<{ readonly client: RedisConnection; readonly subscriber: RedisConnection }> {
-  const open = (target: RedisTarget) => {
-    const client = connect(target, KEYS_TIMEOUT_MS, keysRetryMs)
+): Promise<{
+  /** For commands. */
+  readonly client: RedisConnection
+  /** For messages. */
+  readonly subscriber: RedisConnection
+  /** Opens one that does not connect again by itself, and is the caller's. */
+  openReader(): RedisConnection
+}> {
+  const open = (target: RedisTarget, retryMs: () => number | null = keysRetryMs) => {
+    // A connection whose network was cut may stay silent for ever, and nothing says so.
+    const client = connect(target, KEYS_TIMEOUT_MS, retryMs, { socketTimeout: KEYS_TIMEOUT_MS })
     client.on('error', error => app.log.debug({ err: error }, 'redis of the keys'))
     return client
   }
@@ -165,16 +179,17 @@ export async function connectKeys(
   app.addHook('onClose', () => disconnect(client))
   const ready = await readyWithin(client, FIRST_CONNECT_MS)
   let subscriber: RedisConnection | undefined
+  let found = target
   if (ready && client instanceof Redis && target.kind === 'single' && (await isClusterNode(client))) {
     client.disconnect()
-    const cluster = { ...target, kind: 'cluster' } as const
-    client = open(cluster)
+    found = { ...target, kind: 'cluster' }
+    client = open(found)
     await readyWithin(client, FIRST_CONNECT_MS)
-    subscriber = open(cluster)
+    subscriber = open(found)
   }
   const listening = subscriber ?? open(target)
   app.addHook('onClose', () => disconnect(listening))
-  return { client, subscriber: listening }
+  return { client, subscriber: listening, openReader: () => open(found, () => null) }
 }
 
 /** What could not be seen at the start, as Redis was not there. */

@@ -1,6 +1,9 @@
 /**
  * Keys in a Redis that all replicas share. Each replica has all of them in memory, and compares its revision with that of
  * the store four times a second and whenever a message says that something has changed: messages may be lost.
+ *
+ * It compares over a connection of its own. One that is silent is replaced: a network that was cut says nothing of it, and
+ * TCP may take as long again to go on once it is back.
  */
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
@@ -19,8 +22,18 @@ import {
 
 /** How often the revision is compared, in milliseconds. */
 const COMPARE_MS = 250
+/** How often the connection that compares is looked at, in milliseconds, and when one that has ended is opened again. */
+const LOOK_MS = 50
+const REOPEN_MS = 150
+/** How long it may be silent, in milliseconds: several times what it took before. */
+const LEAST_PATIENCE_MS = 500
+const MOST_PATIENCE_MS = 3000
+/** After each such time in which nothing was heard it may be silent for so much longer: the network may have become slow. */
+const LONGER_AFTER_MS = 15_000
 /** How long the start waits for the keys; loading goes on after that. */
 const FIRST_LOAD_MS = 2000
+/** How long a change that was taken may take to be read back. */
+const READ_BACK_MS = 3000
 /** Removed ids that are remembered, so that replicas need not read everything again. */
 const MOST_REMOVED = 10_000
 
@@ -28,10 +41,24 @@ const script = (name: string): string => readFileSync(new URL(`./${name}.lua`, i
 
 interface Scripts {
   keysCommit(...args: (string | number)[]): Promise<number>
+}
+
+interface ReadScripts {
   keysSince(...args: (string | number)[]): Promise<[epoch: string, revision: number, whole: number, ...unknown[]]>
 }
 
 type Client = (Redis | Cluster) & Scripts
+type Reader = (Redis | Cluster) & ReadScripts
+
+/** The connections to the Redis of the keys. The store closes those that it opens. */
+export interface KeyConnections {
+  /** For changes. */
+  readonly client: Redis | Cluster
+  /** For messages. */
+  readonly subscriber: Redis | Cluster
+  /** Opens one for comparisons, which does not connect again by itself. */
+  readonly openReader: () => Redis | Cluster
+}
 
 export class RedisKeyStore implements KeyStore {
   readonly place: string
@@ -43,7 +70,16 @@ export class RedisKeyStore implements KeyStore {
   #listener: KeyListener | undefined
   #epoch = ''
   #revision = 0
-  #timer: NodeJS.Timeout | undefined
+  readonly #openReader: () => Reader
+  #reader: Reader | undefined
+  /** Rejects what waits for the reader. */
+  #leave: (reason: Error) => void = () => {}
+  #openedAt = 0
+  /** When a reader became ready or answered last. */
+  #heardAt = 0
+  #connectMs = MOST_PATIENCE_MS
+  #compareMs = 0
+  #timers: NodeJS.Timeout[] = []
   #comparing: Promise<void> | undefined
   /** Whether something may have changed since the comparison that goes on began. */
   #again = false
@@ -51,14 +87,8 @@ export class RedisKeyStore implements KeyStore {
   #isEmptied = false
   #close = () => {}
 
-  /** `subscriber`: a connection of its own to the same Redis. The store closes neither. */
-  constructor(
-    client: Redis | Cluster,
-    subscriber: Redis | Cluster,
-    nameSpace: string,
-    place: string,
-    log: FastifyBaseLogger,
-  ) {
+  constructor(connections: KeyConnections, nameSpace: string, place: string, log: FastifyBaseLogger) {
+    const { client, subscriber, openReader } = connections
     this.place = place
     this.#log = log
     this.#subscriber = subscriber
@@ -67,22 +97,30 @@ export class RedisKeyStore implements KeyStore {
     this.#names = ['records', 'revisions', 'removed', 'state'].map(name)
     this.#channel = name('changed')
     client.defineCommand('keysCommit', { numberOfKeys: this.#names.length, lua: script('commit') })
-    client.defineCommand('keysSince', { numberOfKeys: this.#names.length, lua: script('since') })
     this.#client = client as Client
+    const since = { numberOfKeys: this.#names.length, lua: script('since') }
+    this.#openReader = () => {
+      const reader = openReader()
+      reader.defineCommand('keysSince', since)
+      return reader as Reader
+    }
   }
 
   async start(listener: KeyListener): Promise<void> {
     this.#listener = listener
     const compare = () => void this.#compare()
     const subscribe = () => this.#subscriber.subscribe(this.#channel).then(compare, () => {})
-    const onReady = () => {
-      void this.#sayWhatIsNotSo()
-      compare()
-    }
+    const onReady = () => void this.#sayWhatIsNotSo()
     this.#client.on('ready', onReady)
     this.#subscriber.on('ready', subscribe)
     this.#subscriber.on('message', compare)
-    this.#timer = setInterval(compare, COMPARE_MS).unref()
+    this.#heardAt = performance.now()
+    this.#open()
+    this.#timers = [
+      setInterval(compare, COMPARE_MS).unref(),
+      // What has arrived while this process was busy is read before a connection is called silent.
+      setInterval(() => setImmediate(() => this.#look()), LOOK_MS).unref(),
+    ]
     this.#close = () => {
       this.#client.off('ready', onReady)
       this.#subscriber.off('ready', subscribe)
@@ -91,6 +129,10 @@ export class RedisKeyStore implements KeyStore {
     if (this.#subscriber.status === 'ready') void subscribe()
     if (this.#client.status === 'ready') void this.#sayWhatIsNotSo()
     const until = performance.now() + FIRST_LOAD_MS
+    // Where Redis is there, so will be the reader in a moment.
+    while (this.#client.status === 'ready' && this.#reader?.status !== 'ready' && performance.now() < until) {
+      await new Promise(resolve => setTimeout(resolve, 5))
+    }
     for (;;) {
       await this.#compare()
       if (!this.#isLost || performance.now() > until) return
@@ -119,16 +161,63 @@ export class RedisKeyStore implements KeyStore {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#timer)
+    for (const timer of this.#timers) clearInterval(timer)
     this.#close()
     this.#listener = undefined
+    this.#leave(new Error('the store is closed'))
+    this.#reader?.disconnect()
     await this.#comparing
   }
 
+  /** Opens a connection to compare over, and leaves the one before. */
+  #open(): void {
+    this.#leave(new Error('the connection is silent'))
+    this.#reader?.disconnect()
+    const reader = this.#openReader()
+    this.#reader = reader
+    this.#openedAt = performance.now()
+    reader.once('ready', () => {
+      if (this.#reader !== reader) return
+      this.#heardAt = performance.now()
+      this.#connectMs = this.#heardAt - this.#openedAt
+      void this.#compare()
+    })
+  }
+
+  #look(): void {
+    if (this.#listener === undefined) return
+    const now = performance.now()
+    const usualMs = 4 * Math.max(this.#connectMs, this.#compareMs)
+    const times = 1 + Math.floor((now - this.#heardAt) / LONGER_AFTER_MS)
+    const patienceMs = Math.min(MOST_PATIENCE_MS, Math.max(LEAST_PATIENCE_MS, usualMs) * times)
+    const isSilent = now - Math.max(this.#openedAt, this.#heardAt) > patienceMs
+    const hasEnded = this.#reader?.status === 'end' && now - this.#openedAt > REOPEN_MS
+    if (isSilent || hasEnded) this.#open()
+  }
+
+  /** The answer of the reader. Rejects when it is left. */
+  #since(): ReturnType<Reader['keysSince']> {
+    const reader = this.#reader as Reader
+    const asked = performance.now()
+    return new Promise((resolve, reject) => {
+      this.#leave = reject
+      reader.keysSince(...this.#names, this.#epoch, this.#revision).then(reply => {
+        if (reader === this.#reader) {
+          this.#heardAt = performance.now()
+          this.#compareMs = this.#heardAt - asked
+        }
+        resolve(reply)
+      }, reject)
+    })
+  }
+
   async #compareUntil(revision: number): Promise<void> {
-    while (this.#revision < revision) {
+    const until = performance.now() + READ_BACK_MS
+    for (;;) {
       await this.#compare()
-      if (this.#isLost) throw new KeysUnavailable(`${this.place} was lost after it took a change`)
+      if (this.#revision >= revision) return
+      if (performance.now() > until) throw new KeysUnavailable(`${this.place} was lost after it took a change`)
+      if (this.#isLost) await new Promise(resolve => setTimeout(resolve, LOOK_MS))
     }
   }
 
@@ -147,7 +236,7 @@ export class RedisKeyStore implements KeyStore {
 
   async #compareOnce(): Promise<void> {
     try {
-      const reply = await this.#client.keysSince(...this.#names, this.#epoch, this.#revision)
+      const reply = await this.#since()
       const [epoch, revision, whole, ...changes] = reply
       if (epoch === '' && this.#epoch !== '') {
         if (!this.#isEmptied)

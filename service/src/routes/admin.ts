@@ -6,6 +6,7 @@ import { NoModels } from '../inference/errors.js'
 import type { Models } from '../inference/types.js'
 import { answers } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
+import { audit } from './audit.js'
 
 interface AdminOptions {
   readonly models: Models
@@ -27,10 +28,11 @@ const schema = {
 }
 
 export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { models, limits, onRequest }) => {
-  app.post('/v1/admin/reload', { config: { rateLimit: false }, onRequest, schema }, async () => {
+  app.post('/v1/admin/reload', { config: { rateLimit: false }, onRequest, schema }, async request => {
     try {
       const file = limits.reload()
       const report = await models.reload()
+      audit(request, 'models.reload', file === undefined ? {} : { limits: file.loaded })
       return file === undefined ? report : { ...report, limits: file }
     } catch (error) {
       if (!(error instanceof NoModels)) throw error

@@ -20,6 +20,7 @@ import {
 } from '../openapi/schemas.js'
 import type { Limits } from '../protection/limits.js'
 import type { PlanPolicy } from '../protection/plans.js'
+import { type AuditEvent, audit } from './audit.js'
 import { policyView } from './limits.js'
 
 interface KeyOptions {
@@ -143,8 +144,9 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
     },
     async (request, reply) => {
       const fields = { ...request.body, ...check(request.body, true) }
-      const made = await told(request, changes.create(fields))
-      audit(request, 'key.create', made.record, { owner: fields.owner, plan: fields.plan })
+      const { owner, plan } = fields
+      const made = await told(request, changes.create(fields), 'key.create', { owner, plan })
+      audit(request, 'key.create', { keyId: made.record.id, owner, plan })
       return reply.code(201).header('location', `/v1/admin/keys/${made.record.id}`).send(issued(made))
     },
   )
@@ -238,13 +240,12 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       ),
     },
     async request => {
-      const changed = await told(
-        request,
-        changes.patch(request.params.id, { ...request.body, ...check(request.body, false) }),
-      )
+      const { id } = request.params
+      const patch = { ...request.body, ...check(request.body, false) }
+      const changed = await told(request, changes.patch(id, patch), 'key.patch', { keyId: id })
       if (changed === undefined) throw unknownKey()
       const { before, after } = changed
-      audit(request, 'key.patch', after, { changes: differences(before, after) })
+      audit(request, 'key.patch', { keyId: id, changes: differences(before, after) })
       return keyView(after, Date.now())
     },
   )
@@ -256,9 +257,10 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       schema: documented('deleteKey', 'Revokes an API key for good', { params: Params }, [404, 409], Type.Null(), 204),
     },
     async (request, reply) => {
-      const removed = await told(request, changes.remove(request.params.id))
+      const { id } = request.params
+      const removed = await told(request, changes.remove(id), 'key.delete', { keyId: id })
       if (removed === undefined) throw unknownKey()
-      audit(request, 'key.delete', removed, {})
+      audit(request, 'key.delete', { keyId: id })
       return reply.code(204).send()
     },
   )
@@ -278,9 +280,11 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
     },
     async (request, reply) => {
       const { overlapSeconds = 0 } = request.body ?? {}
-      const made = await told(request, changes.rotate(request.params.id, overlapSeconds * 1000))
+      const { id } = request.params
+      const details = { keyId: id, overlapSeconds }
+      const made = await told(request, changes.rotate(id, overlapSeconds * 1000), 'key.rotate', details)
       if (made === undefined) throw unknownKey()
-      audit(request, 'key.rotate', made.record, { overlapSeconds })
+      audit(request, 'key.rotate', details)
       return reply.code(201).send(issued(made))
     },
   )
@@ -293,7 +297,7 @@ const windowOf = ({ period, windowMs }: PlanPolicy) =>
 const unknownKey = () => new Refusal({ status: 404, code: 'KEY_NOT_FOUND', detail: 'there is no API key with this id' })
 
 /** Turns what the store of the keys fails with into what the caller is told. */
-async function told<T>(request: FastifyRequest, change: Promise<T>): Promise<T> {
+async function told<T>(request: FastifyRequest, change: Promise<T>, event: AuditEvent, details: object): Promise<T> {
   try {
     return await change
   } catch (error) {
@@ -307,13 +311,9 @@ async function told<T>(request: FastifyRequest, change: Promise<T>): Promise<T> 
     if (!(error instanceof KeysUnavailable)) throw error
     const detail = 'the store of the API keys cannot be asked at the moment; the change may or may not have been made'
     request.log.error({ err: error }, 'a change of the API keys failed')
+    audit(request, event, { ...details, outcome: 'unknown' })
     throw new Refusal(unavailable('KEYS_UNAVAILABLE', detail, BACK_MS))
   }
-}
-
-/** Who did what. Never a key, nor its digest. The name of the event is for those who search logs, and stays. */
-function audit(request: FastifyRequest, event: string, { id }: KeyRecord, details: object): void {
-  request.log.info({ audit: { event, actor: 'admin', ip: request.ip, keyId: id, ...details } }, `audit: ${event}`)
 }
 
 /** What a patch changed, as [before, after]. */

@@ -24,6 +24,7 @@ import { timeoutOf } from '../protection/urgency.js'
 import { readInferRequest, writeInferResponse } from '../protocol/v2-infer.js'
 import { extensions, modelMetadata, readIndexRequest, repositoryIndex, statistics } from '../protocol/v2-metadata.js'
 import { schemas } from '../protocol/v2-schema.js'
+import { audit } from './audit.js'
 import { answerUnknown } from './other-methods.js'
 import { runCharged } from './run.js'
 import { errorCodeField, V2_MEDIA_TYPE, v2ErrorOf } from './v2-error.js'
@@ -125,7 +126,9 @@ const protocol: FastifyPluginAsync<V2Options> = async (
     ] as const) {
       post(`/repository/models/:model/${verb}`, schema, async (request, reply) => {
         await adminOnly(request, reply)
-        await setLoaded(models, (request as ModelRequest).params.model, loaded)
+        const { model } = (request as ModelRequest).params
+        await setLoaded(models, model, loaded)
+        audit(request, `model.${verb}`, { model })
         return {}
       })
     }

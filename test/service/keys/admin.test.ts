@@ -276,19 +276,29 @@ t.test('every change is in the log, under a name that stays, and never a secret'
   await admin('PATCH', `keys/${id}`, { plan: 'free' })
   const rotated = await admin('POST', `keys/${id}/rotate`, { overlapSeconds: 60 })
   await admin('DELETE', `keys/${id}`, {})
+  await admin('POST', 'reload', {})
+  for (const verb of ['unload', 'load']) await admin('POST', `../../v2/repository/models/iris/${verb}`, {})
+  for (const [method, path] of [
+    ['DELETE', `keys/${id}`],
+    ['PATCH', 'keys/none'],
+  ] as const)
+    await admin(method, path, { plan: 'free' })
   const told = () =>
     output()
       .split('\n')
       .filter(line => line.includes('"audit":'))
       .map(line => JSON.parse(line).audit)
-  await until('all is told', async () => told().length >= 4)
+  await until('all is told', async () => told().length >= 7)
   t.match(told(), [
     { event: 'key.create', actor: 'admin', ip: '127.0.0.1', keyId: id, owner: 'acme', plan: 'pro' },
     { event: 'key.patch', keyId: id, changes: { plan: ['pro', 'free'] } },
     { event: 'key.rotate', keyId: id, overlapSeconds: 60 },
     { event: 'key.delete', keyId: id },
+    { event: 'models.reload', limits: true },
+    { event: 'model.unload', model: 'iris' },
+    { event: 'model.load', model: 'iris' },
   ])
-  t.equal(told().length, 4)
+  t.equal(told().length, 7, 'and what changed nothing is not')
   for (const secret of [TOKEN, key, rotated.key]) {
     t.notOk(output().includes(secret))
     t.notOk(output().includes(sha256(secret)))

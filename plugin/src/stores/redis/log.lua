@@ -146,12 +146,10 @@ local function rounded(wait, window)
   return max(1, wait)
 end
 
--- µs until `cost` fits under `limit`; 0 when it fits now, the window when it never will.
+-- µs until `cost`, which does not fit now, fits under `limit`; the window when it never will.
 local function wait(key, log, cost, limit, window)
-  local must_leave = log.total + cost - limit
-  if log.base >= must_leave then return 0 end
   if cost > limit then return window end
-  return rounded(reach(key, log, must_leave) + window - log.now, window)
+  return rounded(reach(key, log, log.total + cost - limit) + window - log.now, window)
 end
 
 -- µs until the oldest entry leaves the window; 0 when nothing is in it.
@@ -256,7 +254,7 @@ local function append(key, log, cost, window, slice, shared, life)
     call('ZREM', key, known)
   end
   if stale then trim(key, log.expired) end
-  if survivor then call('ZREMRANGEBYSCORE', key, text(start + 0.999999), '(' .. text(survivor)) end
+  if survivor then call('ZREMRANGEBYSCORE', key, text(math.ceil(start)), '(' .. text(survivor)) end
   if crowded then
     first = compact(key, log, slice, first)
     oldest = max(oldest, first)

@@ -29,8 +29,14 @@ export const inRedis = (): Settings => ({
   STORE_TIMEOUT_MS: 5000,
 })
 
-/** Both places where limits are counted, for what must hold in either. */
-export const STORES: readonly { readonly name: string; readonly settings: () => Settings }[] = [
+/** A place where limits are counted. */
+export interface Store {
+  readonly name: string
+  readonly settings: () => Settings
+}
+
+/** Both of them, for what must hold in either. */
+export const STORES: readonly Store[] = [
   { name: 'in Redis', settings: inRedis },
   { name: 'in this process', settings: () => ({}) },
 ]

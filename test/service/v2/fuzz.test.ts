@@ -31,11 +31,17 @@ const valid = {
 
 const app = await v2App(t, fakeModels([model, echo('FP32', ['n'])]))
 
+/** Milliseconds of a processor that this process has taken since. */
+function usedMs(start: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(start)
+  return (user + system) / 1000
+}
+
 /** Answered as it must be, whatever was sent; false shows the body. */
 async function holds(body: Buffer | string, headers: Readonly<Record<string, string>> = {}): Promise<boolean> {
-  const start = performance.now()
+  const start = process.cpuUsage()
   const answer = await infer(app, 'm', body, { 'content-type': 'application/json', ...headers })
-  const soon = performance.now() - start < 1000
+  const soon = usedMs(start) < 5000
   if (answer.status === 200) return soon
   return soon && answer.status === 400 && typeof answer.body.error === 'string' && answer.text.length < 2000
 }
@@ -170,12 +176,12 @@ t.test('bodies made to be slow are not', async t => {
     'white space': `${' '.repeat(long)}{}`,
   }
   for (const [name, body] of Object.entries(slow)) {
-    const start = performance.now()
+    const start = process.cpuUsage()
     const answer = await infer(app, 'm', body)
-    const ms = performance.now() - start
+    const ms = usedMs(start)
     t.equal(answer.status, 400, name)
     t.ok(answer.text.length < 1000, `${name}: the error is short`)
-    // The bound is loose, since other tests run beside this one; quadratic work would take minutes.
-    t.ok(ms < 1000, `${name}: ${ms.toFixed(1)} ms`)
+    // The bound is loose, since machines differ; quadratic work would take minutes.
+    t.ok(ms < 5000, `${name}: ${ms.toFixed(1)} ms`)
   }
 })

@@ -1,6 +1,6 @@
 import { POLICIES_OF_BENCH } from './figures.mjs'
 
-/** A denial is remembered for a second at most; see plugin/src/stores/redis/denials.ts. */
+/** A denial is remembered for a second at most; see plugin/src/stores/denials.ts. */
 const DENY_MEMORY_MS = 1000
 /** Entries of one log at most, with the default precision. */
 const MOST_ENTRIES = 128

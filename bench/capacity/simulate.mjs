@@ -2,7 +2,7 @@ import { SlidingLog } from '../../plugin/dist/window.js'
 import { randomOf } from '../arrivals.mjs'
 import { zipf } from './zipf.mjs'
 
-/** A denial is remembered for a second at most; see plugin/src/stores/redis/denials.ts. */
+/** A denial is remembered for a second at most; see plugin/src/stores/denials.ts. */
 const DENY_MEMORY_MS = 1000
 /** The default of the plugin: where the quota is larger than 1 / precision, a slice shares an entry. */
 const PRECISION = 0.01

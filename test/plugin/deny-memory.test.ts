@@ -1,6 +1,6 @@
 import t from 'tap'
+import { Denials } from '../../plugin/src/stores/denials.js'
 import { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
-import { Denials } from '../../plugin/src/stores/redis/denials.js'
 import type { Answer, Check } from '../../plugin/src/stores/store.js'
 import { ask, inRedis, limited, redisClient, statuses } from '../support/plugin.js'
 import { checkOf, namesOf, redisStore, refundsOf } from '../support/stores.js'

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.js'
 import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
 import { storedKeys } from '../../key.js'
+import { Denials } from '../denials.js'
 import { type Answer, type Check, type Names, OtherPeriod, type Refund, type Store } from '../store.js'
 import { AcrossSlots, isAcrossSlots } from './across-slots.js'
 import { Batcher } from './batcher.js'
@@ -17,7 +18,6 @@ import {
   redisKey,
   type TakeReply,
 } from './codec.js'
-import { Denials } from './denials.js'
 import type { StoreEvent, StoreListener } from './events.js'
 import { type Node, Nodes } from './nodes.js'
 import { Permits } from './permits.js'

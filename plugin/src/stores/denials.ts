@@ -1,6 +1,6 @@
-import { monotonic } from '../../clock.js'
-import type { Policy } from '../../policy.js'
-import { type Answer, type Check, keyAt } from '../store.js'
+import { monotonic } from '../clock.js'
+import type { Policy } from '../policy.js'
+import { type Answer, type Check, keyAt } from './store.js'
 
 /** A denial is remembered no longer than this, so that a reset made by another replica is seen. */
 const LONGEST_MS = 1000

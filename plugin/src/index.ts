@@ -181,4 +181,7 @@ export type {
   RefundOn,
 } from './options/table.js'
 export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './stores/custom.js'
+export type { SharedCountsOptions } from './stores/processes/shared-counts.js'
+export { SharedCounts } from './stores/processes/shared-counts.js'
+export type { CountsLink } from './stores/processes/shared-store.js'
 export type { StoreEvent, StoreListener } from './stores/redis/events.js'

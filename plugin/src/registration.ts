@@ -22,6 +22,7 @@ import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions }
 import { RouteNames } from './route-name.js'
 import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
 import { MemoryStore } from './stores/memory/memory-store.js'
+import { SharedStore } from './stores/processes/shared-store.js'
 import type { Connection } from './stores/redis/client.js'
 import { Outage } from './stores/redis/outage.js'
 import type { Replicas } from './stores/redis/presence.js'
@@ -227,9 +228,20 @@ export class Registration {
   }
 
   #newStore(): Store {
-    const { storeTimeoutMs, startTimeoutMs, denyMemory, onStoreEvent } = this.config
+    const { counts, storeTimeoutMs, startTimeoutMs, denyMemory, onStoreEvent } = this.config
     if (this.#custom !== undefined)
       return new CustomStoreAdapter(this.#custom, { suffix: '', timeoutMs: storeTimeoutMs })
+    if (counts !== undefined) {
+      return new SharedStore(counts, {
+        timeoutMs: storeTimeoutMs,
+        denyMemory,
+        onEvent: event => {
+          onStoreEvent?.(event)
+          if (event.type === 'lost') this.#app.log.error({ err: event.error }, 'the rate limit store is lost')
+          if (event.type === 'back') this.#app.log.info('the rate limit store answers again')
+        },
+      })
+    }
     if (this.#connection === undefined) return this.#local
     return new RedisStore(this.#connection, {
       nameSpace: () => this.#nameSpace(),
@@ -259,7 +271,8 @@ export class Registration {
       const { storeTimeoutMs } = this.config
       return new CustomStoreAdapter(custom, { suffix: config.groupId ?? '', timeoutMs: storeTimeoutMs })
     }
-    if (!given.cache || this.config.redis !== undefined || config.groupId !== undefined) {
+    const isElsewhere = this.config.redis !== undefined || this.config.counts !== undefined
+    if (!given.cache || isElsewhere || config.groupId !== undefined) {
       return Own === null && this.#custom !== undefined ? this.#local : this.#store
     }
     const store = new MemoryStore(config.cache)

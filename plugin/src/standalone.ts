@@ -13,7 +13,17 @@ import { Registration } from './registration.js'
 /** Options of the plugin that mean the same without requests. */
 const SHARED = [
   ...['precision', 'concurrency', 'ban', 'continueExceeding', 'exponentialBackoff', 'cache', 'prefetch'],
-  ...['onStoreError', 'redis', 'nameSpace', 'hashKeys', 'hashTag', 'storeTimeout', 'startTimeout', 'denyMemory'],
+  ...[
+    'onStoreError',
+    'redis',
+    'counts',
+    'nameSpace',
+    'hashKeys',
+    'hashTag',
+    'storeTimeout',
+    'startTimeout',
+    'denyMemory',
+  ],
   'onStoreEvent',
 ] as const
 /** Options that are functions of a request in the plugin, and plain values here. */
@@ -23,7 +33,17 @@ const NAMES: readonly string[] = [...SHARED, ...PLAIN, 'policies', 'log']
 type Shared = Pick<
   RateLimitPluginOptions,
   | ('precision' | 'concurrency' | 'ban' | 'continueExceeding' | 'exponentialBackoff' | 'cache' | 'prefetch')
-  | ('onStoreError' | 'redis' | 'nameSpace' | 'hashKeys' | 'hashTag' | 'storeTimeout' | 'startTimeout' | 'denyMemory')
+  | (
+      | 'onStoreError'
+      | 'redis'
+      | 'counts'
+      | 'nameSpace'
+      | 'hashKeys'
+      | 'hashTag'
+      | 'storeTimeout'
+      | 'startTimeout'
+      | 'denyMemory'
+    )
   | 'onStoreEvent'
 >
 

@@ -23,7 +23,18 @@ const NESTED = { Policies: policyOptions, Concurrency: concurrencyOptions, Prefe
 /** Options without a default that could be written down as a value. */
 const NO_VALUE = new Set([
   ...['policies', 'concurrency', 'keyGenerator', 'allowList', 'groupId', 'errorResponseBuilder', 'redis', 'nameSpace'],
-  ...['store', 'onExceeding', 'onExceeded', 'onBanReach', 'onDecision', 'onStoreEvent', 'refundOn', 'name', 'hashTag'],
+  ...[
+    'store',
+    'onExceeding',
+    'onExceeded',
+    'onBanReach',
+    'onDecision',
+    'onStoreEvent',
+    'refundOn',
+    'name',
+    'hashTag',
+    'counts',
+  ],
 ])
 
 const nameOf = ({ cells }: Row) => codeOf(cells.Option) ?? `not code: ${cells.Option}`

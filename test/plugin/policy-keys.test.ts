@@ -2,7 +2,7 @@
 import { Cluster, Redis } from 'ioredis'
 import type { RateLimitHandler, RateLimitPluginOptions } from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
-import { type App, ask, limited, redisClient, STORES } from '../support/plugin.js'
+import { type App, ask, elsewhere, limited, redisClient, STORES } from '../support/plugin.js'
 import { startCluster, until } from '../support/redis-fleet.js'
 
 const header = (name: string) => (request: { headers: Record<string, unknown> }) => `${request.headers[name] ?? 'none'}`
@@ -122,6 +122,9 @@ for (const { name, options } of STORES) {
       ...given,
       get nameSpace() {
         return given.nameSpace === undefined ? undefined : `${given.nameSpace}${space++}:`
+      },
+      get counts() {
+        return given.counts && elsewhere().counts
       },
     })
   })

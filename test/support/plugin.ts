@@ -6,7 +6,7 @@ import Fastify, {
   type LightMyRequestResponse,
 } from 'fastify'
 import { Redis } from 'ioredis'
-import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
+import rateLimit, { type CountsLink, type RateLimitPluginOptions, SharedCounts } from 'ml-api-rate-limiter'
 import type { Test } from 'tap'
 
 /** A client of the tests' Redis, closed with the test. */
@@ -56,8 +56,26 @@ export async function statuses(app: App, times: number, request: InjectOptions |
   return list
 }
 
-/** Both ways of counting, for tests that must hold for either. */
+/** The way to these counts, as if messages went to another process and back. */
+export function linkTo(counts: SharedCounts, from: string | number): CountsLink {
+  return {
+    ask: async batch => {
+      const sent = structuredClone(batch)
+      await new Promise(setImmediate)
+      return structuredClone(counts.answer(sent, from))
+    },
+  }
+}
+
+/** Options for counting in another process: all apps that have them share their counts. */
+export const elsewhere = (): RateLimitPluginOptions => ({
+  counts: linkTo(new SharedCounts(), 'test'),
+  storeTimeout: 5000,
+})
+
+/** The ways of counting, for tests that must hold for each. */
 export const STORES: readonly { name: string; options: (t: Test) => RateLimitPluginOptions }[] = [
   { name: 'in process', options: () => ({}) },
   { name: 'in Redis', options: inRedis },
+  { name: 'in another process', options: elsewhere },
 ]

@@ -2,6 +2,8 @@ import type { Redis } from 'ioredis'
 import { connectionOf } from '../../plugin/src/clients/index.js'
 import { type Policy, sharesSlices } from '../../plugin/src/policy.js'
 import { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
+import { SharedCounts } from '../../plugin/src/stores/processes/shared-counts.js'
+import { SharedStore } from '../../plugin/src/stores/processes/shared-store.js'
 import { RedisStore } from '../../plugin/src/stores/redis/redis-store.js'
 import type { Check, Concurrency, Names, Penalty, Refund, Store } from '../../plugin/src/stores/store.js'
 import { shiftLog, shiftPermits } from './log.js'
@@ -31,6 +33,30 @@ export function memoryStore(capacity = 5000): TimedStore & { set(now: number): v
     },
     print: async () => '',
     close: async () => store.close(),
+  }
+}
+
+/** Counts in another process, as if messages went there and back. */
+export function sharedStore(denyMemory = 0): TimedStore {
+  let now = 1_000_000
+  const counts = new SharedCounts({}, () => now)
+  const ask = async (batch: unknown) => {
+    const sent = structuredClone(batch)
+    await new Promise(setImmediate)
+    return structuredClone(counts.answer(sent, 'test'))
+  }
+  const store = new SharedStore({ ask }, { timeoutMs: 5000, denyMemory })
+  return {
+    name: 'in another process',
+    store,
+    pass: async ms => {
+      now += ms
+    },
+    print: async () => '',
+    close: async () => {
+      store.close()
+      counts.close()
+    },
   }
 }
 

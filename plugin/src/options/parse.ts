@@ -6,6 +6,7 @@ import type { QuotaUnit } from '../decision.js'
 import { InvalidGroup, InvalidOption } from '../errors.js'
 import { LONGEST_PERIOD_MS, type Period, periodOf } from '../period.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
+import type { CountsLink } from '../stores/processes/shared-store.js'
 import type { StoreListener } from '../stores/redis/events.js'
 import type { Penalty } from '../stores/store.js'
 import { wholeWindow } from './answers.js'
@@ -91,6 +92,8 @@ export interface RegistrationConfig {
   readonly global: boolean
   readonly redis: RedisClient | undefined
   readonly store: CustomStoreConstructor | undefined
+  /** The way to the process that holds the counts. */
+  readonly counts: CountsLink | undefined
   readonly nameSpace: string | undefined
   readonly hashKeys: boolean
   readonly hashTag: RateLimitPluginOptions['hashTag']
@@ -136,6 +139,10 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
   if (!custom) refuse(byHandOptions, given, BY_HAND)
   checkAll(given, known, '', name => custom || FASTIFY_OPTIONS.has(name))
   if (given.redis && custom) throw new InvalidOption('store', 'given together with redis', 'one of the two')
+  for (const name of ['redis', 'store'] as const) {
+    if (given.counts !== undefined && given[name])
+      throw new InvalidOption('counts', `given together with ${name}`, 'one of the two')
+  }
   const lack = given.redis ? whatClientLacks(given.redis) : undefined
   if (lack !== undefined) throw new InvalidOption('redis', lack, registrationOptions.redis.allowed)
   refuseBesideStore(given)
@@ -143,6 +150,7 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
     global: given.global ?? true,
     redis: given.redis || undefined,
     store: given.store,
+    counts: given.counts,
     nameSpace: given.nameSpace,
     hashKeys: given.hashKeys ?? false,
     hashTag: given.hashTag,

@@ -6,6 +6,7 @@ import type { Decision } from '../decision.js'
 import { isFieldString } from '../headers.js'
 import { periodOf } from '../period.js'
 import type { CustomStoreConstructor } from '../stores/custom.js'
+import type { CountsLink } from '../stores/processes/shared-store.js'
 import type { StoreListener } from '../stores/redis/events.js'
 import {
   isFlag,
@@ -412,13 +413,23 @@ export const registrationOptions = {
   /**
    * A [client](clients.md) of ioredis, iovalkey, node-redis or Valkey GLIDE, or an adapter for another one. Counts in Redis
    * or Valkey, for all replicas; single, Sentinel and Cluster clients. The client stays yours: it is not closed. Without
-   * `redis` and `store` the plugin counts in the process.
+   * `redis`, `counts` and `store` the plugin counts in the process.
    * @default none
    * @example redis: new Redis(process.env.REDIS_URL)
    */
   redis: kind<RedisClient | null>(
     'a client of ioredis, iovalkey, node-redis 5 or later or Valkey GLIDE, or an adapter { status, eval, onReady }',
     value => !value || isObject(value),
+  ),
+  /**
+   * The way to another process of this machine that holds the counts, for `node:cluster` and its like: see
+   * [Several processes without Redis](#several-processes-without-redis). Not together with `redis` or `store`.
+   * @default none
+   * @example counts: { ask: async batch => batch }
+   */
+  counts: kind<CountsLink>(
+    'an object { ask, listen? }',
+    value => isObject(value) && typeof (value as CountsLink).ask === 'function',
   ),
   /**
    * Stands in front of every key in Redis. Replicas must have the same one. The default names the program by its package
@@ -445,7 +456,7 @@ export const registrationOptions = {
    */
   hashTag: kind<(key: string) => string>('a function (key) that returns a string', isFunction),
   /**
-   * How long a request waits for Redis, or for a store of your own, before `onStoreError` decides.
+   * How long a request waits for Redis, for `counts` or for a store of your own, before `onStoreError` decides.
    * @default `100`
    * @example storeTimeout: 50
    */
@@ -458,8 +469,8 @@ export const registrationOptions = {
    */
   startTimeout: kind<number>('milliseconds ≥ 0 (at most 2^31 − 1)', isNumber(0, LONGEST_TIMER_MS)),
   /**
-   * With Redis, how many denials this process remembers, so that a client known to be over its quota is denied without
-   * asking Redis, for at most a second at a time. `true` is the default, `false` and `0` are none.
+   * With `redis` or `counts`, how many denials this process remembers, so that a client known to be over its quota is denied without
+   * asking, for at most a second at a time. `true` is the default, `false` and `0` are none.
    * @default `10_000`
    * @example denyMemory: false
    */
@@ -469,7 +480,7 @@ export const registrationOptions = {
     isFlag,
   ),
   /**
-   * With Redis, gets every call to it: `{ type: 'answered', ms }` or `{ type: 'failed', ms, error }`; and, when Redis is
+   * With `redis` or `counts`, gets every call to it: `{ type: 'answered', ms }` or `{ type: 'failed', ms, error }`; and, when it is
    * given up and when it is back, `{ type: 'lost', error }` and `{ type: 'back' }`. For metrics. Costs nothing when left
    * out. That it throws or rejects is logged.
    * @default none

@@ -9,6 +9,7 @@ import {
   type PolicySpec,
   redisStore,
   refundsOf,
+  sharedStore,
   type TimedStore,
 } from '../../support/stores.js'
 
@@ -133,7 +134,7 @@ async function play(given: History, memory: TimedStore, remote: TimedStore): Pro
       const [one, two] = [await memory.store[step.do](check), await remote.store[step.do](check)]
       const toleranceMs = performance.now() - began + TOLERANCE_MS
       if (!alike(one, two, !(given.changing && given.penalty === 'count'), toleranceMs)) {
-        throw new Error(`step ${index}: in process ${JSON.stringify(one)}, in Redis ${JSON.stringify(two)}`)
+        throw new Error(`step ${index}: in process ${JSON.stringify(one)}, elsewhere ${JSON.stringify(two)}`)
       }
       const [mine, theirs] = [one.concurrency?.lease, two.concurrency?.lease]
       if (mine && theirs) {
@@ -144,18 +145,23 @@ async function play(given: History, memory: TimedStore, remote: TimedStore): Pro
   }
 }
 
-t.test('in process and in Redis every history is answered alike', async t => {
-  await fc.assert(
-    fc.asyncProperty(history, async given => {
-      const [memory, remote] = [memoryStore(), redisStore(redis)]
-      try {
-        await play(given, memory, remote)
-      } finally {
-        await memory.close()
-        await remote.close()
-      }
-    }),
-    { numRuns: RUNS },
-  )
-  t.pass(`${RUNS} histories`)
-})
+for (const [name, open] of [
+  ['in Redis', () => redisStore(redis)],
+  ['in another process', () => sharedStore()],
+] as const) {
+  t.test(`in process and ${name} every history is answered alike`, async t => {
+    await fc.assert(
+      fc.asyncProperty(history, async given => {
+        const [memory, remote] = [memoryStore(), open()]
+        try {
+          await play(given, memory, remote)
+        } finally {
+          await memory.close()
+          await remote.close()
+        }
+      }),
+      { numRuns: RUNS },
+    )
+    t.pass(`${RUNS} histories`)
+  })
+}

@@ -7,7 +7,15 @@ import { RedisStore } from '../../../plugin/src/stores/redis/redis-store.js'
 import type { Answer, Check, Refund, Store } from '../../../plugin/src/stores/store.js'
 import { longestLife } from '../../support/log.js'
 import { startRedis } from '../../support/redis-fleet.js'
-import { checkOf, memoryStore, namesOf, redisStore, refundsOf, type TimedStore } from '../../support/stores.js'
+import {
+  checkOf,
+  memoryStore,
+  namesOf,
+  redisStore,
+  refundsOf,
+  sharedStore,
+  type TimedStore,
+} from '../../support/stores.js'
 
 const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
 t.teardown(() => redis.disconnect())
@@ -26,7 +34,7 @@ function refundOf({ policies }: Answer, of: Check = check): Refund[] {
 
 const usedOf = async (store: Store, of: Check = check) => (await store.peek(of)).policies[0]?.used
 
-const STORES: readonly (() => TimedStore)[] = [() => memoryStore(), () => redisStore(redis)]
+const STORES: readonly (() => TimedStore)[] = [() => memoryStore(), () => redisStore(redis), () => sharedStore()]
 for (const open of STORES) {
   const { name } = open()
 

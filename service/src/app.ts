@@ -1,5 +1,6 @@
 /** The service put together: settings and models in, an app that can listen out. */
 import { randomUUID } from 'node:crypto'
+import type { Socket } from 'node:net'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -31,11 +32,12 @@ import { ERRORS } from './openapi/errors.js'
 import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { type Ops, openOps } from './ops.js'
 import { countRequests, Stats } from './playground/stats.js'
+import type { Peers } from './processes/peers.js'
 import { limitGuesses } from './protection/guesses.js'
 import { type Limits, registerLimits } from './protection/limits.js'
-import { adminRoutes } from './routes/admin.js'
+import { adminRoutes, reload } from './routes/admin.js'
 import { eventRoutes } from './routes/events.js'
-import { healthRoutes } from './routes/health.js'
+import { healthRoutes, isServing, type Readiness, readinessOfAll } from './routes/health.js'
 import { keyRoutes } from './routes/keys.js'
 import { limitRoutes } from './routes/limits.js'
 import { metricsRoutes } from './routes/metrics.js'
@@ -51,6 +53,8 @@ import { traceRequests } from './tracing/tracing.js'
 export interface Dependencies {
   /** Called once; the models are closed with the app, and tell it what happens. */
   openModels(log: FastifyBaseLogger, onEvent: (event: InferenceEvent) => void): Promise<Models>
+  /** The other processes of the service; undefined where this is the only one. */
+  readonly peers?: Peers | undefined
 }
 
 export interface Service {
@@ -61,6 +65,12 @@ export interface Service {
   readonly ops: Ops
   /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
   announceStop(): void
+}
+
+/** A model that is loaded or unloaded by hand. */
+interface LoadedModel {
+  readonly name: string
+  readonly loaded: boolean
 }
 
 /** At the end of a stop in time, which the last traces must not take. */
@@ -86,6 +96,7 @@ export async function buildApp(config: Config, dependencies: Dependencies): Prom
 }
 
 async function furnish({ app, malformed }: Server, config: Config, dependencies: Dependencies): Promise<Service> {
+  const { peers } = dependencies
   let stopBy: number | undefined
   const isStopping = () => stopBy !== undefined
   // Both take their time; neither waits for the other.
@@ -108,8 +119,8 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   // Loaded only where it is used: it takes a tenth of the whole start.
   const redis = config.redis && (await import('./redis.js'))
   if (redis !== undefined && config.redis !== undefined) await redis.registerRedis(app, config, config.redis)
-  else app.log.info('REDIS_URL is not set: limits are counted in this process alone')
-  const keys = await openKeys(app, config)
+  else if (peers === undefined) app.log.info('REDIS_URL is not set: limits are counted in this process alone')
+  const keys = await openKeys(app, config, peers)
   const usage = openUsage(app, config, keys, () => opening.then(models => models.close(), nothing))
   const models = await opening
   const front = usesFront(config) ? new Front(app, malformed, frontOptions(config), { metrics, stats }) : undefined
@@ -140,7 +151,11 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   if (config.docs) await collectRoutes(app)
   if (config.events) countRequests(app, stats)
   if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
-  const { limits, early } = await registerLimits(app, config, models, metrics, keys.keyring, usage?.meter)
+  const { limits, early } = await registerLimits(app, config, models, metrics, {
+    keyring: keys.keyring,
+    usage: usage?.meter,
+    counts: config.redis === undefined ? peers?.counts : undefined,
+  })
 
   const ops = openOps(app, malformed)
 
@@ -162,24 +177,35 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
       redis === undefined ? undefined : async () => !limits.storeLost && (await redis.redisAnswers(app.redis)),
     isStopping,
     keys,
+    peers,
   })
   const unpackedLimit = config.unpackedBodyLimit
+  peers?.answer('reload', () => reload(models, limits))
   const onRequest = adminToken === undefined ? undefined : adminOnly(adminToken, limitGuesses(app, 'admin-guesses'))
-  await app.register(v2Routes, { models, requestTimeoutMs, isStopping, unpackedLimit, adminOnly: onRequest })
+  const othersReady = peers && (async () => isServing(readinessOfAll(await peers.ask<Readiness>('ready'))))
+  peers?.answer<LoadedModel>('load', ({ name, loaded }) => models.setLoaded?.(name, loaded))
+  // It was done here first, and refused where it cannot be.
+  const setLoadedInAll =
+    peers &&
+    (async (name: string, loaded: boolean) => {
+      await peers.ask('load', { name, loaded })
+    })
+  const v2 = { models, requestTimeoutMs, isStopping, unpackedLimit, adminOnly: onRequest, othersReady, setLoadedInAll }
+  await app.register(v2Routes, v2)
   if (onRequest !== undefined) {
-    await app.register(adminRoutes, { models, limits, onRequest })
+    await app.register(adminRoutes, { models, limits, onRequest, peers })
     await app.register(keyRoutes, { models, limits, keys, onRequest })
   }
   if (usage !== undefined) {
-    await app.register(usageRoutes, { limits, ...usage, days: config.usage.days, onAdminRequest: onRequest })
+    await app.register(usageRoutes, { limits, ...usage, days: config.usage.days, onAdminRequest: onRequest, peers })
   }
   if (metrics !== undefined) {
     metrics.watch(models, () => limits.plans, config.redis !== undefined)
-    await app.register(metricsRoutes, { metrics })
+    await app.register(metricsRoutes, { metrics, peers })
   }
   if (config.playground) await app.register(playgroundRoutes)
   if (config.console && adminToken !== undefined) await app.register(consoleRoutes)
-  if (config.events) await app.register(eventRoutes, { stats, queueRows: () => models.queueRows })
+  if (config.events) await app.register(eventRoutes, { stats, queueRows: () => models.queueRows, peers })
   if (config.docs) await documentRoutes(app, models)
   await answerUnknown(app, () => unknownUrl(app))
   answerOtherMethods(app)
@@ -253,7 +279,7 @@ function createServer(config: Config): Server {
     clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
   })
   malformed.watch(app)
-  if (config.maxConnections !== undefined) app.server.maxConnections = config.maxConnections
+  if (config.maxConnections !== undefined) limitConnections(app, config.maxConnections, config.webProcesses > 1)
   noteArrivals(app)
   // Each hook has its price, so these three are one.
   app.addHook('onRequest', (request, reply, done) => {
@@ -263,6 +289,20 @@ function createServer(config: Config): Server {
     done(hasHost(request) ? undefined : new Refusal(NO_HOST))
   })
   return { app, malformed }
+}
+
+/** `isOneOfSeveral`: the first process would offer a connection that is refused here to another one, again and again. */
+function limitConnections({ server }: FastifyInstance, most: number, isOneOfSeveral: boolean): void {
+  if (!isOneOfSeveral) {
+    server.maxConnections = most
+    return
+  }
+  let open = 0
+  server.prependListener('connection', (socket: Socket) => {
+    open++
+    socket.once('close', () => open--)
+    if (open > most) socket.destroy()
+  })
 }
 
 /** Where every request is logged, each has to become one. */

@@ -5,6 +5,7 @@ import { Ajv } from 'ajv'
 import { type Static, type TSchema, Type } from 'typebox'
 import type { OverloadStatus } from './http/problem.js'
 import { gate, limit } from './inference/queue/admission-constants.js'
+import { usableCores } from './inference/workers/cores.js'
 import { parseRedisUrl, type RedisTarget } from './redis-url.js'
 import { readTracing, type TracingSettings } from './tracing/settings.js'
 
@@ -19,6 +20,10 @@ export interface Words {
   /** Never shown in a message. */
   readonly secret?: boolean
 }
+
+/** As many processes as cores. */
+const AUTO = 'auto'
+const MOST_PROCESSES = 256
 
 /** Below the folder that the service was started in. */
 const DEFAULT_KEYS_FILE = 'data/keys.jsonl'
@@ -59,6 +64,13 @@ export const settings = {
       takes: 'an integer, 0 (any free port) to 65535; not the one of PORT',
     }),
   ),
+  WEB_PROCESSES: Type.String({
+    format: 'processes',
+    default: '1',
+    description:
+      'Processes that serve on one port, for more requests than one main thread can take; see docs/deployment.md. `INFERENCE_THREADS` and `MAX_CONNECTIONS` are divided among them.',
+    takes: 'an integer, 1 to 256, or `auto`: one for each core of the CPU quota, and no more than `INFERENCE_THREADS`',
+  }),
   MAX_CONNECTIONS: optionalCount('Connections to `PORT` at once; more are closed as they come.', 'any number'),
   LOG_LEVEL: oneOf(
     ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
@@ -310,6 +322,8 @@ export interface Config {
   readonly port: number
   /** Port of the second listener; undefined where there is none. */
   readonly opsPort: number | undefined
+  /** Processes that serve. */
+  readonly webProcesses: number
   /** Connections at once; undefined: any number. */
   readonly maxConnections: number | undefined
   readonly logLevel: Settings['LOG_LEVEL']
@@ -411,6 +425,7 @@ const isOrigin = (text: string): boolean =>
   text === '*' || (/^https?:\/\//.test(text) && URL.canParse(text) && new URL(text).origin === text)
 
 const formats: Readonly<Record<string, (text: string) => boolean>> = {
+  processes: text => text === AUTO || (/^[1-9]\d{0,2}$/.test(text) && Number(text) <= MOST_PROCESSES),
   'duration-text': text => durationMs(text) !== undefined,
   origins: text => commaSeparated(text).every(isOrigin),
   proxies: text => commaSeparated(text).every(isProxy),
@@ -448,7 +463,26 @@ export function readConfig(environment: Environment): Config {
   const read = values as Settings
   if (read.OPS_PORT !== undefined && read.OPS_PORT === read.PORT && read.PORT !== 0)
     throw new ConfigError([problemOf('OPS_PORT', given)])
+  refuseTooManyProcesses(read)
   return toConfig(read, readTracing(environment))
+}
+
+/** Each process has a part of these, and cannot do without one. */
+function refuseTooManyProcesses({ WEB_PROCESSES, INFERENCE_THREADS, MAX_CONNECTIONS }: Settings): void {
+  if (WEB_PROCESSES === AUTO) return
+  const problems = Object.entries({ INFERENCE_THREADS, MAX_CONNECTIONS }).flatMap(([name, whole]) =>
+    whole === undefined || whole >= Number(WEB_PROCESSES)
+      ? []
+      : [
+          `WEB_PROCESSES is '${WEB_PROCESSES}', and ${name} '${whole}' is divided among them; it takes ${whole} at most`,
+        ],
+  )
+  if (problems.length > 0) throw new ConfigError(problems)
+}
+
+function processesOf({ WEB_PROCESSES, INFERENCE_THREADS, MAX_CONNECTIONS }: Settings): number {
+  if (WEB_PROCESSES !== AUTO) return Number(WEB_PROCESSES)
+  return Math.min(usableCores(), INFERENCE_THREADS ?? MOST_PROCESSES, MAX_CONNECTIONS ?? MOST_PROCESSES, MOST_PROCESSES)
 }
 
 function problemsOf(
@@ -471,6 +505,7 @@ function toConfig(read: Settings, tracing: TracingSettings | undefined): Config 
     host: read.HOST,
     port: read.PORT,
     opsPort: read.OPS_PORT,
+    webProcesses: processesOf(read),
     maxConnections: read.MAX_CONNECTIONS,
     logLevel: read.LOG_LEVEL,
     redis: read.REDIS_URL === undefined ? undefined : parseRedisUrl(read.REDIS_URL),

@@ -4,8 +4,9 @@ import type { FastifyInstance } from 'fastify'
 import { type Config, ConfigError } from './config.js'
 import { FileKeyStore } from './keys/file-key-store.js'
 import { KeyChanges } from './keys/key-changes.js'
-import type { KeyStore } from './keys/key-store.js'
+import type { KeyChange, KeyStore } from './keys/key-store.js'
 import { Keyring } from './keys/keyring.js'
+import type { Peers } from './processes/peers.js'
 import type { connectKeys, RedisConnection } from './redis.js'
 import type { RedisTarget } from './redis-url.js'
 
@@ -19,7 +20,7 @@ export interface Keys {
 }
 
 /** Loads the keys, and closes their store with the app. Throws ConfigError for a file that cannot be used. */
-export async function openKeys(app: FastifyInstance, config: Config): Promise<Keys> {
+export async function openKeys(app: FastifyInstance, config: Config, peers?: Peers): Promise<Keys> {
   const { store: where, maxStaleMs } = config.keys
   const keyring = new Keyring(maxStaleMs)
   // What speaks with Redis is loaded only where it is used.
@@ -37,7 +38,15 @@ export async function openKeys(app: FastifyInstance, config: Config): Promise<Ke
   if (config.keys.isGiven || keyring.size > 0) {
     app.log.info({ store: store.place, keys: keyring.size, state: keyring.state }, 'the API keys were loaded')
   }
-  return { keyring, changes: new KeyChanges(store, keyring), place: store.place, redis: redis?.client }
+  peers?.answer('keys', () => store.refresh())
+  const committed = {
+    commit: async (change: KeyChange) => {
+      await store.commit(change)
+      // So that whoever has the answer can use the key, and not the revoked one, with each process.
+      await peers?.ask('keys').catch(() => {})
+    },
+  }
+  return { keyring, changes: new KeyChanges(committed, keyring), place: store.place, redis: redis?.client }
 }
 
 async function inRedis(

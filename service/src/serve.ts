@@ -1,44 +1,72 @@
 /** The service as this process: settings in, then it runs until a signal ends it. */
 import { buildApp, type Service } from './app.js'
-import { type Config, ConfigError, type Environment, readConfig } from './config.js'
+import { type Config, type Environment, readConfig } from './config.js'
 import { Hangups } from './hangup.js'
-import { InferenceError } from './inference/errors.js'
 import { beginModels, type Repository } from './inference/index.js'
+import { usableCores } from './inference/workers/cores.js'
+import { Peers, partOf, placeIn } from './processes/peers.js'
+import { startErrorOf } from './start-error.js'
 import { stopWell } from './stop.js'
 
 /** Resolves when the service listens. What keeps it from that is said on stderr, and ends the process with 1. */
 export async function serve(environment: Environment, hangups = new Hangups()): Promise<void> {
+  const place = placeIn(process.env)
+  // Where this is one of several processes, the first of them is told, and says it once.
+  const peers = place && new Peers()
+  const fail = (error: unknown): Promise<never> => {
+    const message = startErrorOf(error)
+    if (peers === undefined) {
+      process.stderr.write(`ml-api-rate-limiter cannot start: ${message}\n`)
+      process.exit(1)
+    }
+    return peers.fail(message)
+  }
   try {
-    const config = readConfig(environment)
-    const service = await start(config)
+    const whole = readConfig(environment)
+    const config = place === undefined ? whole : partOfConfig(whole, place)
+    const service = await start(config, peers)
     const { app, models, opened } = service
-    const stopping = stopWell(service, config)
+    const { isStopping } = stopWell(service, config, peers)
     opened.then(
-      () => app.log.info({ models: models.list().map(({ info }) => info.name) }, 'ready: all models are loaded'),
+      () => {
+        const names = models.list().map(({ info }) => info.name)
+        if (peers === undefined) app.log.info({ models: names }, 'ready: all models are loaded')
+        else peers.tell({ kind: 'ready', models: names })
+      },
       async error => {
-        if (stopping()) return
-        process.stderr.write(`ml-api-rate-limiter cannot start: ${startErrorOf(error)}\n`)
+        if (isStopping()) return
         await app.close()
-        process.exit(1)
+        await fail(error)
       },
     )
-    hangups.serve(() => {
-      service.models.reload().catch(error => service.app.log.error({ err: error }, 'the models were not reloaded'))
-      service.limits.reload()
-    })
+    // Several processes are told by the first one.
+    if (peers === undefined) {
+      hangups.serve(() => {
+        models.reload().catch(error => app.log.error({ err: error }, 'the models were not reloaded'))
+        service.limits.reload()
+      })
+    }
   } catch (error) {
-    process.stderr.write(`ml-api-rate-limiter cannot start: ${startErrorOf(error)}\n`)
-    process.exit(1)
+    await fail(error)
   }
 }
 
-/** For those who start the service: one message, and no stack unless it is our fault. */
-export function startErrorOf(error: unknown): string {
-  if (error instanceof ConfigError || error instanceof InferenceError) return error.message
-  const { code, syscall, message, stack } = error as NodeJS.ErrnoException
-  if (syscall === 'listen' && code === 'EADDRINUSE') return `${message}; set PORT or OPS_PORT to another one`
-  if (syscall !== undefined) return message
-  return stack ?? String(error)
+/**
+ * How long the first of several processes may take to count (ms). Nothing passes without it, so that a busy machine never
+ * lets more pass than a limit allows.
+ */
+const COUNTS_TIMEOUT_MS = 5000
+
+/** What one of several processes has of what all share. */
+function partOfConfig(config: Config, place: { readonly index: number; readonly count: number }): Config {
+  const { maxConnections, models } = config
+  return {
+    ...config,
+    ...(config.redis === undefined ? { onStoreError: 'deny', storeTimeoutMs: COUNTS_TIMEOUT_MS } : {}),
+    maxConnections: maxConnections === undefined ? undefined : partOf(maxConnections, place),
+    // Where there are more processes than cores, each has one.
+    models: { ...models, workers: Math.max(1, partOf(models.workers ?? usableCores(), place)) },
+  }
 }
 
 interface Started extends Service {
@@ -47,7 +75,7 @@ interface Started extends Service {
 }
 
 /** Listens at once: each model is served as soon as it is loaded. */
-async function start(config: Config): Promise<Started> {
+async function start(config: Config, peers: Peers | undefined): Promise<Started> {
   let repository: Repository | undefined
   const service = await buildApp(config, {
     openModels: async (log, onEvent) => {
@@ -55,17 +83,20 @@ async function start(config: Config): Promise<Started> {
       await repository.scanned
       return repository
     },
+    peers,
   })
+  const { app } = service
   try {
     const { host, port, opsPort } = config
     // First, so that whoever finds the service listening can watch it.
-    if (opsPort !== undefined) {
-      const address = await service.ops.listen(host, opsPort)
-      service.app.log.info(`health, metrics and admin on ${address}`)
-    }
-    await service.app.listen({ host, port, listenTextResolver: address => `listening on ${address}` })
+    const ops = opsPort === undefined ? undefined : await service.ops.listen(host, opsPort)
+    if (peers === undefined && ops !== undefined) app.log.info(`health, metrics and admin on ${ops}`)
+    const said = (address: string) =>
+      peers === undefined ? `listening on ${address}` : `this process takes part on ${address}`
+    const main = await app.listen({ host, port, listenTextResolver: said })
+    peers?.tell({ kind: 'listening', main, ops })
   } catch (error) {
-    await service.app.close()
+    await app.close()
     throw error
   }
   return { ...service, opened: (repository as Repository).opened }

@@ -4,5 +4,5 @@ import { Hangups } from './hangup.js'
 
 const hangups = new Hangups()
 // Loaded after that, since it takes a while.
-const { serve } = await import('./serve.js')
-await serve(process.env, hangups)
+const { start } = await import('./start.js')
+await start(process.env, hangups)

@@ -2,20 +2,27 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Service } from './app.js'
 import type { Config } from './config.js'
+import type { Peers } from './processes/peers.js'
+
+export interface Stop {
+  /** Whether a stop was asked for. */
+  isStopping(): boolean
+}
 
 /** npm passes on a Ctrl-C that the terminal has sent to us as well: signals this close together are one. */
-const ONE_SIGNAL_MS = 300
+export const ONE_SIGNAL_MS = 300
 
 /** How long an end at once waits for the runs that have begun. */
-const LAST_RUNS_MS = 1500
+export const LAST_RUNS_MS = 1500
 
 /**
  * On SIGTERM, SIGINT, or an error that nothing caught: readiness goes off, then the server takes no more connections,
- * then what is in flight ends, then the process. A second signal, or the end of the time for it, ends it at once. Returns
- * what tells whether it has begun.
+ * then what is in flight ends, then the process. A second signal, or the end of the time for it, ends it at once. Of
+ * several processes each does so, also when the first one says it.
  */
-export function stopWell({ app, models, announceStop }: Service, config: Config): () => boolean {
+export function stopWell({ app, models, announceStop }: Service, config: Config, peers?: Pick<Peers, 'onStop'>): Stop {
   let stoppingSince: number | undefined
+  let isEnding = false
 
   const stop = async (exitCode: number): Promise<void> => {
     if (stoppingSince !== undefined) return
@@ -34,6 +41,8 @@ export function stopWell({ app, models, announceStop }: Service, config: Config)
   }
 
   const endNow = async (reason: string): Promise<void> => {
+    if (isEnding) return
+    isEnding = true
     app.log.fatal(`ending at once: ${reason}`)
     // To exit while a worker is inside a run would abort with a core dump. Closed connections empty the queue, so only
     // the runs that have begun are waited for; one that does not end leaves nothing but a signal that cannot be caught.
@@ -59,5 +68,9 @@ export function stopWell({ app, models, announceStop }: Service, config: Config)
   }
   process.on('uncaughtException', failed)
   process.on('unhandledRejection', failed)
-  return () => stoppingSince !== undefined
+  peers?.onStop(
+    () => void stop(0),
+    reason => void endNow(reason),
+  )
+  return { isStopping: () => stoppingSince !== undefined }
 }

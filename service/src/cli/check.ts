@@ -4,7 +4,7 @@ import { type Config, ConfigError, readConfig, settings, wordsOf } from '../conf
 import { openModels } from '../inference/index.js'
 import { readPlans } from '../protection/plans.js'
 import { redisAnswersWithin } from '../redis.js'
-import { startErrorOf } from '../serve.js'
+import { startErrorOf } from '../start-error.js'
 import { coloursOf, Failure, type Io, PATIENCE_MS } from './io.js'
 import type { GivenSettings } from './settings.js'
 import { table } from './table.js'

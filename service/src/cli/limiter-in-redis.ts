@@ -33,7 +33,7 @@ export async function standingInRedis(
       throw new Failure(`Redis does not answer at ${placesOf(config.redis)}`)
     }
     const { keyring } = await openKeys(app, config)
-    const limits = await openLimits(app, config, undefined, () => {}, keyring)
+    const limits = await openLimits(app, config, undefined, () => {}, { keyring })
     const identity = identityOf(caller, limits, keyring)
     const { key } = identity
     if (reset) await limits.reset(identity)

@@ -40,7 +40,7 @@ export function serveCommand(io: Io): Command {
         const hangups = new (await import('../hangup.js')).Hangups()
         // Before anything else is loaded: the packages of OpenTelemetry read their settings from there.
         Object.assign(process.env, given.environment)
-        await (await import('../serve.js')).serve(given.environment, hangups)
+        await (await import('../start.js')).start(given.environment, hangups)
       }
     })
 }

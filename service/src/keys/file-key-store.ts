@@ -57,14 +57,7 @@ export class FileKeyStore implements KeyStore {
     this.#listener = listener
     this.#tellAll()
     const look = async () => {
-      try {
-        await this.#journal.read()
-        this.#isBroken = false
-        this.#tellAll()
-      } catch (error) {
-        if (!this.#isBroken) this.#log.error({ err: error }, 'the file of the keys cannot be read')
-        this.#isBroken = true
-      }
+      await this.refresh()
       if (this.#timer !== undefined) this.#timer = setTimeout(look, LOOK_MS).unref()
     }
     this.#timer = setTimeout(look, LOOK_MS).unref()
@@ -82,6 +75,17 @@ export class FileKeyStore implements KeyStore {
       throw new KeysUnavailable(`${this.place} cannot be written: ${(error as Error).message}`, { cause: error })
     }
     this.#tellAll()
+  }
+
+  async refresh(): Promise<void> {
+    try {
+      await this.#journal.read()
+      this.#isBroken = false
+      this.#tellAll()
+    } catch (error) {
+      if (!this.#isBroken) this.#log.error({ err: error }, 'the file of the keys cannot be read')
+      this.#isBroken = true
+    }
   }
 
   async close(): Promise<void> {

@@ -30,10 +30,10 @@ export interface IssuedKey {
 }
 
 export class KeyChanges {
-  readonly #store: KeyStore
+  readonly #store: Pick<KeyStore, 'commit'>
   readonly #keyring: Keyring
 
-  constructor(store: KeyStore, keyring: Keyring) {
+  constructor(store: Pick<KeyStore, 'commit'>, keyring: Keyring) {
     this.#store = store
     this.#keyring = keyring
   }

@@ -40,6 +40,8 @@ export interface KeyStore {
    * longer what the change was made from, and with KeysUnavailable where it is not known whether the change was made.
    */
   commit(change: KeyChange): Promise<void>
+  /** Resolves once the listener knows what others changed before the call, or the store cannot be asked. */
+  refresh(): Promise<void>
   close(): Promise<void>
 }
 

@@ -160,6 +160,10 @@ export class RedisKeyStore implements KeyStore {
     await this.#compareUntil(revision)
   }
 
+  refresh(): Promise<void> {
+    return this.#compare()
+  }
+
   async close(): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer)
     this.#close()

@@ -19,6 +19,15 @@ export interface Sample {
   readonly queueMs: number | null
 }
 
+/** The same as it was counted, so that those of several processes can be summed. */
+export interface Counted extends Pick<Sample, 'intervalMs' | 'allowed' | 'denied' | 'shed'> {
+  /** How many latencies lay in each bucket that has some. */
+  readonly latency: readonly (readonly [bucket: number, count: number])[]
+  readonly batches: number
+  readonly rows: number
+  readonly queueMs: number
+}
+
 /** Latencies in buckets a twelfth of a doubling wide, from 0.05 ms to 54 s: their error is at most 3%. */
 const STEPS = 12
 const BUCKETS = 20 * STEPS
@@ -53,35 +62,55 @@ export class Stats {
   }
 
   /** What happened since the last call, which is forgotten. */
-  take(): Sample {
+  take(): Counted {
     const now = performance.now()
-    const ran = this.#batches > 0
-    const sample = {
-      intervalMs: now - this.#since,
-      allowed: this.#allowed,
-      denied: this.#denied,
-      shed: this.#shed,
-      p50Ms: this.#quantile(0.5),
-      p95Ms: this.#quantile(0.95),
-      batchRows: ran ? this.#rows / this.#batches : null,
-      queueMs: ran ? this.#queueMs : null,
+    const latency: [number, number][] = []
+    this.#latency.forEach((count, bucket) => {
+      if (count > 0) latency.push([bucket, count])
+    })
+    const counted = {
+      ...{ intervalMs: now - this.#since, allowed: this.#allowed, denied: this.#denied, shed: this.#shed },
+      ...{ latency, batches: this.#batches, rows: this.#rows, queueMs: this.#queueMs },
     }
     this.#since = now
     this.#allowed = this.#denied = this.#shed = 0
     this.#batches = this.#rows = this.#queueMs = 0
     this.#latency.fill(0)
-    return sample
+    return counted
   }
+}
 
-  #quantile(share: number): number | null {
-    let left = Math.ceil(this.#allowed * share)
-    if (left === 0) return null
-    for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      left -= this.#latency[bucket] as number
-      if (left <= 0) return LEAST_MS * 2 ** (bucket / STEPS)
-    }
-    return null
+/** The sample of what one process, or several, counted in one interval. */
+export function sampleOf(all: readonly Counted[]): Sample {
+  const sum = (value: (counted: Counted) => number) => all.reduce((total, each) => total + value(each), 0)
+  const most = (value: (counted: Counted) => number) => Math.max(0, ...all.map(value))
+  const latency = new Map<number, number>()
+  for (const [bucket, count] of all.flatMap(each => each.latency)) {
+    latency.set(bucket, (latency.get(bucket) ?? 0) + count)
   }
+  const buckets = [...latency].sort(([a], [b]) => a - b)
+  const batches = sum(each => each.batches)
+  return {
+    intervalMs: most(each => each.intervalMs),
+    allowed: sum(each => each.allowed),
+    denied: sum(each => each.denied),
+    shed: sum(each => each.shed),
+    p50Ms: quantile(buckets, 0.5),
+    p95Ms: quantile(buckets, 0.95),
+    batchRows: batches > 0 ? sum(each => each.rows) / batches : null,
+    queueMs: batches > 0 ? most(each => each.queueMs) : null,
+  }
+}
+
+/** `buckets`: with their counts, in their order. */
+function quantile(buckets: readonly (readonly [bucket: number, count: number])[], share: number): number | null {
+  let left = Math.ceil(buckets.reduce((sum, [, count]) => sum + count, 0) * share)
+  if (left === 0) return null
+  for (const [bucket, count] of buckets) {
+    left -= count
+    if (left <= 0) return LEAST_MS * 2 ** (bucket / STEPS)
+  }
+  return null
 }
 
 /** Counts the requests of every limited route made from here on, from when they came. */

@@ -1,6 +1,6 @@
 /** The quotas in front of everything that costs: of each plan one limiter in requests, and one in the work that they are. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import rateLimit, { type PolicyState, type RateLimitOptions } from 'ml-api-rate-limiter'
+import rateLimit, { type CountsLink, type PolicyState, type RateLimitOptions } from 'ml-api-rate-limiter'
 import { addressKey, hashTagOf } from '../auth.js'
 import { type Config, ConfigError } from '../config.js'
 import { unreadMs } from '../http/arrival.js'
@@ -64,6 +64,14 @@ export interface Standing {
   readonly policies: readonly PolicyStanding[]
 }
 
+/** What limits need besides; undefined where there is none. */
+export interface LimitsParts {
+  readonly keyring?: Keyring | undefined
+  readonly usage?: UsageMeter | undefined
+  /** The way to counts that another process holds. */
+  readonly counts?: CountsLink | undefined
+}
+
 /** What became of reading the limits file again. */
 export type LimitsReload = { readonly loaded: true } | { readonly loaded: false; readonly errors: readonly string[] }
 
@@ -72,8 +80,7 @@ export async function registerLimits(
   config: Config,
   models: Models,
   metrics: Metrics | undefined,
-  keyring: Keyring | undefined,
-  usage: UsageMeter | undefined,
+  { keyring, usage, counts }: LimitsParts,
 ): Promise<{ readonly limits: Limits; readonly early: EarlyRefusals }> {
   app.decorateRequest('seenLateMs', 0)
   const gate = config.gateDelayMs === undefined ? undefined : new Gate(config.gateDelayMs)
@@ -98,7 +105,7 @@ export async function registerLimits(
     }
     return gate.pass(newcomer, reply.raw)
   }
-  const limits = await openLimits(app, config, metrics, pass, keyring, usage)
+  const limits = await openLimits(app, config, metrics, pass, { keyring, usage, counts })
   const hold = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
     let refusal: ReturnType<Limits['chargeRequest']>
     try {
@@ -125,8 +132,7 @@ export async function openLimits(
   config: Config,
   metrics: Metrics | undefined,
   pass: Pass,
-  keyring?: Keyring,
-  usage?: UsageMeter,
+  { keyring, usage, counts }: LimitsParts = {},
 ): Promise<Limits> {
   const plans = config.limitsFile === undefined ? onePlan(config.rateLimit) : readPlans(config.limitsFile)
   const store = { lost: false }
@@ -137,6 +143,7 @@ export async function openLimits(
     ...(app.hasDecorator('redis') ? { redis: app.redis } : {}),
     nameSpace: config.redisNameSpace,
     hashTag: hashTagOf,
+    ...(counts === undefined ? {} : { counts }),
     onStoreError: config.onStoreError,
     storeTimeout: config.storeTimeoutMs,
     onStoreEvent: event => {

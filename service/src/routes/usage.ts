@@ -4,6 +4,7 @@ import { type Static, Type } from 'typebox'
 import { badRequest, Refusal, unavailable } from '../http/problem.js'
 import { momentOf } from '../keys/key-fields.js'
 import { answers, UsageReport as ReportSchema } from '../openapi/schemas.js'
+import type { Peers } from '../processes/peers.js'
 import type { Limits } from '../protection/limits.js'
 import { HOUR_MS, hourOf } from '../usage/entry.js'
 import type { UsageMeter } from '../usage/usage-meter.js'
@@ -18,6 +19,8 @@ export interface UsageOptions {
   readonly days: number
   /** Lets pass who has the admin token; undefined: there are no routes for them. */
   readonly onAdminRequest: onRequestAsyncHookHandler | undefined
+  /** The other processes of the service, which count as well; undefined where this is the only one. */
+  readonly peers: Pick<Peers, 'ask' | 'answer'> | undefined
 }
 
 const DAY_HOURS = 24
@@ -56,7 +59,8 @@ const schemaOf = (
 })
 
 export const usageRoutes: FastifyPluginAsync<UsageOptions> = async (app, options) => {
-  const { limits, meter, store, days, onAdminRequest } = options
+  const { limits, meter, store, days, onAdminRequest, peers } = options
+  peers?.answer('usage', () => meter.flush())
   const config = { rateLimit: false } as const
 
   const send = async (request: FastifyRequest, reply: FastifyReply, fallback: UsageGroup, key: string | undefined) => {
@@ -64,7 +68,7 @@ export const usageRoutes: FastifyPluginAsync<UsageOptions> = async (app, options
     const [from, to] = hoursOf(span, days)
     const entries = await stored(request, async () => {
       // What was used before the question is in the answer.
-      await meter.flush()
+      await (peers === undefined ? meter.flush() : flushAll(peers))
       return store.read(from, to, key)
     })
     const report = reportOf(entries, by, from, to)
@@ -99,6 +103,14 @@ export const usageRoutes: FastifyPluginAsync<UsageOptions> = async (app, options
     },
     (request, reply) => send(request, reply, 'key', undefined),
   )
+}
+
+/** Rejects where a process could not. */
+async function flushAll(peers: Pick<Peers, 'ask'>): Promise<void> {
+  for (const answer of (await peers.ask('usage')).answers) {
+    if (answer === 'late') throw new Error('a process did not bring its counts to the store in time')
+    if (typeof answer === 'object' && 'error' in answer) throw new Error(answer.error)
+  }
 }
 
 /** Whether the caller would rather have CSV than JSON. */

@@ -39,6 +39,10 @@ export interface V2Options {
   readonly isStopping?: () => boolean
   /** Who may load and unload models; left out: nobody, and there are no such routes. */
   readonly adminOnly?: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
+  /** Whether all processes of the service are ready; undefined where this is the only one. */
+  readonly othersReady?: (() => Promise<boolean>) | undefined
+  /** Loads or unloads a model in all processes of the service; undefined where this is the only one. */
+  readonly setLoadedInAll?: ((name: string, loaded: boolean) => Promise<void>) | undefined
   /** Longest body once unpacked, in bytes; left out, as long as one that is not packed may be. */
   readonly unpackedLimit?: number
 }
@@ -80,7 +84,7 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (
   app,
-  { models, requestTimeoutMs, limited, isStopping, unpackedLimit, adminOnly },
+  { models, requestTimeoutMs, limited, isStopping, unpackedLimit, adminOnly, othersReady, setLoadedInAll },
 ) => {
   app.setErrorHandler(sendV2Error)
   noteArrivals(app)
@@ -109,9 +113,10 @@ const protocol: FastifyPluginAsync<V2Options> = async (
     extensions: extensions(adminOnly !== undefined),
   }))
   get('/health/live', schemas.live, async () => ({ live: true }))
-  get('/health/ready', schemas.ready, async (_request, reply) =>
-    readiness(reply, { live: true }, ready(), 'models or their workers are not up, or the service is stopping'),
-  )
+  get('/health/ready', schemas.ready, async (_request, reply) => {
+    const isReady = ready() && (othersReady === undefined || (await othersReady()))
+    return readiness(reply, { live: true }, isReady, 'models or their workers are not up, or the service is stopping')
+  })
   get('/models', schemas.models, async () => ({ models: models.list().map(({ info }) => info.name) }))
   routes(app, 'POST', unlimited)('/repository/index', schemas.index, async request => {
     const { readyOnly } = readIndexRequest(bodyOf(request))
@@ -128,6 +133,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
         await adminOnly(request, reply)
         const { model } = (request as ModelRequest).params
         await setLoaded(models, model, loaded)
+        await setLoadedInAll?.(model, loaded)
         audit(request, `model.${verb}`, { model })
         return {}
       })

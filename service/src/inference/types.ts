@@ -304,6 +304,11 @@ export interface Models {
   readonly faults?: readonly string[]
   /** Rows that wait, over all models. */
   readonly queueRows: number
+  /**
+   * Takes results of runs that have come in this turn of the event loop, so that workers get their next batch before more
+   * is read. Cheap enough to be called for each request.
+   */
+  takeResults?(): void
   /** False until every model is loaded and warm, and again while workers are missing or no model has anything to run on. */
   readonly ready: boolean
   /** Reads the folder again; versions that changed are swapped, requests in flight end on the old ones. */

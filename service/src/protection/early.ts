@@ -47,6 +47,7 @@ export class EarlyRefusals {
 
   /** Undefined where the request may be admitted. `arrivedAt`: `performance.now()` when it came. */
   of({ digest, address, params, timeoutMs }: EarlyRequest, arrivedAt: number): EarlyRefusal | undefined {
+    this.#models.takeResults?.()
     const caller = this.#limits.callerOf(digest, address)
     if (caller === undefined) return undefined
     const { identity, limiters } = caller

@@ -57,6 +57,7 @@ t.test('so are the answers of a worker', async t => {
     onMessage: listener => {
       tell = listener
     },
+    takeMessages: () => {},
     onExit: () => {},
     kill: () => false,
   })

@@ -224,6 +224,10 @@ export class Repository implements Models {
     return this.#scheduler.queueRows
   }
 
+  takeResults(): void {
+    this.#pool.takeResults()
+  }
+
   /** Process ids of the workers, where they are processes. */
   get workerPids(): readonly number[] {
     return this.#pool.pids

@@ -41,6 +41,12 @@ interface Place {
   readonly sojournMs: number
 }
 
+/** Up to two digits: estimates are no better, and answers that say the same need to be made only once. */
+function rounded(value: number): number {
+  const unit = 10 ** Math.max(0, Math.floor(Math.log10(value)) - 1)
+  return Math.ceil(value / unit) * unit
+}
+
 export class Admission {
   readonly limit: AdaptiveLimit
   readonly #options: AdmissionOptions
@@ -121,21 +127,21 @@ export class Admission {
       const runMs = this.#options.mode === 'on' ? batcher.requestMs(rows) : 0
       if (runMs <= givenMs) return undefined
       if (now >= Math.max(batcher.ranAt, this.#triedAt) + deadlineRules.retryMs) return 'try'
-      return this.#refusal('too-late', `a run takes ${Math.ceil(runMs)} ms, too long for the deadline`, runMs)
+      return this.#refusal('too-late', `a run takes ${rounded(runMs)} ms, too long for the deadline`, runMs)
     }
     // Callers that have gone and deadlines that have passed hold no place.
     if (this.#missingRows(rows) > 0) this.#sweep(now)
     if (batcher.queueRows === 0) return undefined
     const victims = batcher.victims(this.#missingRows(rows), asked, this.staleBefore(now), now)
     if (victims === undefined) {
-      const text = `${batcher.queueRows} rows wait already, and no more are taken at present`
+      const text = `${rounded(batcher.queueRows)} rows wait already, and no more are taken at present`
       const isFull = batcher.queueRows + rows > this.#options.queueMaxRows
       return this.#refusal(isFull ? 'queue-full' : 'limit', text, this.#comeBackMs(now))
     }
     if (this.#options.mode === 'off') return { victims, sojournMs: 0 }
     const sojournMs = this.sojournMs(asked, now)
     if (sojournMs * deadlineRules.safety <= givenMs) return { victims, sojournMs }
-    const text = `the answer is expected in ${Math.ceil(sojournMs)} ms, too late for the deadline`
+    const text = `the answer is expected in ${rounded(sojournMs)} ms, too late for the deadline`
     return this.#refusal('too-late', text, Math.max(sojournMs - givenMs, this.#comeBackMs(now)))
   }
 

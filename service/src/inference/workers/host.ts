@@ -80,6 +80,11 @@ export class Host implements Runner {
     return oldest === undefined || !oldest.isRun ? 0 : now - oldest.since
   }
 
+  /** See `WorkerPort`. */
+  takeMessages(): void {
+    this.#port.takeMessages()
+  }
+
   /** Ends a worker that hangs; false where that cannot be done. */
   kill(): boolean {
     return this.#port.kill()

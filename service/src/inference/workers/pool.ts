@@ -118,6 +118,13 @@ export class Pool {
     return this.#lanes().flatMap(({ host }) => (host?.pid === undefined ? [] : [host.pid]))
   }
 
+  /** Takes results of runs that have come, before their turn. */
+  takeResults(): void {
+    for (const { lanes } of this.#slots) {
+      for (const { host } of lanes) host?.takeMessages()
+    }
+  }
+
   /** Brings up the first host of every slot. Rejects where one cannot be started. */
   async start(): Promise<void> {
     await Promise.all(

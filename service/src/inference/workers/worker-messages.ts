@@ -1,4 +1,5 @@
 /** What pool and worker say to each other. Arrays, not objects: one small message a batch, cheap to clone. */
+import type { MessagePort } from 'node:worker_threads'
 import type { Answered } from '../tensors/predictions.js'
 import type { OrtValueMetadata } from '../tensors/signature.js'
 import type { Answers, Datatype, NamedTensors, Tensor, TensorData } from '../types.js'
@@ -43,6 +44,12 @@ export type FromWorker =
   | readonly ['warmed', id: number]
   | readonly ['done', id: number, computeMs: number, outputs: readonly WireTensor[], answers: Answers | undefined]
   | readonly ['failed', id: number, message: string, ranMs: number]
+
+/** What a worker that is a thread gets: where its messages go to, and a counter of those that were sent. */
+export interface FromThread {
+  readonly answers: MessagePort
+  readonly sent: Int32Array
+}
 
 export function tensorsOf(wires: readonly WireTensor[]): NamedTensors {
   const tensors: Record<string, Tensor> = {}

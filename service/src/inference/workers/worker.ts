@@ -6,7 +6,7 @@
  */
 import { readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
-import { parentPort, Worker } from 'node:worker_threads'
+import { parentPort, Worker, workerData } from 'node:worker_threads'
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
 import { fromOrtType, toOrtType } from '../tensors/datatype.js'
 import { type Answered, answersJson } from '../tensors/predictions.js'
@@ -15,7 +15,14 @@ import type { Datatype, NamedTensors, TensorData } from '../types.js'
 import { type CheckTask, type SampleTask, selfCheck, warmUp } from './self-check.js'
 import { createSession } from './session.js'
 import type { SessionOptions } from './session-options.js'
-import { type FromWorker, type SessionSource, type ToWorker, tensorsOf, type WireTensor } from './worker-messages.js'
+import {
+  type FromThread,
+  type FromWorker,
+  type SessionSource,
+  type ToWorker,
+  tensorsOf,
+  type WireTensor,
+} from './worker-messages.js'
 
 /** Nice value of a worker: where cores are short, requests are read and refused before more is computed. */
 const nice = 5
@@ -45,7 +52,14 @@ const described = new Map<string, Answered>()
 
 const thread = parentPort
 const post: (message: FromWorker, moved: ArrayBuffer[]) => void =
-  thread === null ? message => process.send?.(message) : (message, moved) => thread.postMessage(message, moved)
+  thread === null ? message => process.send?.(message) : postFromThread(workerData)
+
+function postFromThread({ answers, sent }: FromThread): typeof post {
+  return (message, moved) => {
+    answers.postMessage(message, moved)
+    Atomics.add(sent, 0, 1)
+  }
+}
 
 async function handle(message: ToWorker): Promise<void> {
   switch (message[0]) {

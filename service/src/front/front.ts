@@ -104,8 +104,12 @@ export class Front {
       if (method === 'POST' && config?.rateLimit === undefined) this.#routes.add(url)
     })
     app.server.on('connection', (socket: Socket) => {
-      if (performance.now() - this.#refusedAt < RECENT_MS) {
-        this.#read(socket)?.beginAtFirstByte()
+      const now = performance.now()
+      if (now - this.#refusedAt < RECENT_MS) {
+        const reader = this.#read(socket)
+        if (reader === undefined) return
+        reader.beginAtFirstByte()
+        this.#control.opened(reader, now)
         return
       }
       this.#unread.add(socket)

@@ -12,6 +12,8 @@ const TURN_MS = 5
 const LONGEST_PAUSE_MS = 80
 /** Refusals in a row, over one connection, from which on it is paused. */
 const FEWEST_REFUSALS = 2
+/** New connections that are read in one turn of the event loop, while refusals take more than their share. */
+const MOST_NEW_AT_ONCE = 50
 /** What the kernel and libuv add to the time that a refusal takes in JavaScript. */
 const READING_FACTOR = 1.6
 
@@ -57,6 +59,8 @@ export class ReadingControl {
   readonly #paused = new Map<Pausable, number>()
   #toPause: Pausable[] = []
   #timer: NodeJS.Timeout | undefined
+  /** Connections that have opened in this turn of the event loop. */
+  #opened = 0
   /** Milliseconds that one refusal takes, of late. */
   #refusalMs = 0.02
 
@@ -80,6 +84,18 @@ export class ReadingControl {
     if (this.#toPause.push(connection) === 1) setImmediate(() => this.#pause())
   }
 
+  /** A connection has opened: it is read at once, unless many have in this turn of the event loop, and there is no time. */
+  opened(connection: Pausable, now: number): void {
+    if (++this.#opened === 1) {
+      setImmediate(() => {
+        this.#opened = 0
+      })
+    }
+    if (this.#opened <= MOST_NEW_AT_ONCE || this.#budget.leftMs(now) > 0 || !this.#isBusy()) return
+    this.#hold(connection, now)
+    this.#timer ??= setInterval(() => this.#turn(), TURN_MS)
+  }
+
   /** Reads all connections again. */
   close(): void {
     this.#stopTurns()
@@ -94,10 +110,12 @@ export class ReadingControl {
 
   #pause(): void {
     const now = performance.now()
-    for (const connection of this.#toPause.splice(0)) {
-      if (!this.#paused.has(connection) && connection.pause(now)) this.#paused.set(connection, now)
-    }
+    for (const connection of this.#toPause.splice(0)) this.#hold(connection, now)
     if (this.#paused.size > 0) this.#timer ??= setInterval(() => this.#turn(), TURN_MS)
+  }
+
+  #hold(connection: Pausable, now: number): void {
+    if (!this.#paused.has(connection) && connection.pause(now)) this.#paused.set(connection, now)
   }
 
   /** Reads those again whose turn it is. */

@@ -57,6 +57,21 @@ t.test('beyond their share connections are not read, and each gets its turn', as
   t.ok(connections.some(({ settled }) => settled > 0))
 })
 
+t.test('many that open at once are read in turns, and a few at once always', async t => {
+  const control = new ReadingControl(() => true)
+  t.teardown(() => control.close())
+  const now = performance.now()
+  const few = Array.from({ length: 20 }, () => new Connection())
+  for (const connection of few) control.opened(connection, now)
+  t.equal(control.paused, 0)
+  for (let i = 0; i < 100; i++) control.refused(new Connection(), now - 10, now)
+  const many = Array.from({ length: 200 }, () => new Connection())
+  for (const connection of many) control.opened(connection, now)
+  t.ok(many[0]?.isPaused === false && many.at(-1)?.isPaused === true)
+  while (control.paused > 0) await delay(5)
+  t.ok(many.every(({ isPaused }) => !isPaused))
+})
+
 t.test('where there is nothing else to do, everything is read', async t => {
   const control = new ReadingControl(() => false)
   const connection = new Connection()

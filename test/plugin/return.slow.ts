@@ -1,111 +1,13 @@
 /** The end of an outage with `onStoreError: 'local'`: what replicas admitted by themselves is not admitted again. */
-import Fastify, { type FastifyInstance } from 'fastify'
-import { Cluster, Redis } from 'ioredis'
-import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
-import t, { type Test } from 'tap'
-import { freePort, freeze, type RedisProcess, startCluster, startRedis, until } from '../support/redis-fleet.js'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import rateLimit from 'ml-api-rate-limiter'
+import t from 'tap'
+import { freePort, freeze, startRedis, until } from '../support/redis-fleet.js'
 import { startProxy } from '../support/redis-proxy.js'
+import { admitted, allKnow, back, fleet, type Replica, replica, sum, useUp } from '../support/returning.js'
 
 t.setTimeout(240_000)
-
-interface Replica {
-  readonly app: FastifyInstance
-  readonly client: Redis | Cluster
-  readonly events: string[]
-}
-
-async function replica(t: Test, port: number, options: RateLimitPluginOptions): Promise<Replica> {
-  const client = new Redis(port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 50 })
-  client.on('error', () => {})
-  await client.connect()
-  return limitedBy(t, client, options)
-}
-
-/** Every window is an hour: what is admitted in a test is admitted in one window. */
-async function limitedBy(t: Test, client: Redis | Cluster, options: RateLimitPluginOptions): Promise<Replica> {
-  const app = Fastify()
-  t.teardown(async () => {
-    await app.close()
-    client.disconnect()
-  })
-  const events: string[] = []
-  await app.register(rateLimit, {
-    redis: client,
-    nameSpace: 'return:',
-    timeWindow: '1 hour',
-    onStoreError: 'local',
-    storeTimeout: 1000,
-    keyGenerator: request => `${request.headers['x-key'] ?? 'lone'}`,
-    onStoreEvent: ({ type }) => events.push(type),
-    ...options,
-  })
-  app.get('/', async () => 'ok')
-  app.get('/refund', async request => {
-    await request.rateLimit?.refund()
-    return 'ok'
-  })
-  app.get('/charge', async request => {
-    await request.rateLimit?.charge(2)
-    return 'ok'
-  })
-  await app.ready()
-  return { app, client, events }
-}
-
-async function fleet(t: Test, redis: RedisProcess, count: number, options: RateLimitPluginOptions = {}) {
-  const all = await Promise.all(Array.from({ length: count }, () => replica(t, redis.port, { max: 100, ...options })))
-  // One request each, so that every one has an answer of Redis, for a key that nobody else asks about.
-  for (const { app } of all) await admitted(app, 1, { 'x-key': 'other' })
-  await allKnow(redis, count)
-  return all
-}
-
-/** How many of so many requests are admitted. */
-async function admitted(app: FastifyInstance, times: number, headers = {}, url = '/'): Promise<number> {
-  let count = 0
-  for (let i = 0; i < times; i++) if ((await app.inject({ url, headers })).statusCode === 200) count++
-  return count
-}
-
-/** Each replica has announced itself after there were so many. */
-async function allKnow(redis: RedisProcess | readonly RedisProcess[], count: number): Promise<void> {
-  const clients = [redis].flat().map(node => node.client())
-  const announced = async () => {
-    const lists = await Promise.all(
-      clients.map(async client => {
-        const [key] = await client.keys('*alive')
-        return key === undefined ? [] : client.zrange(key, '0', '-1', 'WITHSCORES')
-      }),
-    )
-    const list = lists.flat()
-    return new Map(list.flatMap((id, at) => (at % 2 === 0 ? [[id, Number(list[at + 1])] as const] : [])))
-  }
-  await until(`${count} replicas are announced`, async () => (await announced()).size === count)
-  const before = await announced()
-  await until('each has announced itself again', async () =>
-    [...(await announced())].every(([id, expires]) => expires > (before.get(id) ?? 0)),
-  )
-}
-
-const back = ({ events }: Replica) =>
-  events.filter(type => type === 'lost').length === events.filter(type => type === 'back').length
-
-/** Asks by turns until nobody is admitted any more, for longer than any guard takes. */
-async function useUp(replicas: readonly Replica[], headers = {}): Promise<number> {
-  let count = 0
-  let lastAt = Date.now()
-  while (Date.now() - lastAt < 2500) {
-    for (const { app } of replicas) {
-      const more = sum(await Promise.all([1, 2, 3, 4].map(() => admitted(app, 3, headers))))
-      count += more
-      if (more > 0) lastAt = Date.now()
-    }
-    await new Promise(resolve => setTimeout(resolve, 20))
-  }
-  return count
-}
-
-const sum = (list: readonly number[]) => list.reduce((total, each) => total + each, 0)
 
 t.test(
   'what replicas admitted while Redis was frozen counts when it is back: the window across the end holds the limit, and no more',
@@ -142,27 +44,6 @@ t.test('a replica that asked nothing while Redis was frozen does not admit what 
   total += first + (await useUp([idle, ...busy]))
   t.equal(total, 100)
 })
-
-t.test(
-  'a Redis that comes back without its data is told what it had counted, what it missed, and who admitted it',
-  async t => {
-    const redis = await startRedis(t)
-    const { port } = redis
-    const replicas = await fleet(t, redis, 3)
-    let total = 0
-    for (let turn = 0; turn < 15; turn++) for (const { app } of replicas) total += await admitted(app, 1)
-    t.equal(total, 45)
-    await redis.kill()
-    const during = await Promise.all(replicas.map(({ app }) => admitted(app, 6)))
-    total += sum(during)
-    const empty = await startRedis(t, { port })
-    total += await useUp(replicas)
-    t.ok(total <= 100, `${total} of 100`)
-    t.ok(total >= 95, `${total} of 100`)
-    t.ok(replicas.every(back))
-    await allKnow(empty, 3)
-  },
-)
 
 t.test('a Redis that was emptied on purpose stays empty', async t => {
   const redis = await startRedis(t)
@@ -232,20 +113,6 @@ t.test('what a request gave back, and what it was charged later, is written as i
   t.equal(await remaining(), 100)
 })
 
-t.test('a replica that closes as soon as Redis is back has written what it admitted', async t => {
-  const redis = await startRedis(t)
-  const [one, two] = (await fleet(t, redis, 2)) as [Replica, Replica]
-  await freeze(redis)
-  t.teardown(() => redis.signal('SIGCONT'))
-  t.equal(await admitted(one.app, 10), 10)
-  redis.signal('SIGCONT')
-  await until('its circuit is closed', async () => back(one))
-  await one.app.close()
-  const remaining = async () => (await two.app.rateLimiter.status('lone'))?.policies[0]?.remaining
-  t.equal(await remaining(), 90)
-  t.equal(await redis.client().zcard('return:{replicas}2.~alive'), 1, 'and it is no longer announced')
-})
-
 t.test('a replica that started while Redis was away writes what it admitted as well', async t => {
   const port = await freePort()
   const client = new Redis(port, '127.0.0.1', { retryStrategy: () => 50 })
@@ -289,54 +156,6 @@ t.test('where only some replicas were cut off, their shares at most are admitted
   await until('it is counted with Redis again', async () => back(cut))
   t.equal(await useUp([kept, cut]), 0)
 })
-
-t.test(
-  'a master of a cluster that was frozen is told what was admitted without it, and so is one that was emptied',
-  async t => {
-    const { nodes } = await startCluster(t, { replicas: false, nodeTimeoutMs: 60_000 })
-    const [first] = nodes as [RedisProcess]
-    const replicas = await Promise.all(
-      [1, 2].map(async () => {
-        const client = new Cluster(
-          nodes.map(({ port }) => ({ host: '127.0.0.1', port })),
-          { clusterRetryStrategy: () => 50, slotsRefreshTimeout: 2000 },
-        )
-        client.on('error', () => {})
-        await until('the client is ready', async () => client.status === 'ready')
-        return limitedBy(t, client, { max: 30 })
-      }),
-    )
-    const keys = Array.from({ length: 8 }, (_, index) => `client-${index}`)
-    const total = new Map(keys.map(key => [key, 0]))
-    const askAll = (times: number) =>
-      Promise.all(
-        keys.map(async key => {
-          for (const { app } of replicas) {
-            total.set(key, (total.get(key) ?? 0) + (await admitted(app, times, { 'x-key': key })))
-          }
-        }),
-      )
-    await askAll(2)
-    await allKnow(nodes, 2)
-    for (const fault of ['frozen', 'emptied'] as const) {
-      const client = first.client()
-      await freeze(first)
-      t.teardown(() => first.signal('SIGCONT'))
-      await askAll(3)
-      const flushed = fault === 'emptied' ? client.flushall() : undefined
-      first.signal('SIGCONT')
-      await flushed
-      await until('every node is asked again', async () => replicas.every(back))
-    }
-    await Promise.all(
-      keys.map(async key => total.set(key, (total.get(key) ?? 0) + (await useUp(replicas, { 'x-key': key })))),
-    )
-    t.strictSame(
-      [...total.values()],
-      keys.map(() => 30),
-    )
-  },
-)
 
 for (const fault of ['frozen', 'emptied'] as const) {
   t.test(

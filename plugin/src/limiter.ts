@@ -307,8 +307,14 @@ export class Limiter {
       return this.#withoutStore(key, check, peek, reason)
     }
     if (!isThenable(answer)) return this.#decided(key, check, store, answer)
+    const guards = outage?.guards
     return answer.then(
-      settled => this.#decided(key, check, store, settled),
+      settled => {
+        const isUnguarded = settled.allowed && !peek && outage !== undefined && outage.guards !== guards
+        return isUnguarded && outage.wasLeft(check, guards as number)
+          ? this.#confirmed(key, check, outage, settled)
+          : this.#decided(key, check, store, settled)
+      },
       reason => {
         if (!(reason instanceof OtherPeriod)) return this.#withoutStore(key, check, peek, reason)
         if (again >= MOST_PERIODS) return this.#withoutStore(key, check, peek, new StoreFailed({ cause: reason }))
@@ -355,13 +361,34 @@ export class Limiter {
     }
   }
 
+  /**
+   * Admitted by the store, which may have missed something since it was asked: this replica's share has to admit it too.
+   * If it does not, the store gets its cost back, and nobody waits for that.
+   */
+  async #confirmed(key: Key, check: Check, outage: Outage, answer: Answer): Promise<Decided> {
+    const { local, store } = this.#parts
+    const share = outage.share(check)
+    const own = await local.check(share)
+    own.concurrency?.lease?.release()
+    if (own.allowed) return this.#decided(key, check, store, answer)
+    answer.concurrency?.lease?.release()
+    this.#giveBack(check, answer)
+    return this.#decided(key, share, local, own)
+  }
+
+  /** Where it fails, the cost counts until it has left the window. */
+  #giveBack(check: Check, answer: Answer): void {
+    const { store } = this.#parts
+    Promise.resolve(store.refund(check, refundsOf(check, answer))).catch(() => {})
+  }
+
   /** Asks the store about a request that is denied, whatever it says. */
   async #tryStore(check: Check): Promise<void> {
     const { store } = this.#parts
     try {
       const answer = await store.check(check)
       answer.concurrency?.lease?.release()
-      if (answer.allowed) await store.refund(check, refundsOf(check, answer))
+      if (answer.allowed) this.#giveBack(check, answer)
     } catch {
       // The store says so to those who watch it.
     }

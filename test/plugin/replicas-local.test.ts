@@ -67,6 +67,28 @@ t.test('what is learnt of a shared log counts until the log itself would have le
   t.equal(known(), 0)
 })
 
+t.test('what was admitted just now counts for a whole window, however old the rest of the known usage is', async t => {
+  const { store, set } = memoryStore()
+  const learner = store as MemoryStore
+  const check = checkOf([{ limit: 1000, windowMs: 10_000, cost: 4 }])
+  const hear = (used: number, resetMs: number, isAdmitted: boolean) => {
+    const admission = isAdmitted ? { generation: 1, time: 1 } : undefined
+    learner.learn(check, { allowed: isAdmitted, policies: [{ used, resetMs, retryMs: 0, denials: 0, admission }] })
+  }
+  const known = () => learner.peek(check).policies[0]?.used
+  const start = 3_000_000
+  set(start)
+  hear(30, 10_000, false)
+  // Meanwhile 4 of them have left the window there, and 4 were admitted.
+  set(start + 6000)
+  hear(30, 3900, true)
+  t.equal(known(), 30)
+  set(start + 10_100)
+  t.equal(known(), 4)
+  set(start + 16_100)
+  t.equal(known(), 0)
+})
+
 t.setTimeout(240_000)
 
 const limits = [10, 2, 7] as const

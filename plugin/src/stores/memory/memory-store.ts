@@ -105,18 +105,23 @@ export class MemoryStore implements Store {
   }
 
   /**
-   * Takes over the usage that another store reports. What exceeds the usage known here is dated now, so it expires here
-   * no earlier than there. Entries older than the oldest one that still counts there are dropped.
+   * Takes over the usage that another store reports. What exceeds the usage known here, and at least what was admitted
+   * just now, is dated now. Entries older than the oldest one that still counts there are dropped.
    */
   learn(check: Check, answer: Answer): void {
     const now = this.#tick()
     for (let index = 0; index < check.policies.length; index++) {
-      const { log: name, windowMs } = check.policies[index] as Policy
-      const { used, prefetched = 0, resetMs } = answer.policies[index] as PolicyAnswer
-      if (used + prefetched === 0) continue
+      const { log: name, windowMs, cost } = check.policies[index] as Policy
+      const { used, prefetched = 0, resetMs, admission } = answer.policies[index] as PolicyAnswer
+      const total = used + prefetched
+      if (total === 0) continue
       const { log } = this.#row(name, keyAt(check, index), now)
-      const more = used + prefetched - log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
-      if (more > 0) log.append(now, more, windowMs * LEARNT_PRECISION)
+      const known = log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
+      const more = Math.max(total - known, admission === undefined ? 0 : Math.min(cost, total))
+      if (more <= 0) continue
+      // The oldest units make room for those that are surely new.
+      log.refund(known + more - Math.max(known, total))
+      log.append(now, more, windowMs * LEARNT_PRECISION)
     }
   }
 

@@ -34,6 +34,8 @@ interface Return {
   isBusy: boolean
   /** Counts what interrupts a return. */
   epoch: number
+  /** What `guards` was when this replica was last guarded against it; 0 where it never was. */
+  guardedAt: number
   retry: NodeJS.Timeout | undefined
   /** The marker of the node's data, once known. */
   marker: string | undefined
@@ -46,6 +48,7 @@ const NEW: Omit<Return, 'node'> = {
   isOpen: false,
   isBusy: false,
   epoch: 0,
+  guardedAt: 0,
   retry: undefined,
   marker: undefined,
   isEmpty: false,
@@ -82,8 +85,10 @@ export class Outage implements Watcher {
   /** Policies by the name of their log, of every log with known usage. */
   readonly #policies = new Map<string, Policy>()
   /** Nodes that are not calm. */
-  #guards = 0
+  #away = 0
   #untilLook = 0
+  /** Rises whenever it turns out that a node may have missed something. */
+  guards = 0
   #closed = false
   longestMs = 0
 
@@ -98,11 +103,16 @@ export class Outage implements Watcher {
 
   /** Whether a check must fit this replica's share too. */
   isGuarded(check: Check): boolean {
-    if (this.#guards === 0) return false
+    if (this.#away === 0) return false
     return (check.keys ?? [check.key]).some(key => {
       const { phase } = this.#of(key)
       return phase === 'waiting' ? !this.#parts.replicas.isAlone : phase !== 'calm'
     })
+  }
+
+  /** Whether it turned out after `guards` that a node of these keys may have missed something. */
+  wasLeft(check: Check, guards: number): boolean {
+    return (check.keys ?? [check.key]).some(key => this.#of(key).guardedAt > guards)
   }
 
   /** Whether it is not known that the nodes of a check answer. */
@@ -145,7 +155,7 @@ export class Outage implements Watcher {
   }
 
   #answered(check: Check, answer: Answer): void {
-    if (this.#guards === 0) {
+    if (this.#away === 0) {
       this.#learn(this.#learnt, check, answer)
       return
     }
@@ -230,9 +240,10 @@ export class Outage implements Watcher {
   /** Something may be missing in the node. */
   #leave(state: Return): void {
     if (this.#closed) return
-    if (state.phase === 'calm') this.#guards++
+    if (state.phase === 'calm') this.#away++
     state.phase = 'away'
     state.epoch++
+    state.guardedAt = ++this.guards
   }
 
   async #return(state: Return): Promise<void> {
@@ -257,8 +268,8 @@ export class Outage implements Watcher {
     await this.#parts.replicas.allClean(state.node ?? '')
     if (this.#closed || epoch !== state.epoch) return
     state.phase = 'calm'
-    this.#guards--
-    if (this.#guards === 0) this.#takeOver()
+    this.#away--
+    if (this.#away === 0) this.#takeOver()
   }
 
   #learn(usage: MemoryStore, check: Check, answer: Answer): void {

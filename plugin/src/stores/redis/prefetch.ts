@@ -212,7 +212,7 @@ export class Prefetch {
       const units = Math.min(unspent(out, log, key), policy.used)
       if (units === 0) return policy
       changed = true
-      return { ...policy, used: policy.used - units, prefetched: units }
+      return { ...policy, used: policy.used - units, prefetched: (policy.prefetched ?? 0) + units }
     })
     return changed ? { ...answer, policies } : answer
   }

@@ -235,6 +235,10 @@ export class Limiter {
 
   /** Counts without a request. `cost`: of each policy, those that it does not name cost nothing; undefined: as configured. */
   decideByHand(keys: Keys, cost: Cost | undefined): Awaitable<Decided> {
+    // Quota of a busy key is taken ahead for policies that are the same ones from check to check.
+    const isPlain = typeof keys !== 'object' && cost === undefined && !this.#hasKeys
+    const fixed = isPlain ? this.#fixedPolicies() : undefined
+    if (fixed !== undefined) return this.#ask(keys as Key, this.#checkOf(keys as Key, fixed), false)
     return then(this.#checkByHand(keys, undefined), check => this.#ask(check.key, this.#costing(check, cost), false))
   }
 

@@ -20,6 +20,8 @@ const { values } = parseArgs({
     plan: { type: 'string' },
     /** Tells the history of what did not fail, too. */
     history: { type: 'boolean', default: false },
+    /** Tells no more than the seed of what failed. */
+    brief: { type: 'boolean', default: false },
   },
 })
 for (const name of ['seed', 'schedules', 'jobs', 'job'] as const) {
@@ -60,6 +62,7 @@ async function tell(plan: Plan, outcomes: Outcomes): Promise<void> {
   const say = (text: string) => process.stdout.write(`${text}\n`)
   say(`seed ${plan.seed}: ${outcomes.wrong[0]}`)
   say(`again: npm run simulate -- --seed ${plan.seed} --schedules 1`)
+  if (values.brief) return
   const kind = kindOf(outcomes)
   const small = await shrunk(plan, async candidate => kindOf(await run(candidate, redis)) === kind)
   const trace: string[] = []

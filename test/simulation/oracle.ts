@@ -2,7 +2,7 @@
  * The rule over a whole history: no window (t − W, t] of true time holds more units than the limit. What docs/faults.md and
  * docs/how-it-works.md except is excepted here, and nothing else.
  */
-import type { Plan } from './plan.js'
+import type { Plan, Step } from './plan.js'
 
 /** What was admitted or charged, in µs of true time. */
 export interface Unit {
@@ -49,8 +49,15 @@ export class History {
   /** When each replica was killed or closed. */
   readonly #gone = new Map<number, number>()
 
+  /** Whether there is one replica only, from the beginning to the end. */
+  readonly #isAlone: boolean
+
   constructor(plan: Plan) {
     this.#plan = plan
+    const { profile, onStoreError } = plan.settings
+    const count = (act: Step['act']) => plan.steps.filter(step => step.act === act).length
+    const lives = count('kill') + count('close') === 0
+    this.#isAlone = profile === 'network' && onStoreError === 'local' && count('start') === 1 && lives
   }
 
   outage(from: number, to: number, empties: boolean): void {
@@ -141,6 +148,8 @@ export class History {
     if (unit.kind !== 'local') return true
     const { profile, rates } = this.#plan.settings
     const gone = this.#gone.get(unit.replica)
+    // A replica that is alone knows all, as long as it lives.
+    if (this.#isAlone) return true
     // Where only some replicas were cut off, the others do not know what those admitted until they have written it.
     if (profile !== 'outage') return false
     const outage = this.#outages[0]

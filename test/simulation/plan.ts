@@ -21,6 +21,8 @@ export interface Settings {
   /** Longest way of a call, in µs. */
   readonly wayUs: number
   readonly inOrder: boolean
+  /** Whether a client that is alone with its key waits as it was told after a denial. */
+  readonly rests: boolean
   /** How fast the clock of each replica is, by its number. */
   readonly rates: readonly number[]
 }
@@ -143,6 +145,7 @@ function settingsOf(random: Random, profile: Profile): Settings {
     onStoreError: profile === 'outage' || random.isLikely(0.6) ? 'local' : random.pick(['throw', 'allow']),
     wayUs: random.pick([200, 1000, 3000]),
     inOrder: random.isLikely(0.7),
+    rests: random.isLikely(0.5),
     rates: Array.from({ length: replicas }, () => 1 + (isDrifting ? random.int(-4, 4) / 1000 : 0)),
   }
 }
@@ -152,22 +155,36 @@ function keyOf(random: Random, replicas: number): string {
   return random.isLikely(0.75) ? 'shared' : `lone-${random.int(0, replicas - 1)}`
 }
 
-export function isLone(key: string): boolean {
-  return key.startsWith('lone-')
+/** Whether one replica asks about a key. */
+export function isLone(key: string, { rates }: Settings): boolean {
+  return rates.length === 1 || key.startsWith('lone-')
 }
 
-/** Requests in bursts: together about twice what the quota allows, at most so many. */
-function asks(random: Random, { policies, rates, cost }: Settings, from: number, forUs: number): Step[] {
+/**
+ * Requests in bursts: together somewhat less than the quota, or up to three times as much. At any time, or again and again
+ * after about one window, which is when what was admitted before leaves it.
+ */
+function asks(random: Random, settings: Settings, from: number, forUs: number): Step[] {
+  const { policies, rates, cost, precision } = settings
   const { max, windowMs } = policies[0] as PlannedPolicy
-  const windows = forUs / (windowMs * MS)
-  let left = Math.min(max > 100 ? 300 : 160, Math.ceil((max / cost) * windows * random.pick([0.7, 1.5, 3])) + 5)
+  const windowUs = windowMs * MS
+  const isEcho = random.isLikely(0.5)
+  const rounds = isEcho ? Math.max(1, Math.floor(forUs / windowUs)) : 1
+  const most = max > 100 ? 300 : 160
+  const wanted = (max / cost) * (forUs / windowUs) * random.pick([0.7, 1.5, 3]) + 5
+  let left = Math.ceil(Math.min(most, wanted) / rounds)
   const steps: Step[] = []
   while (left > 0) {
     const count = Math.min(left, random.pick([1, 1, 3, 10, 30]))
     const key = keyOf(random, rates.length)
-    const replica = isLone(key) ? Number(key.slice('lone-'.length)) : random.int(0, rates.length - 1)
+    const replica = key.startsWith('lone-') ? Number(key.slice('lone-'.length)) : random.int(0, rates.length - 1)
     const gapUs = random.pick([0, 100, 1000, 3000])
-    steps.push({ at: from + random.int(0, forUs), act: 'ask', replica, key, count, gapUs })
+    const at = from + random.int(0, isEcho ? Math.min(forUs, windowUs) : forUs)
+    for (let round = 0; round < rounds; round++) {
+      const about = round === 0 ? 0 : random.int(-1, 2) * random.int(0, Math.ceil(windowUs * precision) + 1000)
+      const who = round === 0 || key.startsWith('lone-') ? replica : random.int(0, rates.length - 1)
+      steps.push({ at: at + round * windowUs + about, act: 'ask', replica: who, key, count, gapUs })
+    }
     left -= count
   }
   return steps
@@ -176,15 +193,22 @@ function asks(random: Random, { policies, rates, cost }: Settings, from: number,
 /** Refunds, charges, looks and credits. */
 function gives(random: Random, { rates, cost }: Settings, from: number, forUs: number): Step[] {
   const steps: Step[] = []
-  for (let count = random.pick([0, 2, 6]); count > 0; count--) {
+  for (let count = random.pick([0, 2, 6, 12]); count > 0; count--) {
     const at = from + random.int(0, forUs)
     const replica = random.int(0, rates.length - 1)
-    const pick = random.int(0, 20)
+    const pick = random.int(0, random.pick([5, 20, 100]))
     const act = random.pick(['refund', 'refund', 'refund', 'charge', 'status', 'credit'] as const)
-    if (act === 'refund') steps.push({ at, act, replica, pick, cost: random.pick([cost, cost, 1]) })
-    else if (act === 'charge') steps.push({ at, act, replica, pick, cost: random.int(1, 5) })
-    else if (act === 'status') steps.push({ at, act, replica, key: 'shared' })
-    else steps.push({ at, act, replica, key: 'shared', cost: random.int(1, 5) })
+    if (act === 'refund') {
+      steps.push({ at, act, replica, pick, cost: random.pick([cost, cost, 1]) })
+      // Somebody spends at once what was given back.
+      if (random.isLikely(0.5)) {
+        const who = random.int(0, rates.length - 1)
+        steps.push({ at: at + 5 * MS, act: 'ask', replica: who, key: 'shared', count: 3, gapUs: 0 })
+      }
+    }
+    if (act === 'charge') steps.push({ at, act, replica, pick, cost: random.int(1, 5) })
+    if (act === 'status') steps.push({ at, act, replica, key: 'shared' })
+    if (act === 'credit') steps.push({ at, act, replica, key: 'shared', cost: random.int(1, 5) })
   }
   return steps
 }

@@ -15,6 +15,9 @@ const LATE_US = 6000
 /** How long calls that nobody waits for may run after the end: the patience of the return. */
 const DRAIN_US = 3_000_000
 
+/** Steps back that the log takes for entries ahead of the clock: STEP in log.lua. */
+const SMALL_STEP_MS = 100
+
 export interface Outcomes {
   /** What was wrong, in words; empty where all was right. */
   readonly wrong: readonly string[]
@@ -295,9 +298,10 @@ class Run {
     if (!decision.allowed) {
       this.#denials++
       this.#world.tell(() => `${process.name} denies ${key}${isLocal ? ' by itself' : ''}, ${decision.retryAfterMs} ms`)
-      if (profile !== 'calm' || !isLone(key)) return
+      this.#checkWait(key, decision.retryAfterMs)
+      if (profile !== 'calm' || !isLone(key, this.#plan.settings)) return
       this.#history.denied(key, since, this.#now)
-      this.#rest(replica, key, decision.retryAfterMs)
+      if (this.#plan.settings.rests) this.#rest(replica, key, decision.retryAfterMs)
       return
     }
     // Admitted by the call whose answer this is, if it was in that call; else by what the replica had.
@@ -316,6 +320,14 @@ class Run {
     this.#world.tell(() => `${process.name} admits ${key}: ${unit.kind}, as of ${unit.at / 1000}`)
     this.#history.units.push(unit)
     replica.admitted.push({ decision: new LiveDecision(main, decided), units: [unit] })
+  }
+
+  /** Nobody waits longer than the longest window, but for a grant that counts from its end, and small steps of the clock. */
+  #checkWait(key: string, retryAfterMs: number): void {
+    const { policies, precision, profile } = this.#plan.settings
+    const stepMs = profile === 'clocks' ? SMALL_STEP_MS : 0
+    const most = Math.max(...policies.map(({ windowMs }) => windowMs * (1 + precision))) + 1 + stepMs
+    if (retryAfterMs > most) this.#wrong.push(`${key} is to wait ${retryAfterMs} ms at ${this.#now / 1000}`)
   }
 
   /** The replica has decided by itself before it asked the store in vain, or after that. */

@@ -183,7 +183,9 @@ function asks(random: Random, settings: Settings, from: number, forUs: number): 
     for (let round = 0; round < rounds; round++) {
       const about = round === 0 ? 0 : random.int(-1, 2) * random.int(0, Math.ceil(windowUs * precision) + 1000)
       const who = round === 0 || key.startsWith('lone-') ? replica : random.int(0, rates.length - 1)
-      steps.push({ at: at + round * windowUs + about, act: 'ask', replica: who, key, count, gapUs })
+      // All at once meets what was spent over a time.
+      const gap = round === 0 || random.isLikely(0.5) ? gapUs : 0
+      steps.push({ at: at + round * windowUs + about, act: 'ask', replica: who, key, count, gapUs: gap })
     }
     left -= count
   }

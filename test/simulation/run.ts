@@ -301,7 +301,7 @@ class Run {
       this.#checkWait(key, decision.retryAfterMs)
       if (profile !== 'calm' || !isLone(key, this.#plan.settings)) return
       this.#history.denied(key, since, this.#now)
-      if (this.#plan.settings.rests) this.#rest(replica, key, decision.retryAfterMs)
+      if (this.#plan.settings.rests) this.#rest(replica, key, since, decision.retryAfterMs)
       return
     }
     // Admitted by the call whose answer this is, if it was in that call; else by what the replica had.
@@ -337,19 +337,18 @@ class Run {
   }
 
   /** A lone client waits as it was told, and is to be admitted then. */
-  #rest(replica: Replica, key: string, retryAfterMs: number): void {
+  #rest(replica: Replica, key: string, asked: number, retryAfterMs: number): void {
     if (this.#resting.has(key)) return
     this.#resting.add(key)
     const { process, main } = replica
-    const from = this.#now
-    const again = from + Math.ceil(retryAfterMs * 1000 * 1.01) + 2000
+    const again = this.#now + Math.ceil(retryAfterMs * 1000 * 1.01) + 2000
     if (again > this.#plan.endUs) return
     this.#world.arrive(again, process, async () => {
       if (replica.isClosed) return
       const since = this.#now
       const decided = (await main.decide({ key } as unknown as FastifyRequest, false)) as Decided
       this.#resting.delete(key)
-      const isAlone = !this.#history.units.some(unit => unit.key === key && unit.at > from)
+      const isAlone = !this.#history.units.some(unit => unit.key === key && unit.at > asked)
       if (
         isAlone &&
         !decided.decision.allowed &&

@@ -136,11 +136,9 @@ export class History {
     const jumps = this.#jumps.filter(at => at > from && at <= to).length
     const isAcrossBeginning = this.#outages.some(
       outage =>
-        units.some(({ at, kind }) => at <= outage.from || kind !== 'local') &&
-        units.some(({ at, kind }) => at > outage.from && kind === 'local') &&
-        from < outage.from,
+        from < outage.from && units.some(({ at }) => at <= outage.from) && units.some(({ at }) => at > outage.from),
     )
-    return max * (1 + jumps) * (isAcrossBeginning && this.#plan.settings.rates.length > 1 ? BEGINNING : 1)
+    return max * (1 + jumps) * (isAcrossBeginning ? BEGINNING : 1)
   }
 
   /** Whether a unit counts in any window. */

@@ -6,7 +6,14 @@ import type { BrokenModel, ModelInfo } from '../types.js'
 import type { Pool, PooledModel } from '../workers/pool.js'
 import { reasonOf } from '../workers/self-check.js'
 import type { Trials } from '../workers/trials.js'
-import { ChangedMeanwhile, changedInPlace, isUnchanged, type ModelFiles, readModel } from './model-files.js'
+import {
+  assertSameContent,
+  ChangedMeanwhile,
+  changedInPlace,
+  isUnchanged,
+  type ModelFiles,
+  readModel,
+} from './model-files.js'
 import { routingOf } from './model-json.js'
 import { type LoadedModel, tryModel } from './model-loader.js'
 import type { FoundVersion, Scan } from './model-scan.js'
@@ -131,6 +138,12 @@ export class LocalModels implements ModelSource {
     })
     const { info, layout, batcher, pooled } = loaded
     await this.#pool.load(pooled, this.#beside)
+    try {
+      await assertSameContent(files)
+    } catch (error) {
+      await this.#pool.unload(key)
+      throw error
+    }
     scheduler.addModel(key, batcher)
     this.#warn(files, loaded)
     const serving = { key, layout, batcher, scheduler, successor: (asked?: string) => successor(name, asked) }

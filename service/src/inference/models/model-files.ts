@@ -15,12 +15,19 @@ interface Stamp {
   readonly path: string
   readonly size: number
   readonly mtimeMs: number
+  /** Nanoseconds. Writing sets both, and the second one cannot be set back. */
+  readonly times: string
   /** The file itself, whatever its name: another one where a file was replaced. */
   readonly inode: string
 }
 
+/** A stamp, with the SHA-256 of what was read. */
+interface DigestedStamp extends Stamp {
+  readonly digest: string
+}
+
 export interface ModelFiles extends FoundVersion {
-  readonly stamps: readonly Stamp[]
+  readonly stamps: readonly DigestedStamp[]
   /** Of everything that was read. */
   readonly hash: string
   readonly source: SessionSource
@@ -45,14 +52,16 @@ const chunkBytes = 1 << 20
 
 async function stampOf(path: string): Promise<Stamp> {
   try {
-    const { size, mtimeMs, dev, ino } = await stat(path)
-    return { path, size, mtimeMs, inode: `${dev} ${ino}` }
+    const { size, mtimeMs, mtimeNs, ctimeNs, birthtimeNs, dev, ino } = await stat(path, { bigint: true })
+    // A new file may get the inode of one that is gone.
+    const inode = `${dev} ${ino} ${birthtimeNs}`
+    return { path, size: Number(size), mtimeMs: Number(mtimeMs), times: `${mtimeNs} ${ctimeNs}`, inode }
   } catch (error) {
     throw new Error(`${path} ${cannotBeRead(error)}`)
   }
 }
 
-const isSame = (a: Stamp, b: Stamp): boolean => a.size === b.size && a.mtimeMs === b.mtimeMs && a.inode === b.inode
+const isSame = (a: Stamp, b: Stamp): boolean => a.size === b.size && a.times === b.times && a.inode === b.inode
 
 /** Size and time of a file once it has stopped changing. Throws Error where it goes on changing. */
 async function settled(path: string): Promise<Stamp> {
@@ -135,23 +144,51 @@ export async function isUnchanged(found: FoundVersion, known: ModelFiles): Promi
   )
 }
 
-/** Rejects where a file of the model is no longer the one that was read. */
-export async function assertUnchanged({ stamps }: ModelFiles): Promise<void> {
+/** Whether sessions read the files themselves, now and when they are made again. */
+const readsFiles = (source: SessionSource): boolean => !('bytes' in source) || source.folder !== undefined
+
+/** Rejects with ChangedMeanwhile where sessions would read other files than those that were read here. */
+export async function assertUnchanged({ source, stamps }: ModelFiles): Promise<void> {
+  if (!readsFiles(source)) return
   for (const stamp of stamps) {
-    if (!isSame(await stampOf(stamp.path), stamp))
-      throw new ChangedMeanwhile(`${stamp.path} has changed since it was read`)
+    if (!isSame(await stampOf(stamp.path), stamp)) throw new ChangedMeanwhile(stamp.path)
+  }
+}
+
+/**
+ * The same by the bytes: for once sessions are made, which have read the files by themselves. A file that is mapped into
+ * a writer's memory may change before its times do.
+ */
+export async function assertSameContent(files: ModelFiles): Promise<void> {
+  if (!readsFiles(files.source)) return
+  await assertUnchanged(files)
+  for (const { path, digest } of files.stamps) {
+    if ((await digestSettled(path)).digest !== digest) throw new ChangedMeanwhile(path)
   }
 }
 
 /** A file was written while the model was loaded: it is to be read again. */
-export class ChangedMeanwhile extends Error {}
+export class ChangedMeanwhile extends Error {
+  constructor(path: string) {
+    super(`${path} has changed since it was read`)
+  }
+}
 
-/** The first file of a model loaded by path that was written to, and not replaced, since it was read. */
-export async function changedInPlace({ source, stamps }: ModelFiles): Promise<string | undefined> {
-  if ('bytes' in source && source.folder === undefined) return undefined
+/** Stamps of files that were touched and not changed, by the stamp of when they were read. */
+const touched = new WeakMap<DigestedStamp, Stamp>()
+
+/** The first file that sessions read and that was written to, and not replaced, since it was read. */
+export async function changedInPlace({ source, stamps, jsonFile }: ModelFiles): Promise<string | undefined> {
+  if (!readsFiles(source)) return undefined
   for (const stamp of stamps) {
+    if (stamp.path === jsonFile) continue
     const now = await stampOf(stamp.path).catch(() => undefined)
-    if (now !== undefined && now.inode === stamp.inode && !isSame(now, stamp)) return stamp.path
+    if (now === undefined || now.inode !== stamp.inode || isSame(now, touched.get(stamp) ?? stamp)) continue
+    if (now.size !== stamp.size) return stamp.path
+    const read = await digestSettled(stamp.path).catch(() => undefined)
+    if (read === undefined || read.stamp.inode !== stamp.inode) continue
+    if (read.digest !== stamp.digest) return stamp.path
+    touched.set(stamp, read.stamp)
   }
   return undefined
 }
@@ -164,12 +201,12 @@ export async function readModel(found: FoundVersion): Promise<ModelFiles> {
   const path = join(found.folder, 'model.onnx')
   const model = await readSettled(path)
   const onnx = readOnnx(model.bytes)
-  const stamps = [...(text === undefined ? [] : [text.stamp]), model.stamp]
+  const stamps = [...(text === undefined ? [] : [digested(text)]), digested(model)]
   const hash = createHash('sha256').update(`${JSON.stringify(withoutRouting(json))} ${model.digest}`)
   for (const location of onnx.externalFiles) {
-    const { stamp, digest } = await weightsAt(besideModel(found.folder, location))
-    stamps.push(stamp)
-    hash.update(` ${location} ${digest}`)
+    const weights = await weightsAt(besideModel(found.folder, location))
+    stamps.push(digested(weights))
+    hash.update(` ${location} ${weights.digest}`)
   }
   const prepared = prepareModel(model.bytes)
   const graph = readOnnx(prepared.bytes)
@@ -186,6 +223,8 @@ export async function readModel(found: FoundVersion): Promise<ModelFiles> {
     labels: json.labels ?? prepared.labels ?? labelsFromMetadata(onnx.metadata),
   }
 }
+
+const digested = ({ stamp, digest }: Omit<Read, 'bytes'>): DigestedStamp => ({ ...stamp, digest })
 
 /** What sessions and answers depend on: a split may change without anything being loaded again. */
 const withoutRouting = (json: ModelJson): ModelJson =>

@@ -1,4 +1,15 @@
-import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { beginModels } from '../../../../service/src/inference/index.js'
@@ -166,6 +177,41 @@ t.test('a large model, and one with weights beside it, are loaded by their path'
   t.match(await models.reload(), { loaded: ['beside/1'], unchanged: ['large/1'] })
   t.strictSame(models.faults, [])
   t.strictSame(await predict(models.get('beside'), [2]), [{ outputs: { y: [108, 109, 110, 111] } }])
+})
+
+t.test('weights that change between their reading and their loading never serve, not even as an old file', async t => {
+  const weightsOf = (add: number) => {
+    const weights = new ExternalData('weights')
+    return { graph: table(1000, add, weights), bytes: weights.bytes() }
+  }
+  const before = weightsOf(0)
+  const after = weightsOf(100)
+  const dir = modelsFolder(t, { 'm/1/model.onnx': before.graph, 'm/1/weights': before.bytes })
+  const path = join(dir, 'm/1/weights')
+  const { atime, mtime } = statSync(path)
+  // What a writer does that keeps the time of the file, as copies do.
+  const write = (bytes: Uint8Array) => {
+    const file = openSync(path, 'r+')
+    writeSync(file, bytes)
+    closeSync(file)
+    utimesSync(path, atime, mtime)
+  }
+  let tries = 0
+  const info = (_: object, message: string) => {
+    if (message !== 'a model is being tried') return
+    tries++
+    if (tries === 1) write(after.bytes.subarray(0, after.bytes.length / 2))
+    if (tries === 2) write(after.bytes)
+  }
+  const models = beginModels({ dir, workers: 1, log: { ...log, info } })
+  t.teardown(() => models.close())
+  await models.opened
+  t.strictSame(models.broken, [])
+  t.equal(tries, 3)
+  for (const row of [0, 999]) {
+    const outputs = { y: [0, 1, 2, 3].map(each => row * 4 + each + 100) }
+    t.strictSame(await predict(models.get('m'), [row]), [{ outputs }])
+  }
 })
 
 t.test('a reload loads what has changed, and sessions that did not change stay', async t => {

@@ -5,7 +5,7 @@
 #   PROXY_LISTEN        port, or address and port, to listen on
 #   PROXY_RESOLVER      name servers, and the parameters of nginx's `resolver`; those of the system when left out
 #   PROXY_DIR           folder to write to; it holds the bodies of requests that are being received
-#   BODY_LIMIT, REQUEST_TIMEOUT_MS, UPLOAD_TIMEOUT_MS    as the service has them
+#   BODY_LIMIT, REQUEST_TIMEOUT_MS, UPLOAD_TIMEOUT_MS, STREAM_LIMIT, STREAM_STALL_MS    as the service has them
 #
 # An empty variable counts as left out.
 set -eu
@@ -16,8 +16,11 @@ replicas=${REPLICAS:-service:3000}
 body_limit=${BODY_LIMIT:-1048576}
 request_timeout_ms=${REQUEST_TIMEOUT_MS:-5000}
 upload_timeout_ms=${UPLOAD_TIMEOUT_MS:-5000}
+stream_limit=${STREAM_LIMIT:-1073741824}
+stream_stall_ms=${STREAM_STALL_MS:-30000}
 
-for pair in "BODY_LIMIT $body_limit" "REQUEST_TIMEOUT_MS $request_timeout_ms" "UPLOAD_TIMEOUT_MS $upload_timeout_ms"; do
+for pair in "BODY_LIMIT $body_limit" "REQUEST_TIMEOUT_MS $request_timeout_ms" "UPLOAD_TIMEOUT_MS $upload_timeout_ms" \
+  "STREAM_LIMIT $stream_limit" "STREAM_STALL_MS $stream_stall_ms"; do
   case ${pair#* } in
     '' | *[!0-9]* | 0*)
       echo "proxy: ${pair%% *} is '${pair#* }'; it takes an integer, 1 or more" >&2
@@ -81,6 +84,8 @@ sed \
   -e "s|\${REQUEST_TIMEOUT_MS}|$request_timeout_ms|" \
   -e "s|\${READ_TIMEOUT_MS}|$((request_timeout_ms + 400))|" \
   -e "s|\${UPLOAD_TIMEOUT_MS}|$upload_timeout_ms|" \
+  -e "s|\${STREAM_LIMIT}|$stream_limit|" \
+  -e "s|\${STREAM_TIMEOUT_MS}|$((stream_stall_ms + 2000))|" \
   "$here/nginx.conf.template" > "$dir/nginx.conf"
 
 exec nginx -e stderr -p "$dir" -c "$dir/nginx.conf"

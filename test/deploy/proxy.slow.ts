@@ -242,6 +242,38 @@ t.test('what the proxy refuses by itself has the form of the service', { skip: N
   await expect(noRoom, 503, 'PROXY_BUSY')
 })
 
+t.test(
+  'a stream of rows passes, however long it is and however slowly it is worked off',
+  { skip: NO_NGINX },
+  async t => {
+    const replica = await startService(t, { TRUST_PROXY: '127.0.0.1', RATE_LIMIT_MAX: 10_000, BODY_LIMIT: 100_000 })
+    const settings = { BODY_LIMIT: 100_000, STREAM_LIMIT: 20_000_000 }
+    const proxy = await startProxy(t, { REPLICAS: new URL(replica.url).host, ...settings })
+    const stream = (path: string, rows: number, type = 'text/csv', row = '5.1,3.5,1.4,0.2\n') =>
+      fetch(proxy.url + path, {
+        method: 'POST',
+        headers: { 'content-type': type },
+        body: `sepal_length,sepal_width,petal_length,petal_width\n${row.repeat(rows)}`,
+      })
+    // More than sockets hold: the replica is slower than the client.
+    const many = await stream('/v1/models/iris/predict?version=1', 100_000)
+    t.equal(many.status, 200)
+    const lines = (await many.text()).trim().split('\n')
+    t.equal(lines.length, 100_000)
+    t.match(JSON.parse(lines.at(-1) as string), { label: 'setosa' })
+    t.equal((await stream('//v1/models/iris/predict/', 1, 'text/csv; charset=utf-8')).status, 200)
+    // What is no stream keeps the limit of a body.
+    t.equal((await stream('/v1/models/iris/predict', 10_000, 'application/json')).status, 413)
+    t.equal((await stream('/v2/models/iris/infer', 10_000)).status, 413)
+    const tooLong = await stream('/v1/models/iris/predict', 2_000_000)
+    t.match(await tooLong.json(), { status: 413, code: 'BODY_TOO_LARGE', detail: /at most 20000000 bytes/ })
+    const tooMany = await stream('/v1/models/iris/predict', 300_000)
+    t.match(await tooMany.json(), { status: 413, code: 'STREAM_TOO_LARGE', detail: /held back/ })
+    const wrong = await stream('/v1/models/iris/predict', 1000, 'text/csv', '5.1,3.5,1.4,0.2\n'.repeat(3) + 'x\n')
+    t.match((await wrong.text()).trim().split('\n')[3], /"error".*"row":4/)
+  },
+)
+
 t.test('a caller cannot choose its address', { skip: NO_NGINX }, async t => {
   const replica = await startService(t, { TRUST_PROXY: '127.0.0.1', RATE_LIMIT_MAX: 1 })
   const proxy = await startProxy(t, { REPLICAS: new URL(replica.url).host })
@@ -273,6 +305,8 @@ t.test(
     t.match(body, `client_max_body_size ${defaults.bodyLimit};`)
     t.match(body, `proxy_next_upstream_timeout ${defaults.requestTimeoutMs}ms;`)
     t.match(body, `client_body_timeout ${defaults.uploadTimeoutMs}ms;`)
+    t.match(body, `client_max_body_size ${defaults.streamLimit};`)
+    t.match(body, `proxy_send_timeout ${defaults.streamStallMs + 2000}ms;`)
     t.match(await configOf(t, { BODY_LIMIT: '', REQUEST_TIMEOUT_MS: 900 }), /proxy_read_timeout 1300ms;/)
     t.notMatch(body, '${', 'everything is filled in')
     for (const wrong of ['1m', '-1', '0', '1; return 200']) {

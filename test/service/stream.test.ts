@@ -155,6 +155,29 @@ t.test('a client that sends all before it reads gets all', async t => {
   t.equal((await read(await answer)).lines().length, rows)
 })
 
+t.test('an answer that is asked for behind the body begins there, and is not longer than what is held', async t => {
+  const { open, send } = await listening(t)
+  const headers = { 'x-stream-answer': 'after-body' }
+  const { sent, answer } = open(headers)
+  sent.write(csvOf(3))
+  let began = false
+  void answer.then(() => {
+    began = true
+  })
+  // Long after an answer that comes at once is there.
+  t.equal((await send(csvOf(1000))).lines().length, 1000)
+  t.notOk(began)
+  sent.end()
+  t.equal((await read(await answer)).lines().length, 3)
+  const lines = (await send(`${csvOf(3)}x\n`, headers)).lines()
+  t.match(lines[3], { error: { row: 4 } })
+  t.ok((await send(`${csvOf(3)}x\n`, { ...headers, accept: 'text/csv' })).isCut)
+  t.match(JSON.parse((await send(`${HEADER}x\n`, headers)).text), { status: 400, row: 1 })
+  const { status, text } = await send(csvOf(200_000), headers)
+  t.equal(status, 413)
+  t.match(JSON.parse(text), { code: 'STREAM_TOO_LARGE', detail: /held back until all rows were read/ })
+})
+
 t.test('a stream that is too long, or no gzip, is told so', async t => {
   const { send } = await listening(t, { STREAM_LIMIT: 2000 })
   const lines = (await send(csvOf(1000))).text.trim().split('\n')

@@ -5,7 +5,6 @@
  *   body ─ unpack ─ reader ─ chunk ─ charge ─ run ─┐ (several at once)
  *   answer ◀── lines ◀── write, in order ◀─────────┘
  */
-import type { ServerResponse } from 'node:http'
 import { finished, type Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import { createGunzip, type Gunzip } from 'node:zlib'
@@ -15,7 +14,6 @@ import { isPacked } from '../http/body-coding.js'
 import { type Fault, faultOf, Refusal } from '../http/problem.js'
 import { discardRest } from '../http/unread-body.js'
 import { Overloaded } from '../inference/errors.js'
-import { csvHeader, predictionLines, predictionsCsv } from '../inference/tensors/predictions.js'
 import { type RowReader, readerOf } from '../inference/tensors/row-reader.js'
 import type { EncodedRows } from '../inference/tensors/rows.js'
 import { sliceOutputs } from '../inference/tensors/stack.js'
@@ -23,6 +21,7 @@ import type { Model, RunResult } from '../inference/types.js'
 import type { Charges } from '../protection/charges.js'
 import { priorityOf } from '../protection/urgency.js'
 import { callerOfReply } from './caller.js'
+import { type Form, holdsBack, StreamAnswer } from './stream-answer.js'
 
 export interface StreamOptions {
   /** Most bytes of a stream, once unpacked. */
@@ -39,22 +38,13 @@ const CHUNK_ROWS = 256
 const CHUNK_MS = 500
 /** Chunks under way: enough to keep all workers busy while answers are written. */
 const CHUNKS_AT_ONCE = 8
-/** Answers that are held for a client which does not read yet: of one stream, and of all together. In bytes. */
-const HELD_BYTES = 16 * 1024 * 1024
-const ALL_HELD_BYTES = 128 * 1024 * 1024
-const LEAST_HELD_BYTES = 64 * 1024
 /** What is read and thrown away behind an answer that came early, in times `BODY_LIMIT`. */
 const MOST_DISCARDED = 64
 /** How long a client whose stream has failed may go on sending, in milliseconds. */
 const LAST_WORDS_MS = 5000
 
-/** Bytes of answers that all streams hold. */
-let allHeld = 0
-
 /** Whether the content type is one of streams. */
 export const STREAM_TYPES = ['text/csv', 'application/x-ndjson', 'application/ndjson', 'application/jsonl'] as const
-
-type Form = 'csv' | 'ndjson'
 
 /** Answers a stream of rows. Rejects with what is wrong where nothing was answered so far. */
 export function answerStream(
@@ -84,10 +74,9 @@ class StreamFault extends Error {
 class RowStream {
   readonly #request: FastifyRequest
   readonly #reply: FastifyReply
-  readonly #raw: ServerResponse
+  readonly #answer: StreamAnswer
   readonly #model: Model
   readonly #version: string | undefined
-  readonly #to: Form
   readonly #options: StreamOptions
   readonly #reader: RowReader
   readonly #chunkRows: number
@@ -101,11 +90,9 @@ class RowStream {
   #wake: (() => void) | undefined
   #wakeReader: () => void = () => {}
   #failure: StreamFault | undefined
-  #started = false
   #progressAt = performance.now()
   /** True while the stream waits for itself: for a run, or for quota. */
   #busy = false
-  #held = 0
 
   constructor(
     request: FastifyRequest,
@@ -118,10 +105,11 @@ class RowStream {
   ) {
     this.#request = request
     this.#reply = reply
-    this.#raw = reply.raw
+    this.#answer = new StreamAnswer(reply, to, holdsBack(request), () => {
+      this.#progressAt = performance.now()
+    })
     this.#model = model
     this.#version = version
-    this.#to = to
     this.#options = options
     const most = request.caller?.mostRowsOf(model) ?? Number.POSITIVE_INFINITY
     const ms = model.predictedMs?.(CHUNK_ROWS) ?? 0
@@ -138,15 +126,13 @@ class RowStream {
       await this.#written
     } finally {
       clearInterval(watch)
-      this.#release()
       if (body !== this.#request.raw) {
         this.#request.raw.unpipe(body as Gunzip)
         body.destroy()
       }
     }
     if (this.#failure !== undefined) return this.#fail(this.#failure)
-    if (!this.#started) this.#start()
-    this.#raw.end()
+    this.#answer.end()
     return this.#reply
   }
 
@@ -194,7 +180,7 @@ class RowStream {
   }
 
   #isOver(): boolean {
-    return this.#failure !== undefined || this.#raw.destroyed
+    return this.#failure !== undefined || this.#answer.isGone
   }
 
   async #runChunks(): Promise<void> {
@@ -275,61 +261,13 @@ class RowStream {
     try {
       const { ran = this.#model.info, outputs } = await running
       if (this.#isOver()) return
-      if (!this.#started) {
-        this.#start()
-        if (this.#to === 'csv') this.#send(Buffer.from(csvHeader(ran, outputs, rows)))
-      }
-      this.#send(this.#to === 'csv' ? predictionsCsv(ran, outputs, rows) : predictionLines(ran, outputs, rows))
-      this.#progressAt = performance.now()
-      while (this.#raw.writableLength > this.#mostHeld() && !this.#isOver()) await this.#drained()
+      await this.#answer.write(ran, outputs, rows, () => this.#isOver())
     } catch (error) {
       this.#failWith(error, row)
     } finally {
       this.#underWay--
       this.#wake?.()
     }
-  }
-
-  #start(): void {
-    this.#started = true
-    const type = this.#to === 'csv' ? 'text/csv; charset=utf-8' : 'application/x-ndjson; charset=utf-8'
-    this.#reply.header('content-type', type).header('cache-control', 'no-store')
-    this.#reply.hijack()
-    this.#raw.writeHead(200, this.#reply.getHeaders() as Record<string, string>)
-  }
-
-  #send(bytes: Buffer): void {
-    this.#raw.write(bytes, () => {
-      this.#progressAt = performance.now()
-      this.#count()
-    })
-    this.#count()
-  }
-
-  #count(): void {
-    const held = this.#raw.writableLength
-    allHeld += held - this.#held
-    this.#held = held
-  }
-
-  #release(): void {
-    allHeld -= this.#held
-    this.#held = 0
-  }
-
-  #mostHeld(): number {
-    return allHeld > ALL_HELD_BYTES ? LEAST_HELD_BYTES : HELD_BYTES
-  }
-
-  /** Resolves once the client has read, or is gone. */
-  #drained(): Promise<void> {
-    return new Promise(resolve => {
-      const look = setInterval(() => {
-        if (this.#raw.writableLength > this.#mostHeld() / 2 && !this.#isOver()) return
-        clearInterval(look)
-        resolve()
-      }, 20)
-    })
   }
 
   #somethingWritten(): Promise<void> {
@@ -350,15 +288,16 @@ class RowStream {
 
   /** Ends a stream that stands still: neither are rows sent, nor answers read. */
   #look(): void {
-    if (this.#raw.destroyed) {
+    if (this.#answer.isGone) {
       this.#wake?.()
       this.#wakeReader()
       return
     }
     const { streamStallMs } = this.#options
-    const isRunning = this.#underWay > 0 && this.#raw.writableLength === 0
+    const { isUnread } = this.#answer
+    const isRunning = this.#underWay > 0 && !isUnread
     if (this.#busy || isRunning || performance.now() - this.#progressAt < streamStallMs) return
-    const what = this.#raw.writableLength > 0 ? 'its answers were not read' : 'no rows arrived'
+    const what = isUnread ? 'its answers were not read' : 'no rows arrived'
     const detail = `the stream stood still for ${streamStallMs} ms, which is STREAM_STALL_MS: ${what}`
     this.#failWith(new Refusal({ status: 408, code: 'STREAM_STALLED', detail }), this.#rows + 1)
   }
@@ -377,33 +316,20 @@ class RowStream {
 
   /** Tells what went wrong: as any answer does, or in the stream where that has begun. */
   #fail({ fault, row }: StreamFault): FastifyReply {
-    this.#endSoon()
-    if (!this.#started) throw new Refusal({ ...fault, members: { ...fault.members, row } })
-    const { code, detail, retryAfterMs } = fault
-    this.#request.refusedAs = code
-    if (this.#raw.destroyed) return this.#reply
-    // A table has no place for words: that it is cut off is all that can be said, and is said for certain. Who does not
-    // read gets no last words either.
-    if (this.#raw.writableLength > this.#mostHeld()) this.#raw.destroy()
-    else if (this.#to === 'csv') this.#cut()
-    if (this.#raw.destroyed || this.#to === 'csv') return this.#reply
-    const retryAfter = retryAfterMs === undefined ? {} : { retryAfter: Math.max(1, Math.ceil(retryAfterMs / 1000)) }
-    this.#raw.end(`${JSON.stringify({ error: { code, detail, row, ...retryAfter } })}\n`)
+    const hasBegun = this.#answer.begins()
+    this.#endSoon(hasBegun)
+    if (!hasBegun) throw new Refusal({ ...fault, members: { ...fault.members, row } })
+    this.#request.refusedAs = fault.code
+    this.#answer.fail(fault, row)
     return this.#reply
   }
 
-  /** Closes the connection behind what was written, and without the end that a whole answer has. */
-  #cut(): void {
-    const { socket } = this.#request.raw
-    setImmediate(() => socket.end(() => socket.destroy()))
-  }
-
   /** Throws the rest of the body away while the client reads why it was not needed, and closes where it goes on. */
-  #endSoon(): void {
+  #endSoon(hasBegun: boolean): void {
     const { raw } = this.#request
     if (raw.complete) return
     // Before an answer of the usual kind it is done for all routes.
-    if (this.#started) discardRest(raw, MOST_DISCARDED * this.#options.bodyLimit)
+    if (hasBegun) discardRest(raw, MOST_DISCARDED * this.#options.bodyLimit)
     const timer = setTimeout(() => raw.socket.destroy(), Math.min(LAST_WORDS_MS, this.#options.streamStallMs))
     raw.once('close', () => clearTimeout(timer))
   }

@@ -1,6 +1,6 @@
 /** `model.json`: what people say of a model, checked when it is read. Pure. */
 
-import { type BackendJson, backendFault } from '../remote/backend-json.js'
+import { type BackendJson, backendFault, backendFields } from '../remote/backend-json.js'
 import type { Feature, ImageJson, ModelInfo } from '../types.js'
 import {
   nameOfProvider,
@@ -135,6 +135,7 @@ const sessionChecks: Readonly<Record<keyof SessionJson, Check>> = {
   threads: integerFrom(1, 256),
   enableCpuMemArena: truth,
   enableMemPattern: truth,
+  prepacking: truth,
 }
 
 const featureChecks: Readonly<Record<string, Check>> = {
@@ -217,6 +218,14 @@ const checks: Readonly<Record<keyof ModelJson, Check>> = {
     membersFault(value, { version: versionName, share }) ??
     ((value as ShadowJson).version === undefined ? "an object with 'version'" : undefined),
   backend: backendFault,
+}
+
+/** Names of all fields, and of those inside them. */
+export const modelJsonFields: Readonly<Record<'model.json' | 'session' | 'image' | 'backend', readonly string[]>> = {
+  'model.json': Object.keys(checks),
+  session: Object.keys(sessionChecks),
+  image: Object.keys(imageChecks),
+  backend: backendFields,
 }
 
 /** Fields that are nobody's but the trainer's are kept out, and named in `unknown`. Throws Error naming what is wrong. */

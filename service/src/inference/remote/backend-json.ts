@@ -101,6 +101,8 @@ const members: Readonly<Record<keyof BackendJson, { holds: (value: unknown) => b
   },
 }
 
+export const backendFields: readonly string[] = Object.keys(members)
+
 function isSignature(value: unknown): boolean {
   if (!isObject(value)) return false
   const { inputs, outputs, ...more } = value as { inputs?: unknown; outputs?: unknown }

@@ -20,6 +20,11 @@ export interface SessionJson {
   readonly enableCpuMemArena?: boolean
   /** Whether the runtime plans the memory of a run from that of the one before. */
   readonly enableMemPattern?: boolean
+  /**
+   * `false`: weights stay as they are in the file. All sessions of a machine then share those in files beside the model,
+   * and large batches take longer.
+   */
+  readonly prepacking?: boolean
 }
 
 /** The same with what a model always has. */

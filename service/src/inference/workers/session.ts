@@ -57,6 +57,7 @@ function create(
       session: {
         // Waiting threads would burn the cores that serve HTTP.
         intra_op: { allow_spinning: '0' },
+        ...(options.prepacking === false ? { disable_prepacking: '1' } : {}),
         ...('bytes' in source && source.folder !== undefined
           ? { model_external_initializers_file_folder_path: source.folder }
           : {}),

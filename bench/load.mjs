@@ -66,10 +66,13 @@ class Tally {
 /** How many requests have had a name of their own. */
 let named = 0
 
-/** What is sent next: `messages`, one after the other and over and over, or `before` and `after` a name that is new. */
-function sourceOf({ messages, fresh }) {
+/**
+ * What is sent next: `messages`, one after the other and over and over, or `before` and `after` a name that is new.
+ * `encoding`: what makes bytes of a message.
+ */
+function sourceOf({ messages, fresh, encoding = 'utf8' }) {
   if (fresh !== undefined) return () => Buffer.from(`${fresh.before}${named++}${fresh.after}`)
-  const bytes = messages.map(message => Buffer.from(message))
+  const bytes = messages.map(message => Buffer.from(message, encoding))
   let next = 0
   return () => bytes[next++ % bytes.length]
 }

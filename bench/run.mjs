@@ -8,11 +8,13 @@ import { contenders, limiterPart, measurements, scenarios } from './limiter/part
 import { overloadPart, scenarios as surges } from './overload/part.mjs'
 import { startRedis } from './redis.mjs'
 import { refusalsPart } from './refusals/part.mjs'
+import { streamPart, scenarios as streams } from './stream/part.mjs'
 
 const LIMITER = [...Object.keys(scenarios), ...Object.keys(measurements), 'memory']
 const INFERENCE = [...Object.keys(models), 'neighbours']
 const OVERLOAD = [...Object.keys(surges), 'greedy']
-const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, refusals: ['refusals'], overload: OVERLOAD }
+const STREAM = streams.map(name => `stream-${name}`)
+const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, refusals: ['refusals'], stream: STREAM, overload: OVERLOAD }
 const PARTS = Object.keys(SCENARIOS)
 const USAGE = `npm run bench -- [parts] [options]
 
@@ -93,6 +95,10 @@ if (parts.includes('inference')) {
   )
 }
 if (parts.includes('refusals')) results.refusals = await refusalsPart(common, tools)
+if (parts.includes('stream')) {
+  const named = only?.filter(name => STREAM.includes(name)).map(name => name.slice('stream-'.length))
+  results.stream = await streamPart({ ...common, scenarios: named }, tools)
+}
 if (parts.includes('overload')) {
   results.overload = await overloadPart({ ...common, scenarios: only?.filter(name => OVERLOAD.includes(name)) }, tools)
 }

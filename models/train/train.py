@@ -1,6 +1,6 @@
 """Trains the models of this folder on data sets that come with scikit-learn and exports them to ONNX.
 
-    /usr/bin/python3 train.py [digits] [iris] [digits-wide]
+    /usr/bin/python3 train.py [digits] [iris] [digits-picture] [digits-wide]
 
 The epoch to keep is chosen on a part of the training rows; the held-out rows only measure the result.
 """
@@ -40,7 +40,10 @@ LICENSE = "CC BY 4.0"
 
 def main(names):
     torch.set_num_threads(1)
-    recipes = {"digits": train_digits, "iris": train_iris, "digits-wide": train_digits_wide}
+    recipes = {
+        "digits": train_digits, "iris": train_iris,
+        "digits-picture": train_digits_picture, "digits-wide": train_digits_wide,
+    }
     for name in names or recipes:
         random.seed(SEED)
         np.random.seed(SEED)
@@ -103,6 +106,9 @@ def train_digits():
         "(white) to 16 (black), just as scikit-learn's load_digits has them, so that a row of the data set can be "
         "sent as it is; the scaling is part of the model.",
         epochs=60,
+        settings={"image": {
+            "width": 8, "height": 8, "channels": "gray", "invert": True, "scale": 16 / 255, "fit": "fill",
+        }},
     )
 
 
@@ -119,14 +125,19 @@ def train_digits_wide():
     )
 
 
-def train_on_digits(name, network, description, epochs, in_bytes=None, settings=None):
+def split_digits():
+    """Rows to train on, to choose the epoch by, and held out, each with the digits that they are."""
     data = load_digits()
     rows, truth = data.data.astype(np.float32), data.target
     fit_rows, test_rows, fit_truth, test_truth = train_test_split(
         rows, truth, test_size=0.2, stratify=truth, random_state=SEED)
     fit_rows, check_rows, fit_truth, check_truth = train_test_split(
         fit_rows, fit_truth, test_size=0.1, stratify=fit_truth, random_state=SEED)
+    return fit_rows, fit_truth, check_rows, check_truth, test_rows, test_truth
 
+
+def train_on_digits(name, network, description, epochs, in_bytes=None, settings=None):
+    fit_rows, fit_truth, check_rows, check_truth, test_rows, test_truth = split_digits()
     fit(network, fit_rows, fit_truth, check_rows, check_truth, epochs)
     if in_bytes is not None:
         round_to_bytes(dict(network.named_parameters())[in_bytes])
@@ -144,6 +155,76 @@ def train_on_digits(name, network, description, epochs, in_bytes=None, settings=
     tidy(file)
     describe(folder, description, [str(digit) for digit in range(10)], "image", test_rows, test_truth, probabilities,
              DIGITS_SOURCE, settings)
+
+
+# --- digits-picture: the same digits as pictures of 32 x 32 pixels, dark on light, as a camera or a page has them ---
+
+SIDE = 32
+# Of the pixels of the training pictures, 0 (black) to 1 (white).
+MEAN, STD = 0.8, 0.3
+
+
+class Pictures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 12, 5, stride=2, padding=2), nn.ReLU(),
+            nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Dropout(0.2), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 10),
+        )
+
+    def forward(self, image):
+        return self.layers((image / 255.0 - MEAN) / STD)
+
+
+def pictures_of(rows, vary):
+    """Rows of the data set as pictures of whole numbers. `vary`: at another place, size, angle, ink and light."""
+    ink = torch.from_numpy(rows / 16.0).reshape(-1, 1, 8, 8)
+    count = len(ink)
+    spread = (lambda low, high: torch.empty(count).uniform_(low, high)) if vary else (
+        lambda low, high: torch.full((count,), (low + high) / 2))
+    angle, slant = spread(-0.25, 0.25), spread(-0.2, 0.2)
+    width, height = spread(0.95, 1.75), spread(0.95, 1.55)
+    right, down = spread(-0.3, 0.3), spread(-0.25, 0.25)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    place = torch.stack([
+        torch.stack([cos * width, (sin + slant) * width, right], dim=1),
+        torch.stack([-sin * height, cos * height, down], dim=1),
+    ], dim=1)
+    large = nn.functional.interpolate(ink, size=(24, 24), mode="bicubic", align_corners=False).clamp(0, 1)
+    grid = nn.functional.affine_grid(place, (count, 1, SIDE, SIDE), align_corners=False)
+    drawn = nn.functional.grid_sample(large, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    # What a pen leaves has edges.
+    edge, middle = spread(3.0, 9.0), spread(0.3, 0.5)
+    drawn = torch.sigmoid((drawn - middle.view(-1, 1, 1, 1)) * edge.view(-1, 1, 1, 1) * 2)
+    paper, dark = spread(0.8, 1.0).view(-1, 1, 1, 1), spread(0.0, 0.4).view(-1, 1, 1, 1)
+    picture = paper + (dark - paper) * drawn
+    if vary:
+        picture = picture + torch.randn_like(picture) * spread(0.0, 0.05).view(-1, 1, 1, 1)
+    return (picture.clamp(0, 1) * 255).round().numpy().astype(np.float32)
+
+
+def train_digits_picture():
+    fit_rows, fit_truth, check_rows, check_truth, test_rows, test_truth = split_digits()
+    checked, tested = pictures_of(check_rows, vary=True), pictures_of(test_rows, vary=True)
+    network = Pictures()
+    fit(network, fit_rows, fit_truth, checked, check_truth, epochs=60, prepare=lambda rows: pictures_of(rows, vary=True))
+    model = WithProbabilities(network).eval()
+    with torch.no_grad():
+        probabilities = model(torch.from_numpy(tested)).numpy()
+    folder = folder_of("digits-picture")
+    file = folder / "1" / "model.onnx"
+    torch.onnx.export(
+        model, torch.from_numpy(tested[:2]), file, opset_version=OPSET, input_names=["image"],
+        output_names=["probabilities"], dynamic_axes={"image": {0: "batch"}, "probabilities": {0: "batch"}})
+    tidy(file)
+    describe(
+        folder,
+        "A handwritten digit in a picture: dark on light, filling most of it. Send a PNG, JPEG or WebP of any size, or "
+        "32x32 grey pixels, row by row from the top left, each from 0 (black) to 255 (white).",
+        [str(digit) for digit in range(10)], "image", tested, test_truth, probabilities, DIGITS_SOURCE,
+        {"image": {"channels": "gray", "fit": "contain", "scale": 1}}, golden=30)
 
 
 def steps_of(weight):
@@ -181,13 +262,17 @@ def store_in_bytes(file, name):
     onnx.save(model, file)
 
 
-def fit(network, rows, truth, check_rows, check_truth, epochs):
-    """Adam with a falling rate; keeps the weights that were best on the rows kept for checking."""
-    inputs, targets = torch.from_numpy(rows), torch.from_numpy(truth)
+def fit(network, rows, truth, check_rows, check_truth, epochs, prepare=lambda rows: rows):
+    """Adam with a falling rate; keeps the weights that were best on the rows kept for checking.
+
+    `prepare` makes of the rows what the network takes, again for each epoch.
+    """
+    targets = torch.from_numpy(truth)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, best_loss = None, float("inf")
     for _ in range(epochs):
+        inputs = torch.from_numpy(prepare(rows))
         network.train()
         for part in torch.randperm(len(inputs)).split(64):
             optimizer.zero_grad()
@@ -241,7 +326,8 @@ def train_iris():
         folder,
         "The species of an iris from four measurements in centimetres: sepal length (4.3 to 7.9), sepal width (2.0 "
         "to 4.4), petal length (1.0 to 6.9), petal width (0.1 to 2.5).",
-        [str(label) for label in data.target_names], "measurements", test_rows, test_truth, probabilities, IRIS_SOURCE)
+        [str(label) for label in data.target_names], "measurements", test_rows, test_truth, probabilities, IRIS_SOURCE,
+        {"features": ["sepal_length", "sepal_width", "petal_length", "petal_width"]})
 
 
 # --- what all have in common ---
@@ -262,7 +348,8 @@ def tidy(file):
     onnx.save(model, file)
 
 
-def describe(folder, description, labels, input_name, rows, truth, probabilities, source, settings=None):
+def describe(folder, description, labels, input_name, rows, truth, probabilities, source, settings=None,
+             golden=GOLDEN_ROWS):
     predicted = probabilities.argmax(axis=1)
     accuracy = float((predicted == truth).mean())
     write(folder / "model.json", {
@@ -275,7 +362,7 @@ def describe(folder, description, labels, input_name, rows, truth, probabilities
         "source": source,
         "license": LICENSE,
     })
-    chosen = slice(0, GOLDEN_ROWS)
+    chosen = slice(0, golden)
     write(folder / "1" / "golden.json", {
         "description": "Held-out rows and what the framework that trained the model answers to them.",
         "inputs": {input_name: [plain(row) for row in rows[chosen]]},
@@ -288,6 +375,8 @@ def describe(folder, description, labels, input_name, rows, truth, probabilities
 
 def plain(row):
     """Numbers as the data set prints them: 5.1 and not 5.099999904632568."""
+    if np.ndim(row) > 1:
+        return [plain(each) for each in row]
     return [int(value) if float(value).is_integer() else float(repr(round(float(value), 6))) for value in row]
 
 

@@ -1,5 +1,4 @@
 /** The models of the folder that run in workers here. */
-import { inWords } from '../onnx/reasons.js'
 import { elementBytes, elementCount } from '../tensors/datatype.js'
 import { rowLayout, rowShape } from '../tensors/signature.js'
 import type { BrokenModel, ModelInfo } from '../types.js'
@@ -121,7 +120,7 @@ export class LocalModels implements ModelSource {
       }
     } catch (error) {
       const { name, version } = found
-      const broken = { name, version, reason: inWords(reasonOf(error)) }
+      const broken = { name, version, reason: reasonOf(error) }
       this.#options.changed([], [broken])
       return { kind: 'broken', broken }
     }

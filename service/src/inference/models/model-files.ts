@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { join, normalize, sep } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { clip } from '../errors.js'
 import { prepareModel } from '../onnx/edit.js'
 import { type OnnxFile, readOnnx, unservable } from '../onnx/file.js'
 import { labelsFromMetadata } from '../onnx/labels.js'
@@ -51,14 +52,15 @@ const mostModelBytes = 0x7fff_ffff
 const chunkBytes = 1 << 20
 
 async function stampOf(path: string): Promise<Stamp> {
-  try {
-    const { size, mtimeMs, mtimeNs, ctimeNs, birthtimeNs, dev, ino } = await stat(path, { bigint: true })
-    // A new file may get the inode of one that is gone.
-    const inode = `${dev} ${ino} ${birthtimeNs}`
-    return { path, size: Number(size), mtimeMs: Number(mtimeMs), times: `${mtimeNs} ${ctimeNs}`, inode }
-  } catch (error) {
+  const found = await stat(path, { bigint: true }).catch(error => {
     throw new Error(`${path} ${cannotBeRead(error)}`)
-  }
+  })
+  // To open a pipe may take for ever.
+  if (!found.isFile() && !found.isDirectory()) throw new Error(`${path} is a device or a pipe, not a file`)
+  const { size, mtimeMs, mtimeNs, ctimeNs, birthtimeNs, dev, ino } = found
+  // A new file may get the inode of one that is gone.
+  const inode = `${dev} ${ino} ${birthtimeNs}`
+  return { path, size: Number(size), mtimeMs: Number(mtimeMs), times: `${mtimeNs} ${ctimeNs}`, inode }
 }
 
 const isSame = (a: Stamp, b: Stamp): boolean => a.size === b.size && a.times === b.times && a.inode === b.inode
@@ -254,8 +256,9 @@ function sourceOf(
 /** A model names its weights' files itself: they stay in its folder. */
 function besideModel(folder: string, location: string): string {
   const path = normalize(join(folder, location))
+  if (location.includes('\0')) throw new Error('its weights are in a file whose name has a byte 0')
   if (location === '' || !path.startsWith(normalize(folder) + sep)) {
-    throw new Error(`its weights are in '${location}', outside of its folder`)
+    throw new Error(`its weights are in '${clip(location)}', outside of its folder`)
   }
   return path
 }

@@ -232,7 +232,8 @@ export const modelJsonFields: Readonly<Record<'model.json' | 'session' | 'image'
 export function parseModelJson(source: string): { json: ModelJson; unknown: readonly string[] } {
   let parsed: unknown
   try {
-    parsed = JSON.parse(source)
+    // Editors of Windows begin a file with a mark.
+    parsed = JSON.parse(source.replace(/^\ufeff/, ''))
   } catch (error) {
     throw new Error(`model.json is not JSON: ${(error as Error).message}`)
   }

@@ -57,6 +57,7 @@ export function cannotBeRead(error: unknown): string {
     EPERM: 'cannot be read: permission denied',
     EIO: 'cannot be read: the device or network volume fails (EIO)',
     ELOOP: 'cannot be read: its links lead in a circle',
+    ENAMETOOLONG: 'does not exist: its name is too long',
     ESTALE: 'cannot be read: the network volume has lost it (ESTALE)',
   }
   return why[code ?? ''] ?? `cannot be read: ${code ?? message}`
@@ -132,7 +133,8 @@ class Scanner implements Scan {
     const file = join(folder, 'model.onnx')
     const kind = await kindOf(folder)
     if (kind !== 'folder') return false
-    const hasModel = (await kindOf(file)) === 'file'
+    const what = await kindOf(file)
+    const hasModel = what === 'file'
     if (isNumber && hasModel) return true
     if (hasModel) this.odd.push(`${folder} does not serve: a version is a whole number from 1, without zeros before it`)
     else if (isNumber) {
@@ -140,7 +142,9 @@ class Scanner implements Scan {
       if (other !== undefined) {
         const why = other.endsWith('.ort')
           ? 'models in the ORT format are not served, ONNX is'
-          : 'its name must be model.onnx'
+          : other !== 'model.onnx'
+            ? 'its name must be model.onnx'
+            : `it is ${what === 'folder' ? 'a folder' : 'a device or a pipe'}, not a file`
         this.odd.push(`${join(folder, other)} does not serve: ${why}`)
       }
     }

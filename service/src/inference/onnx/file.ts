@@ -29,11 +29,34 @@ export function readOnnx(bytes: Uint8Array): OnnxFile {
   try {
     return read(bytes)
   } catch (error) {
-    if (String.fromCharCode(...bytes.subarray(4, 8)) === 'ORTM') {
-      throw new Error('is in the ORT format (.ort), which is not served: keep the ONNX file that it was made from')
-    }
-    throw new Error(`is not an ONNX model (${(error as Error).message})`)
+    throw new Error(otherThanOnnx(bytes) ?? `is not an ONNX model, or only a part of one (${(error as Error).message})`)
   }
+}
+
+/** What people take for an ONNX model, by the letters at a place near its beginning. */
+const others: readonly (readonly [place: number, letters: string, what: string])[] = [
+  [4, 'ORTM', 'is in the ORT format (.ort), which is not served: keep the ONNX file that it was made from'],
+  [
+    0,
+    'version https://git-lfs',
+    'is a pointer of Git LFS and not the model itself: `git lfs pull` brings it, where the repository was cloned',
+  ],
+  [0, '<', 'is a web page and not a model: the download went wrong'],
+  [
+    0,
+    'PK\x03\x04',
+    'is a ZIP archive: unpack it, or export the model to ONNX if it is one of PyTorch (.pt) or Keras (.keras)',
+  ],
+  [0, '\x1f\x8b', 'is packed by gzip: unpack it'],
+  [0, '\x89HDF', 'is a model of Keras in HDF5 (.h5): convert it to ONNX with tf2onnx'],
+  [4, 'TFL3', 'is a model of TensorFlow Lite: convert it to ONNX with tf2onnx'],
+  [0, '\x80\x02', 'is a pickle of Python: export the model to ONNX'],
+  [0, '\x80\x04', 'is a pickle of Python: export the model to ONNX'],
+]
+
+function otherThanOnnx(bytes: Uint8Array): string | undefined {
+  const start = String.fromCharCode(...bytes.subarray(0, 64))
+  return others.find(([place, letters]) => start.startsWith(letters, place))?.[2]
 }
 
 function read(bytes: Uint8Array): OnnxFile {
@@ -203,6 +226,7 @@ const unserved: Readonly<Record<number, string>> = {
  * carry, but of the outputs one is enough: the others are left out.
  */
 export function unservable({ inputs, outputs }: Pick<OnnxFile, 'inputs' | 'outputs'>): string | undefined {
+  if (outputs.length === 0) return 'the model has no outputs'
   const refused = inputs.map(value => refusalOf(value, 'input')).find(refusal => refusal !== undefined)
   if (refused !== undefined) return refused
   const refusals = outputs.map(value => refusalOf(value, 'output'))
@@ -210,6 +234,8 @@ export function unservable({ inputs, outputs }: Pick<OnnxFile, 'inputs' | 'outpu
 }
 
 function refusalOf({ kind, name, elementType }: GraphValue, what: string): string | undefined {
+  // No property of an object: neither requests nor the runtime for Node can carry it.
+  if (name === '__proto__') return `${what} '__proto__' has a name that JavaScript does not allow: give it another one`
   if (kind !== 'tensor') return `${what} '${name}' is a ${kind}; only tensors can be served`
   const type = unserved[elementType]
   return type === undefined ? undefined : `${what} '${name}' is ${type}, which the runtime for Node cannot carry`

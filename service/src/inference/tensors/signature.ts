@@ -34,8 +34,8 @@ export function signatureOf(
 }
 
 /** Whether a value of the runtime is a tensor of a datatype that is served. A model may have other outputs besides. */
-export const isServed = ({ isTensor, type }: OrtValueMetadata): boolean =>
-  isTensor && fromOrtType(type ?? '') !== undefined
+export const isServed = ({ name, isTensor, type }: OrtValueMetadata): boolean =>
+  isTensor && fromOrtType(type ?? '') !== undefined && name !== '__proto__'
 
 function specOf(kind: 'input' | 'output', value: OrtValueMetadata, unknownRanks: UnknownRanks): TensorSpec {
   if (!value.isTensor) throw new Error(`${kind} '${value.name}' is not a tensor (a sequence, map or optional)`)

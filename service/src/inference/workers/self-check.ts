@@ -3,6 +3,7 @@
  * how many are worth it. Pure: the run is given.
  */
 
+import { inWords } from '../onnx/reasons.js'
 import { allocate, elementCount, isFloat } from '../tensors/datatype.js'
 import { fromFloat16Bits, toFloat16Bits } from '../tensors/float16.js'
 import { sampleBody } from '../tensors/request-schema.js'
@@ -187,10 +188,10 @@ const mostStacked = (row: NamedTensors): number => {
   return Math.max(1, Math.floor(mostBatchValues / Math.max(1, values)))
 }
 
-/** The runtime's words, cut to what a person reads. */
+/** What the runtime says, in words, cut to what a person reads. */
 export function reasonOf(error: unknown): string {
   const { detail, message } = error as { detail?: string; message?: string }
-  return (detail ?? message ?? String(error)).slice(0, 500)
+  return inWords(detail ?? message ?? String(error)).slice(0, 500)
 }
 
 /** Rows in the comparison: enough that sorting, padding or summing over them shows. */

@@ -18,6 +18,8 @@ import { modelsFolder, openFolder, predict, until, writeModels } from '../../../
 import { endless, identity, perceptron, table } from '../../../support/onnx-models.js'
 
 t.setTimeout(300_000)
+// Much of it is waiting: for a trial that never ends, for the next look at the files.
+t.jobs = 4
 
 const log = { info() {}, warn() {}, error() {} }
 

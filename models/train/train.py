@@ -224,7 +224,7 @@ def train_digits_picture():
         "A handwritten digit in a picture: dark on light, filling most of it. Send a PNG, JPEG or WebP of any size, or "
         "32x32 grey pixels, row by row from the top left, each from 0 (black) to 255 (white).",
         [str(digit) for digit in range(10)], "image", tested, test_truth, probabilities, DIGITS_SOURCE,
-        {"image": {"channels": "gray", "fit": "contain", "scale": 1}}, golden=30)
+        {"image": {"channels": "gray", "fit": "fill", "scale": 1}}, golden=30)
 
 
 def steps_of(weight):

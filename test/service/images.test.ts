@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import sharp from 'sharp'
 import t from 'tap'
 import { buildService } from '../support/build.js'
@@ -34,4 +35,31 @@ t.test('digits takes a picture as the body, and several in base64', async t => {
   t.match((await predict({ model: 'digits', images: base64, features })).json(), { detail: /exclude each other/ })
   const wrong = await ask({ method: 'POST', url, payload: 'text', headers: { 'content-type': 'image/png' } })
   t.match(wrong.json(), { status: 400, code: 'INFERENCE_INVALID_INPUT', detail: /is no picture/ })
+})
+
+t.test('digits-picture reads pictures as people have them: of any size, in any of the formats', async t => {
+  const { ask, predict } = await buildService(t, { RATE_LIMIT_MAX: 1000 })
+  const golden = JSON.parse(
+    readFileSync(new URL('../../models/digits-picture/1/golden.json', import.meta.url), 'utf8'),
+  ) as { inputs: { image: number[][][][] }; labels: string[] }
+  const send = async (payload: Buffer, format: string) => {
+    const headers = { 'content-type': `image/${format}` }
+    const answer = await ask({ method: 'POST', url: '/v1/models/digits-picture/predict', payload, headers })
+    t.equal(answer.statusCode, 200)
+    return answer.json().predictions[0]
+  }
+  let agreed = 0
+  for (const [i, rows] of golden.inputs.image.slice(0, 10).entries()) {
+    const drawn = () => sharp(Buffer.from(rows.flat(2)), { raw: { width: 32, height: 32, channels: 1 } })
+    const wanted = (await predict({ model: 'digits-picture', features: rows })).json().predictions[0]
+    t.strictSame(await send(await drawn().png().toBuffer(), 'png'), wanted, 'the very pixels')
+    const large = drawn().resize(640, 480, { fit: 'fill' })
+    const labels = [
+      await send(await large.clone().jpeg().toBuffer(), 'jpeg'),
+      await send(await large.clone().webp().toBuffer(), 'webp'),
+    ].map(({ label }) => label)
+    t.equal(wanted.label, golden.labels[i])
+    if (labels.every(label => label === wanted.label)) agreed++
+  }
+  t.ok(agreed >= 9, `${agreed} of 10 large ones have the same label`)
 })

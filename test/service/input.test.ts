@@ -71,7 +71,7 @@ const BAD: readonly Bad[] = [
     what: 'no model',
     body: { features: row(4) },
     code: 'INFERENCE_MODEL_REQUIRED',
-    detail: /digits, digits-wide, iris/,
+    detail: /digits, digits-picture, digits-wide, iris/,
   },
   {
     what: '10 MB',
@@ -175,7 +175,7 @@ t.test('another method gets 405 with what the URL takes, an unknown URL 404 with
   t.match(unknown.json(), { code: 'NOT_FOUND', routes: ['POST /v1/predict'] })
   const model = await ask('/v1/models/rose')
   t.equal(model.statusCode, 404)
-  t.strictSame(model.json().available, ['digits', 'digits-wide', 'iris'])
+  t.strictSame(model.json().available, ['digits', 'digits-picture', 'digits-wide', 'iris'])
   t.match((await ask('/v1/models/%zz')).json(), { status: 400, code: 'INVALID_URL' })
   t.match((await ask(`/v1/models/${'a'.repeat(200)}`)).json(), { status: 414, code: 'URL_TOO_LONG' })
 })

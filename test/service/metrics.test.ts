@@ -68,7 +68,7 @@ t.test('every counter is there with 0 before anything has happened, so that its 
       is0(`rate_limit_decisions_total{plan="free",policy="${policy}",outcome="${outcome}"}`)
     }
   }
-  for (const model of ['digits', 'digits-wide', 'iris'])
+  for (const model of ['digits', 'digits-picture', 'digits-wide', 'iris'])
     is0(`inference_batches_failed_total{model="${model}",version="1"}`)
   is0('inference_workers_lost_total')
   for (const reason of ['timeout', 'unavailable']) is0(`rate_limit_store_errors_total{reason="${reason}"}`)

@@ -2,8 +2,11 @@ import { type ClientRequest, type IncomingMessage, request } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import type { Models } from '../../service/src/inference/types.js'
 import { buildService } from '../support/build.js'
 import { onePlan } from '../support/limits-file.js'
+import { floats, model, node } from '../support/onnx-builder.js'
+import { openFolder } from '../support/onnx-folder.js'
 
 t.setTimeout(300_000)
 
@@ -13,8 +16,8 @@ const rowOf = (i: number): readonly number[] => [5 + (i % 7) / 10, 3 + (i % 5) /
 const csvOf = (rows: number): string =>
   HEADER + Array.from({ length: rows }, (_, i) => `${rowOf(i).join(',')}\n`).join('')
 
-async function listening(t: Test, settings: Record<string, string | number> = {}) {
-  const service = await buildService(t, { RATE_LIMIT_MAX: 10_000, ...settings })
+async function listening(t: Test, settings: Record<string, string | number> = {}, models?: Models) {
+  const service = await buildService(t, { RATE_LIMIT_MAX: 10_000, ...settings }, models)
   await service.app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = service.app.server.address() as { port: number }
   /** A stream to the model: what is written to `sent`, and what came back. */
@@ -57,6 +60,15 @@ async function read(answer: IncomingMessage) {
         .map(line => JSON.parse(line)),
   }
 }
+
+/** y = x, so many times. */
+const wide = (width: number) =>
+  model({
+    nodes: [node('MatMul', ['x', 'ones'], ['y'])],
+    inputs: [{ name: 'x', type: 1, shape: ['batch', 1] }],
+    outputs: [{ name: 'y', type: 1, shape: ['batch', width] }],
+    initializers: [floats('ones', new Float32Array(width).fill(1), [1, width])],
+  })
 
 const nothing = (sent: ClientRequest) => sent.on('error', () => {})
 
@@ -173,7 +185,10 @@ t.test('an answer that is asked for behind the body begins there, and is not lon
   t.match(lines[3], { error: { row: 4 } })
   t.ok((await send(`${csvOf(3)}x\n`, { ...headers, accept: 'text/csv' })).isCut)
   t.match(JSON.parse((await send(`${HEADER}x\n`, headers)).text), { status: 400, row: 1 })
-  const { status, text } = await send(csvOf(200_000), headers)
+  // Each row is answered with 15 kB.
+  const { models } = await openFolder(t, { 'wide/1/model.onnx': wide(2500) })
+  const { send: sendWide } = await listening(t, {}, models)
+  const { status, text } = await sendWide(`x\n${'0.123\n'.repeat(2000)}`, headers, 'wide')
   t.equal(status, 413)
   t.match(JSON.parse(text), { code: 'STREAM_TOO_LARGE', detail: /held back until all rows were read/ })
 })

@@ -29,7 +29,11 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
   [409, 'NO_MODELS', 'A reload found nothing to serve; what was loaded goes on serving'],
   [413, 'BODY_TOO_LARGE', 'The body is longer than `BODY_LIMIT`'],
   [413, 'UNPACKED_BODY_TOO_LARGE', 'A packed body is longer than `UNPACKED_BODY_LIMIT` once unpacked'],
-  [413, 'STREAM_TOO_LARGE', 'A stream of rows is longer than `STREAM_LIMIT`'],
+  [
+    413,
+    'STREAM_TOO_LARGE',
+    'A stream of rows is longer than `STREAM_LIMIT`, or its answers are longer than what is held for `x-stream-answer: after-body`',
+  ],
   [413, 'TOO_MANY_ROWS', 'More rows than the plan ever admits at once; send fewer'],
   [414, 'URL_TOO_LONG', 'A part of the path is too long'],
   [415, 'UNSUPPORTED_MEDIA_TYPE', 'The body is not said to be of a type that the route takes'],

@@ -35,28 +35,27 @@ export function readOnnx(bytes: Uint8Array): OnnxFile {
 
 /** What people take for an ONNX model, by the letters at a place near its beginning. */
 const others: readonly (readonly [place: number, letters: string, what: string])[] = [
-  [4, 'ORTM', 'is in the ORT format (.ort), which is not served: keep the ONNX file that it was made from'],
-  [
-    0,
-    'version https://git-lfs',
-    'is a pointer of Git LFS and not the model itself: `git lfs pull` brings it, where the repository was cloned',
-  ],
-  [0, '<', 'is a web page and not a model: the download went wrong'],
+  [0, 'version https://git-lfs', 'a pointer of Git LFS: run `git lfs pull` where the repository was cloned'],
+  [0, '<', 'a web page: the download went wrong'],
   [
     0,
     'PK\x03\x04',
-    'is a ZIP archive: unpack it, or export the model to ONNX if it is one of PyTorch (.pt) or Keras (.keras)',
+    'a ZIP archive: unpack it, or export the model to ONNX if it is one of PyTorch (.pt) or Keras (.keras)',
   ],
-  [0, '\x1f\x8b', 'is packed by gzip: unpack it'],
-  [0, '\x89HDF', 'is a model of Keras in HDF5 (.h5): convert it to ONNX with tf2onnx'],
-  [4, 'TFL3', 'is a model of TensorFlow Lite: convert it to ONNX with tf2onnx'],
-  [0, '\x80\x02', 'is a pickle of Python: export the model to ONNX'],
-  [0, '\x80\x04', 'is a pickle of Python: export the model to ONNX'],
+  [0, '\x1f\x8b', 'packed by gzip: unpack it'],
+  [0, '\x89HDF', 'a model of Keras in HDF5 (.h5): convert it to ONNX with tf2onnx'],
+  [4, 'TFL3', 'a model of TensorFlow Lite: convert it to ONNX with tf2onnx'],
+  [0, '\x80\x02', 'a pickle of Python: export the model to ONNX'],
+  [0, '\x80\x04', 'a pickle of Python: export the model to ONNX'],
 ]
 
 function otherThanOnnx(bytes: Uint8Array): string | undefined {
   const start = String.fromCharCode(...bytes.subarray(0, 64))
-  return others.find(([place, letters]) => start.startsWith(letters, place))?.[2]
+  if (start.startsWith('ORTM', 4)) {
+    return 'is in the ORT format (.ort), which is not served: keep the ONNX file that it was made from'
+  }
+  const what = others.find(([place, letters]) => start.startsWith(letters, place))?.[2]
+  return what && `is not an ONNX model but ${what}`
 }
 
 function read(bytes: Uint8Array): OnnxFile {

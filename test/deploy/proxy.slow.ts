@@ -269,7 +269,7 @@ t.test(
     t.match(await tooLong.json(), { status: 413, code: 'BODY_TOO_LARGE', detail: /at most 20000000 bytes/ })
     const tooMany = await stream('/v1/models/iris/predict', 300_000)
     t.match(await tooMany.json(), { status: 413, code: 'STREAM_TOO_LARGE', detail: /held back/ })
-    const wrong = await stream('/v1/models/iris/predict', 1000, 'text/csv', '5.1,3.5,1.4,0.2\n'.repeat(3) + 'x\n')
+    const wrong = await stream('/v1/models/iris/predict', 1000, 'text/csv', `${'5.1,3.5,1.4,0.2\n'.repeat(3)}x\n`)
     t.match((await wrong.text()).trim().split('\n')[3], /"error".*"row":4/)
   },
 )

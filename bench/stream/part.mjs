@@ -47,7 +47,10 @@ export async function streamPart(options, { load, print, progress }) {
   const chosen = options.scenarios ?? scenarios
   const dir = mkdtempSync(join(tmpdir(), 'bench-stream-'))
   const limits = join(dir, 'limits.json')
-  const policies = [{ name: 'rows', unit: 'rows', limit: QUOTA, window: '1 hour' }]
+  const policies = [
+    { name: 'requests', limit: QUOTA, window: '1 hour' },
+    { name: 'rows', unit: 'rows', limit: QUOTA, window: '1 hour' },
+  ]
   writeFileSync(limits, JSON.stringify({ anonymous: 'plan', plans: { plan: { policies } }, keys: [] }))
   process.env.BENCH_SETTINGS = JSON.stringify({ LIMITS_FILE: limits })
   const server = await startChild(new URL('../inference/service.mjs', import.meta.url), [MODELS, '', '0'])
@@ -129,7 +132,7 @@ class Bench {
   async #takeTurns(title, rounds, names, measure) {
     const taken = []
     for (let round = 0; round <= rounds; round++) {
-      const own = {}
+      const own = Object.fromEntries(names.map(name => [name, undefined]))
       for (let turn = 0; turn < names.length; turn++) {
         const name = names[(turn + round) % names.length]
         own[name] = await measure(name)
@@ -196,7 +199,7 @@ class Bench {
   async #checkQuota(model) {
     const response = await fetch(`http://127.0.0.1:${this.#server.ready.port}/v1/limits`)
     const { policies } = await response.json()
-    const used = QUOTA - policies[0].remaining
+    const used = QUOTA - policies.find(({ name }) => name === 'rows').remaining
     if (used !== this.#sent) this.#fault(`${model}: ${used} rows were charged, and ${this.#sent} were sent`)
   }
 

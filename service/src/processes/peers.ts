@@ -1,4 +1,5 @@
 /** One of several processes that serve: its way to the first process, and through that to all others. */
+import cluster from 'node:cluster'
 import type { Answers, FromFirst, OneAnswer, Question, ToFirst } from './messages.js'
 
 /** Set for each process that serves: its place, and how many there are, such as `0/2`. */
@@ -29,12 +30,15 @@ export class Peers {
 
   /** Begins to listen to the first process. */
   constructor() {
+    // Else it would exit at once when the first process ends, in the middle of a run.
+    if (cluster.worker !== undefined) cluster.worker.exitedAfterDisconnect = true
     process.on('message', message => this.#hear(message as FromFirst))
     process.on('disconnect', () => {
       const error = new Error('the first process has ended')
       for (const { reject } of this.#waiting.values()) reject(error)
       this.#waiting.clear()
-      this.#end?.('the first process has ended')
+      if (this.#end === undefined) process.exit(1)
+      this.#end('the first process has ended')
     })
   }
 

@@ -52,7 +52,8 @@ const described = new Map<string, Answered>()
 
 const thread = parentPort
 const post: (message: FromWorker, moved: ArrayBuffer[]) => void =
-  thread === null ? message => process.send?.(message) : postFromThread(workerData)
+  // A service that has ended hears nothing more, and that is no error of its worker.
+  thread === null ? message => process.send?.(message, undefined, undefined, () => {}) : postFromThread(workerData)
 
 function postFromThread({ answers, sent }: FromThread): typeof post {
   return (message, moved) => {

@@ -33,8 +33,9 @@ import { collectRoutes, documentRoutes } from './openapi/index.js'
 import { type Ops, openOps } from './ops.js'
 import { countRequests, Stats } from './playground/stats.js'
 import type { Peers } from './processes/peers.js'
+import type { EarlyRefusals } from './protection/early.js'
 import { limitGuesses } from './protection/guesses.js'
-import { type Limits, registerLimits } from './protection/limits.js'
+import { type Limits, type LimitsParts, registerLimits } from './protection/limits.js'
 import { adminRoutes, reload } from './routes/admin.js'
 import { eventRoutes } from './routes/events.js'
 import { healthRoutes, isServing, type Readiness, readinessOfAll } from './routes/health.js'
@@ -55,6 +56,8 @@ export interface Dependencies {
   openModels(log: FastifyBaseLogger, onEvent: (event: InferenceEvent) => void): Promise<Models>
   /** The other processes of the service; undefined where this is the only one. */
   readonly peers?: Peers | undefined
+  /** Whether the code of requests is still being warmed up, so that the service is not ready yet. */
+  readonly isWarming?: () => boolean
 }
 
 export interface Service {
@@ -95,8 +98,9 @@ export async function buildApp(config: Config, dependencies: Dependencies): Prom
   }
 }
 
-async function furnish({ app, malformed }: Server, config: Config, dependencies: Dependencies): Promise<Service> {
-  const { peers } = dependencies
+async function furnish(server: Server, config: Config, dependencies: Dependencies): Promise<Service> {
+  const { app, malformed } = server
+  const { peers, isWarming = () => false } = dependencies
   let stopBy: number | undefined
   const isStopping = () => stopBy !== undefined
   // Both take their time; neither waits for the other.
@@ -123,51 +127,20 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
   const keys = await openKeys(app, config, peers)
   const usage = openUsage(app, config, keys, () => opening.then(models => models.close(), nothing))
   const models = await opening
-  const front = usesFront(config) ? new Front(app, malformed, frontOptions(config), { metrics, stats }) : undefined
-
-  app.addHook('onSend', (request, reply, _payload, done) => {
-    // Else a connection that is busy when the server closes stays open, idle, until its client goes.
-    if (isStopping()) reply.header('connection', 'close')
-    // Fastify closes behind every body that it refuses. There may be requests behind it that have been taken.
-    else if (reply.statusCode >= 400) {
-      reply.removeHeader('connection')
-      front?.refused(request)
-    }
-    if (isUnread(request.raw)) discardRest(request.raw, MOST_DISCARDED * config.bodyLimit)
-    done()
-  })
-  app.decorate('overloadStatus', config.overloadStatus)
-  app.decorateRequest('refusedAs', null)
-  app.setErrorHandler(sendErrorInForm)
-  const plain = new PlainBodyReader()
-  acceptJsonOnly(app, { readPlain: body => plain.read(body), read: readJsonText }, config.unpackedBodyLimit)
-  // Schemas of answers are for the OpenAPI document.
-  app.setSerializerCompiler(() => data => JSON.stringify(data))
+  const meters = { metrics, stats }
+  const front = readRequests(server, config, meters, isStopping)
   if (config.corsOrigins.length > 0) {
     await allowOrigins(app, config.corsOrigins, () => {
       throw new Refusal(unknownUrl(app))
     })
   }
   if (config.docs) await collectRoutes(app)
-  if (config.events) countRequests(app, stats)
-  if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
-  const { limits, early } = await registerLimits(app, config, models, metrics, {
+  rememberRoutes(app)
+  const ops = openOps(app, malformed)
+  const { limits, early } = await answerPredictions(app, config, models, meters, {
     keyring: keys.keyring,
     usage: usage?.meter,
     counts: config.redis === undefined ? peers?.counts : undefined,
-  })
-
-  const ops = openOps(app, malformed)
-
-  rememberRoutes(app)
-  const { requestTimeoutMs, bodyLimit, adminToken, streamLimit, streamStallMs, imagePixelLimit } = config
-  await app.register(predictRoutes, {
-    models,
-    requestTimeoutMs,
-    bodyLimit,
-    streamLimit,
-    streamStallMs,
-    imagePixelLimit,
   })
   await app.register(modelRoutes, { models })
   await app.register(limitRoutes, { limits })
@@ -176,11 +149,13 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
     storeAnswers:
       redis === undefined ? undefined : async () => !limits.storeLost && (await redis.redisAnswers(app.redis)),
     isStopping,
+    isWarming,
     keys,
     peers,
   })
   const unpackedLimit = config.unpackedBodyLimit
   peers?.answer('reload', () => reload(models, limits))
+  const { requestTimeoutMs, adminToken } = config
   const onRequest = adminToken === undefined ? undefined : adminOnly(adminToken, limitGuesses(app, 'admin-guesses'))
   const othersReady = peers && (async () => isServing(readinessOfAll(await peers.ask<Readiness>('ready'))))
   peers?.answer<LoadedModel>('load', ({ name, loaded }) => models.setLoaded?.(name, loaded))
@@ -190,7 +165,8 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
     (async (name: string, loaded: boolean) => {
       await peers.ask('load', { name, loaded })
     })
-  const v2 = { models, requestTimeoutMs, isStopping, unpackedLimit, adminOnly: onRequest, othersReady, setLoadedInAll }
+  const isUnready = () => isStopping() || isWarming()
+  const v2 = { models, requestTimeoutMs, isUnready, unpackedLimit, adminOnly: onRequest, othersReady, setLoadedInAll }
   await app.register(v2Routes, v2)
   if (onRequest !== undefined) {
     await app.register(adminRoutes, { models, limits, onRequest, peers })
@@ -221,6 +197,71 @@ async function furnish({ app, malformed }: Server, config: Config, dependencies:
       stopBy ??= performance.now() + config.stopTimeoutMs
     },
   }
+}
+
+/** What counts requests, for those who watch the service. */
+interface Meters {
+  readonly metrics: Metrics | undefined
+  readonly stats: Stats
+}
+
+/** How requests are read, and how errors are answered. */
+function readRequests(
+  { app, malformed }: Server,
+  config: Config,
+  meters: Meters,
+  isStopping: () => boolean,
+): Front | undefined {
+  const front = usesFront(config) ? new Front(app, malformed, frontOptions(config), meters) : undefined
+
+  app.addHook('onSend', (request, reply, _payload, done) => {
+    // Else a connection that is busy when the server closes stays open, idle, until its client goes.
+    if (isStopping()) reply.header('connection', 'close')
+    // Fastify closes behind every body that it refuses. There may be requests behind it that have been taken.
+    else if (reply.statusCode >= 400) {
+      reply.removeHeader('connection')
+      front?.refused(request)
+    }
+    if (isUnread(request.raw)) discardRest(request.raw, MOST_DISCARDED * config.bodyLimit)
+    done()
+  })
+  app.decorate('overloadStatus', config.overloadStatus)
+  app.decorateRequest('refusedAs', null)
+  app.setErrorHandler(sendErrorInForm)
+  const plain = new PlainBodyReader()
+  acceptJsonOnly(app, { readPlain: body => plain.read(body), read: readJsonText }, config.unpackedBodyLimit)
+  // Schemas of answers are for the OpenAPI document.
+  app.setSerializerCompiler(() => data => JSON.stringify(data))
+  return front
+}
+
+/** Adds the limits, and the routes of `/v1` that predict behind them. */
+async function answerPredictions(
+  app: FastifyInstance,
+  config: Config,
+  models: Models,
+  { metrics, stats }: Meters,
+  parts: LimitsParts,
+): Promise<{ readonly limits: Limits; readonly early: EarlyRefusals }> {
+  if (config.events) countRequests(app, stats)
+  if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
+  const made = await registerLimits(app, config, models, metrics, parts)
+  const { requestTimeoutMs, bodyLimit, streamLimit, streamStallMs, imagePixelLimit } = config
+  const options = { models, requestTimeoutMs, bodyLimit, streamLimit, streamStallMs, imagePixelLimit }
+  await app.register(predictRoutes, options)
+  return made
+}
+
+/** An app that predicts and refuses as the service does, and has nothing else of it. Its counts are its own. */
+export async function buildPredictions(config: Config, models: Models): Promise<FastifyInstance> {
+  const server = createServer(config)
+  const { app } = server
+  const meters = { stats: new Stats(), metrics: config.metrics ? new Metrics() : undefined }
+  const front = readRequests(server, config, meters, () => false)
+  const { early } = await answerPredictions(app, config, models, meters, {})
+  await app.ready()
+  front?.open(early, undefined)
+  return app
 }
 
 interface Server {

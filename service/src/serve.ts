@@ -7,6 +7,7 @@ import { usableCores } from './inference/workers/cores.js'
 import { Peers, partOf, placeIn } from './processes/peers.js'
 import { startErrorOf } from './start-error.js'
 import { stopWell } from './stop.js'
+import { warmUp } from './warm.js'
 
 /** Resolves when the service listens. What keeps it from that is said on stderr, and ends the process with 1. */
 export async function serve(environment: Environment, hangups = new Hangups()): Promise<void> {
@@ -24,10 +25,15 @@ export async function serve(environment: Environment, hangups = new Hangups()): 
   try {
     const whole = readConfig(environment)
     const config = place === undefined ? whole : partOfConfig(whole, place)
-    const service = await start(config, peers)
+    let isWarming = true
+    const service = await start(config, peers, () => isWarming)
     const { app, models, opened } = service
     const { isStopping } = stopWell(service, config, peers)
-    opened.then(
+    // While models load, this thread has little else to do.
+    const warmed = warmUp(config, isStopping).then(() => {
+      isWarming = false
+    })
+    Promise.all([opened, warmed]).then(
       () => {
         const names = models.list().map(({ info }) => info.name)
         if (peers === undefined) app.log.info({ models: names }, 'ready: all models are loaded')
@@ -75,7 +81,7 @@ interface Started extends Service {
 }
 
 /** Listens at once: each model is served as soon as it is loaded. */
-async function start(config: Config, peers: Peers | undefined): Promise<Started> {
+async function start(config: Config, peers: Peers | undefined, isWarming: () => boolean): Promise<Started> {
   let repository: Repository | undefined
   const service = await buildApp(config, {
     openModels: async (log, onEvent) => {
@@ -84,6 +90,7 @@ async function start(config: Config, peers: Peers | undefined): Promise<Started>
       return repository
     },
     peers,
+    isWarming,
   })
   const { app } = service
   try {

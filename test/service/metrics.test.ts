@@ -35,6 +35,8 @@ t.test('requests, decisions, Redis, queue and batches are counted as they happen
   is('rate_limit_store_up', 1)
   is('rate_limit_store_remote', 1)
   is('inference_queue_rows', 0)
+  is('front_refusals_total', 0)
+  is('inference_refused_total{reason="limit"}', 0)
   is('inference_ready', 1)
   is('inference_batch_rows_sum{model="iris",version="1"}', 2)
   is('inference_queue_wait_seconds_count{model="iris",version="1"}', 2)

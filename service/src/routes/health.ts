@@ -16,6 +16,8 @@ interface HealthOptions {
   readonly keys: { readonly keyring: Pick<Keyring, 'state'>; readonly place: string }
   /** True from the moment that a stop was asked for. */
   readonly isStopping: () => boolean
+  /** True until the code of requests is warm. */
+  readonly isWarming: () => boolean
   /** The other processes of the service; undefined where this is the only one. */
   readonly peers: Pick<Peers, 'ask' | 'answer'> | undefined
 }
@@ -80,12 +82,13 @@ export const healthRoutes: FastifyPluginAsync<HealthOptions> = async (app, optio
 export const isServing = ({ status }: Readiness): boolean => status === 'ready' || status === 'degraded'
 
 /** Of this process. */
-async function readinessOf({ models, storeAnswers, isStopping, keys }: HealthOptions): Promise<Readiness> {
+async function readinessOf({ models, storeAnswers, isStopping, isWarming, keys }: HealthOptions): Promise<Readiness> {
   const refused = (code: 'STOPPING' | 'NOT_READY', detail: string) => ({ status: 'refused', code, detail }) as const
   if (isStopping()) return refused('STOPPING', 'the service is stopping')
   const { loading = [] } = models
   if (loading.length > 0) return { status: 'loading', loading, loaded: models.list().map(({ info }) => info.name) }
   if (!models.ready) return refused('NOT_READY', 'models or their workers are not up')
+  if (isWarming()) return refused('NOT_READY', 'the service is warming up')
   const { state } = keys.keyring
   if (state === 'loading') return refused('NOT_READY', 'the API keys have not been loaded yet')
   const broken = new Set(models.broken.map(({ name }) => name))

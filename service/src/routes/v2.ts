@@ -35,8 +35,8 @@ export interface V2Options {
   readonly requestTimeoutMs: number
   /** Configuration of the `infer` routes, for the limiter. The other routes are not limited. */
   readonly limited?: FastifyContextConfig
-  /** True from the moment that a stop was asked for. */
-  readonly isStopping?: () => boolean
+  /** True from the moment that a stop was asked for, and before the service is ready. */
+  readonly isUnready?: () => boolean
   /** Who may load and unload models; left out: nobody, and there are no such routes. */
   readonly adminOnly?: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
   /** Whether all processes of the service are ready; undefined where this is the only one. */
@@ -84,7 +84,7 @@ export const v2Routes: FastifyPluginAsync<V2Options> = async (app, options) => {
 
 const protocol: FastifyPluginAsync<V2Options> = async (
   app,
-  { models, requestTimeoutMs, limited, isStopping, unpackedLimit, adminOnly, othersReady, setLoadedInAll },
+  { models, requestTimeoutMs, limited, isUnready, unpackedLimit, adminOnly, othersReady, setLoadedInAll },
 ) => {
   app.setErrorHandler(sendV2Error)
   noteArrivals(app)
@@ -101,7 +101,7 @@ const protocol: FastifyPluginAsync<V2Options> = async (
   app.setValidatorCompiler(() => () => true)
   app.setSerializerCompiler(() => data => JSON.stringify(data))
   takeBodies(app, unpackedLimit ?? app.initialConfig.bodyLimit ?? 0)
-  const ready = () => models.ready && isStopping?.() !== true
+  const ready = () => models.ready && isUnready?.() !== true
 
   const modelOf = ({ params, caller }: ModelRequest): Model => models.get(params.model, params.version, caller?.key)
   const versionsOf = (name: string): string[] => models.versions(name).map(({ info }) => info.version)

@@ -40,7 +40,7 @@ t.test(
 t.test('health answers suit clients that read the status and clients that read the body', async t => {
   const models = fakeModels([echo('FP32')])
   let stopping = false
-  const app = await v2App(t, models, { isStopping: () => stopping })
+  const app = await v2App(t, models, { isUnready: () => stopping })
   t.match(await ask(app, 'GET', '/v2/health/live'), { status: 200, body: { live: true } })
   t.match(await ask(app, 'GET', '/v2/health/ready'), { status: 200, body: { live: true, ready: true } })
   for (const url of ['/v2/models/FP32/ready', '/v2/models/FP32/versions/1/ready']) {

@@ -20,6 +20,8 @@ export interface PolicyState {
   readonly remaining: number
   /** Milliseconds until more quota arrives (the oldest admission leaves the window); 0 when none is used. */
   readonly reset: number
+  /** Milliseconds until the block of this key ends; only while it is blocked by `rateLimiter.block`. */
+  readonly blocked?: number
   /** Of `status` with Redis: cost units that this replica has taken ahead and not spent. They are part of `remaining`. */
   readonly prefetched?: number
   /** Of `status` with Redis: cost units that replicas took ahead until a time that is not over, spent or not. */
@@ -65,9 +67,17 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
   let banned = false
   for (let index = 0; index < check.decisive; index++) {
     const { name, limit, windowMs, span } = check.policies[index] as Check['policies'][number]
-    const { used, denials, prefetched = 0, ahead, resetMs, retryMs: waitMs } = answer.policies[index] as PolicyAnswer
+    const {
+      used,
+      denials,
+      prefetched = 0,
+      ahead,
+      resetMs,
+      retryMs: waitMs,
+      blockedMs,
+    } = answer.policies[index] as PolicyAnswer
     // A budget frees everything at once, at the end of its period.
-    const retryMs = span !== undefined && waitMs > 0 ? span.leftMs : waitMs
+    let retryMs = span !== undefined && waitMs > (blockedMs ?? 0) ? span.leftMs : waitMs
     let state: PolicyState = {
       name,
       key: keyAt(check, index),
@@ -79,6 +89,11 @@ export function decide(check: Check, answer: Answer, ban: number, units: Units):
     }
     if (span !== undefined) state = { ...state, period: span.period }
     if (ahead !== undefined) state = { ...state, prefetched, ahead }
+    if (blockedMs !== undefined) {
+      const reset = used < limit ? blockedMs : Math.max(state.reset, blockedMs)
+      state = { ...state, remaining: 0, reset, blocked: blockedMs }
+      if (waitMs > 0) retryMs = Math.max(retryMs, blockedMs)
+    }
     policies.push(state)
     if (retryMs > 0) {
       violated = [...violated, name]

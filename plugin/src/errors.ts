@@ -84,7 +84,7 @@ Object.defineProperty(StoreClosed.prototype, 'name', { value: 'StoreClosed', con
 /** The store failed; the reason is in `cause`, and not in the message, which clients see. */
 export const StoreFailed: ErrorClass = createError('ML_RATE_STORE_FAILED', 'The rate limit store failed', 500)
 
-/** The store is out of reach, and `onStoreError` is 'deny'; or an operator's reset or refund did not happen. */
+/** The store is out of reach, and `onStoreError` is 'deny'; or an operator's reset, refund or block did not happen. */
 export const StoreUnavailable: ErrorClass = createError(
   'ML_RATE_STORE_UNAVAILABLE',
   'Rate limits cannot be checked at the moment, retry later',

@@ -40,6 +40,16 @@ export interface RateLimiter {
    * Rejects with StoreUnavailable (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked.
    */
   refund(key: Keys, cost: Cost, request?: AnyRequest): Promise<void>
+  /**
+   * Denies a key for a time, whatever it has used, with every limiter of the registration and in every replica. `duration`:
+   * milliseconds ≥ 1, or a duration such as '1 hour'. Another block replaces the one before, and `reset` ends it. Clients
+   * on the allow list are not blocked.
+   *
+   * Rejects with InvalidOption (`ML_RATE_INVALID_OPTION`) for another duration, with StoreUnavailable
+   * (`ML_RATE_STORE_UNAVAILABLE`) where the store could not be asked: then the key is not blocked; and with StoreCannot
+   * (`ML_RATE_STORE_CANNOT`) with a custom store.
+   */
+  block(key: Keys, duration: number | string): Promise<void>
 }
 
 /** A hook handler that holds each request against one limiter. */
@@ -131,6 +141,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
     },
     reset: key => registration.reset(key),
     refund: (key, cost, request) => registration.main.refund(key, cost, request as FastifyRequest),
+    block: (key, duration) => registration.block(key, duration),
   } satisfies RateLimiter)
 
   limitRoutes(app, registration)

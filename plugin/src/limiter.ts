@@ -24,6 +24,7 @@ import { type Policy, sharesSlices, UNLIMITED } from './policy.js'
 import type { Outage } from './stores/redis/outage.js'
 import {
   type Answer,
+  type BlockLog,
   type Check,
   keyAt,
   type Lease,
@@ -70,6 +71,8 @@ type Awaitable<T> = T | Promise<T>
 
 /** How often a check is asked again because the period of a budget has changed meanwhile. */
 const MOST_PERIODS = 3
+/** Window of a log that holds the end of a block and no admissions, in milliseconds. */
+const BLOCK_LOG_MS = 1000
 
 /** Windows that a function has given, remembered for `reset`: the most recent ones. */
 const MOST_WINDOWS = 1000
@@ -271,6 +274,10 @@ export class Limiter {
     await orUnavailable(() => this.#parts.store.refund(check, refunds))
   }
 
+  get id(): string {
+    return this.#parts.id
+  }
+
   /** What `Keys` may name. */
   get policyNames(): readonly string[] {
     const names = this.config.policies.map(({ name }) => name)
@@ -282,8 +289,11 @@ export class Limiter {
     const { id, group } = this.#parts
     const isMeant = (name: string) => policy === undefined || policy === name
     const logs = new Set<string>()
-    for (const { name, timeWindow, period } of this.config.policies) {
+    for (const config of this.config.policies) {
+      const { name, timeWindow, period } = config
       if (!isMeant(name)) continue
+      const blockLog = this.#blockLogOf(config)
+      if (blockLog !== undefined) logs.add(blockLog)
       if (period !== undefined) logs.add(this.#logOfSpan(name, this.#spanOf(period, key)))
       else if (isNumber(timeWindow)) logs.add(this.#logOf(name, timeWindow, false))
     }
@@ -291,6 +301,17 @@ export class Limiter {
     for (const [log, name] of this.#given) if (isMeant(name)) logs.add(log)
     const permits = this.#concurrency === undefined || !isMeant(this.#concurrency.name) ? [] : [this.#concurrency.log]
     return { limiters: [id], logs: [...logs], permits }
+  }
+
+  /** The logs that hold the end of a block. `policy`: of this policy alone. */
+  blockLogs(policy?: string): readonly BlockLog[] {
+    const policies = this.config.policies.filter(({ name }) => policy === undefined || policy === name)
+    return policies.map(config => {
+      const blockLog = this.#blockLogOf(config)
+      if (blockLog !== undefined) return { log: blockLog, windowMs: BLOCK_LOG_MS }
+      const windowMs = config.timeWindow as number
+      return { log: this.#logOf(config.name, windowMs, false), windowMs }
+    })
   }
 
   /** The stores that keep them, the shared one first. */
@@ -560,6 +581,7 @@ export class Limiter {
       ...(span === undefined ? {} : { span }),
       cost: checkedCost(cost),
       log,
+      blockLog: this.#blockLogOf(config),
       sliceMs: windowMs * precision,
       sliced: group === undefined ? sharesSlices(limit, precision) : group.isSliced(log, limit),
     }
@@ -573,6 +595,15 @@ export class Limiter {
   /** Each period has a log, so that one begins empty. The kind is `#`; see `#logOf`. */
   #logOfSpan(policy: string, { label }: PeriodSpan): string {
     return `${this.#parts.id}#${label}:${policy}`
+  }
+
+  /**
+   * Where a policy has several logs, in turn or together, a log apart holds the end of a block; undefined where its only
+   * log does. The kind is `=`; see `#logOf`.
+   */
+  #blockLogOf({ name, timeWindow, period }: PolicyConfig): string | undefined {
+    const hasOne = this.#parts.group === undefined && isNumber(timeWindow) && period === undefined
+    return hasOne ? undefined : `${this.#parts.id}=${name}`
   }
 
   /**

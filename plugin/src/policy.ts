@@ -13,6 +13,8 @@ export interface Policy {
   readonly cost: number
   /** Names the log in the store: one log serves one window. */
   readonly log: string
+  /** Names the log that holds the end of a block, where that is not `log`. */
+  readonly blockLog?: string | undefined
   /** Length of a slice of the window in milliseconds, 0 for none. Charges of one slice always share an entry. */
   readonly sliceMs: number
   /** Whether admissions of one slice share an entry too; see `sharesSlices`. */

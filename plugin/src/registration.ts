@@ -6,7 +6,7 @@ import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
 import { digest, storedKeys, storedNameSpace } from './key.js'
 import { checkKeys, Limiter, limiterId, orUnavailable } from './limiter.js'
-import { checkedTag, type Keys } from './options/answers.js'
+import { checkedDuration, checkedTag, type Keys } from './options/answers.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
@@ -115,27 +115,52 @@ export class Registration {
   /** Of one key everything, or of the keys of policies what is kept of these. */
   async reset(keys: Keys): Promise<void> {
     if (typeof keys === 'string') return this.#reset(keys, undefined)
-    checkKeys(keys, [...new Set([...this.#limiters].flatMap(({ policyNames }) => policyNames))])
+    checkKeys(keys, distinct([...this.#limiters].flatMap(({ policyNames }) => policyNames)))
     for (const [policy, key] of Object.entries(keys)) await this.#reset(key, policy)
   }
 
   async #reset(key: string, policy: string | undefined): Promise<void> {
-    const names = new Map<Store, { limiters: Set<string>; logs: Set<string>; permits: Set<string> }>()
-    for (const limiter of this.#limiters) {
-      for (const store of limiter.stores) {
-        const all = names.get(store) ?? { limiters: new Set(), logs: new Set(), permits: new Set() }
-        names.set(store, all)
-        for (const kind of ['limiters', 'logs', 'permits'] as const) {
-          for (const name of limiter.names(key, policy)[kind]) all[kind].add(name)
-        }
+    for (const [store, limiters] of this.#byStore()) {
+      const names = limiters.map(limiter => limiter.names(key, policy))
+      const all = {
+        limiters: names.flatMap(({ limiters }) => limiters),
+        logs: distinct(names.flatMap(({ logs }) => logs)),
+        permits: distinct(names.flatMap(({ permits }) => permits)),
       }
-    }
-    // The shared store comes first: where it fails, the counts in the process stay as they are.
-    for (const [store, { limiters, logs, permits }] of names) {
-      const all = { limiters: [...limiters], logs: [...logs], permits: [...permits] }
       await orUnavailable(() => store.reset(key, all))
       if (store === this.#store) this.#outage?.reset(key, all)
     }
+  }
+
+  /** Denies one key for a time with every limiter, or the keys of policies with these. */
+  async block(keys: Keys, duration: number | string): Promise<void> {
+    const durationMs = checkedDuration(duration)
+    if (typeof keys === 'string') return this.#block(keys, undefined, durationMs)
+    checkKeys(keys, distinct([...this.#limiters].flatMap(({ config }) => config.policies.map(({ name }) => name))))
+    for (const [policy, key] of Object.entries(keys)) await this.#block(key, policy, durationMs)
+  }
+
+  async #block(key: string, policy: string | undefined, durationMs: number): Promise<void> {
+    for (const [store, limiters] of this.#byStore()) {
+      const logs = new Map(limiters.flatMap(limiter => limiter.blockLogs(policy)).map(log => [log.log, log]))
+      if (logs.size === 0) continue
+      const places = { limiters: limiters.map(({ id }) => id), logs: [...logs.values()] }
+      await orUnavailable(() => store.block(key, places, durationMs))
+    }
+  }
+
+  /**
+   * The limiters that count in each store. Custom stores come first, because they refuse what they cannot do, and those in
+   * the process last: where another store fails, they stay as they are.
+   */
+  #byStore(): readonly (readonly [Store, readonly Limiter[]])[] {
+    const all = new Map<Store, Limiter[]>()
+    for (const limiter of this.#limiters) {
+      for (const store of limiter.stores) all.set(store, [...(all.get(store) ?? []), limiter])
+    }
+    const rank = (store: Store) =>
+      [CustomStoreAdapter, RedisStore, MemoryStore].findIndex(kind => store instanceof kind)
+    return [...all].sort(([a], [b]) => rank(a) - rank(b))
   }
 
   /** What this replica has not yet told Redis is written first. */
@@ -218,7 +243,8 @@ export class Registration {
     const stored = this.#stored
     const nameSpace = this.#nameSpace()
     const capacity = this.#cache
-    this.#outage = new Outage({ connection, store, replicas, nameSpace, stored, timeoutMs, capacity })
+    const local = this.#local
+    this.#outage = new Outage({ connection, store, local, replicas, nameSpace, stored, timeoutMs, capacity })
     return this.#outage
   }
 
@@ -299,6 +325,10 @@ export class Registration {
       addHeadersOnExceeding: config.addHeadersOnExceeding,
     }
   }
+}
+
+function distinct<T>(values: readonly T[]): T[] {
+  return [...new Set(values)]
 }
 
 /** A listener that fails changes nothing of what the store does. */

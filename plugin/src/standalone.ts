@@ -98,6 +98,13 @@ export interface Limiter {
   refund(key: Keys, cost: Cost): Promise<void>
   /** Gives a key its whole quota back. */
   reset(key: Keys): Promise<void>
+  /**
+   * Denies a key for a time, whatever it has used, in every process. `duration`: milliseconds ≥ 1, or a duration such as
+   * '1 hour'. Another block replaces the one before, and `reset` ends it. Rejects with InvalidOption
+   * (`ML_RATE_INVALID_OPTION`) for another duration, and with StoreUnavailable (`ML_RATE_STORE_UNAVAILABLE`) where Redis
+   * could not be asked: then the key is not blocked.
+   */
+  block(key: Keys, duration: number | string): Promise<void>
   /** Stops timers. The Redis client stays open. */
   close(): Promise<void>
 }
@@ -122,6 +129,7 @@ export function createLimiter(options: LimiterOptions): Limiter {
     charge: (key, cost) => main.chargeByHand(key, cost),
     refund: (key, cost) => main.refund(key, cost, undefined),
     reset: key => registration.reset(key),
+    block: (key, duration) => registration.block(key, duration),
     close: async () => {
       await registration.close()
       for (const close of closers) await close()

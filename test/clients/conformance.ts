@@ -68,7 +68,7 @@ export async function conform(t: Test, { name, single, cluster, sentinel, waits 
       t.equal(count(lists.flat(), 429), 60)
     })
 
-    await t.test(`${name}: charges, refunds, permits, penalties, status and reset`, async t => {
+    await t.test(`${name}: charges, refunds, permits, penalties, status, blocks and reset`, async t => {
       const { port } = await startRedis(t)
       const redis = opened(t, await single(port))
       const [entered, enter] = signal()
@@ -100,6 +100,9 @@ export async function conform(t: Test, { name, single, cluster, sentinel, waits 
       t.strictSame(await statuses(app, 3), [200, 200, 429])
       await app.rateLimiter.refund('lone', { short: 1 })
       t.strictSame(await left(), [1, 67])
+      await app.rateLimiter.block('lone', '1 hour')
+      t.strictSame(await left(), [0, 0])
+      t.strictSame(await statuses(app, 1), [429])
       await app.rateLimiter.reset('lone')
       t.strictSame(await left(), [3, 100])
 

@@ -57,7 +57,7 @@ for (const onStoreError of MODES) {
     )
   })
 
-  t.test(`'${onStoreError}': status, reset and refund while the store fails`, async t => {
+  t.test(`'${onStoreError}': status, reset, refund and block while the store fails`, async t => {
     const { app, state } = await failing(t, { max: 10, onStoreError })
     t.strictSame(await statuses(app, 4), [200, 200, 200, 200])
     state.fails = true
@@ -67,7 +67,11 @@ for (const onStoreError of MODES) {
       const code = onStoreError === 'throw' ? 'ML_RATE_STORE_FAILED' : 'ML_RATE_STORE_UNAVAILABLE'
       await t.rejects(app.rateLimiter.status('lone'), { code })
     }
-    for (const act of [() => app.rateLimiter.reset('lone'), () => app.rateLimiter.refund('lone', 1)]) {
+    for (const act of [
+      () => app.rateLimiter.reset('lone'),
+      () => app.rateLimiter.refund('lone', 1),
+      () => app.rateLimiter.block('lone', '1 hour'),
+    ]) {
       const error = await act().then(
         () => undefined,
         (reason: Error & { code?: string }) => reason,

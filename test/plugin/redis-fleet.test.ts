@@ -1,6 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
+import { createLimiter, type Limiter } from 'ml-api-rate-limiter/limiter'
 import t, { type Test } from 'tap'
 import { startCluster, startSentinels, until } from '../support/redis-fleet.js'
 
@@ -49,6 +50,26 @@ t.test('on a cluster of three masters', async t => {
   await until('both clients are ready', async () => one.status === 'ready' && two.status === 'ready')
   // Nothing here is about time, so a busy machine may take its own.
   const patient = { storeTimeout: 20_000 }
+
+  await t.test('a key of a policy is blocked in every replica, wherever its slot is', async t => {
+    const policies = [
+      { name: 'user', max: 10, timeWindow: '1 minute' },
+      { name: 'tenant', max: 10, timeWindow: '1 minute' },
+    ]
+    const limiters = [one, two].map(redis => createLimiter({ ...patient, redis, nameSpace: 'block:', policies }))
+    for (const limiter of limiters) t.teardown(() => limiter.close())
+    const [here, there] = limiters as [Limiter, Limiter]
+    t.ok((await there.check({ user: 'ann', tenant: 'acme' })).allowed)
+    await here.block({ tenant: 'acme' }, '1 hour')
+    for (const limiter of limiters) {
+      const { allowed, violated, retryAfterMs } = await limiter.check({ user: 'bob', tenant: 'acme' })
+      t.strictSame([allowed, violated], [false, ['tenant']])
+      t.ok(retryAfterMs > 3_000_000 && retryAfterMs <= 3_600_000)
+    }
+    t.equal((await there.status({ user: 'bob' }))?.policies[0]?.remaining, 10, 'a denial costs nothing')
+    await here.reset({ tenant: 'acme' })
+    t.ok((await here.check({ user: 'bob', tenant: 'acme' })).allowed)
+  })
 
   await t.test('two replicas share every key, wherever its slot is', async t => {
     const options = { max: 3, timeWindow: '1 minute', ...patient }

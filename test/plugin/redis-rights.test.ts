@@ -45,6 +45,7 @@ t.test('a user with just these rights can do everything, and is kept out of othe
   })
   t.strictSame(await statuses(app, 6), [200, 200, 200, 429, 429, 403])
   await app.rateLimiter.refund('lone', 1)
+  await app.rateLimiter.block('lone', '1 minute')
   await app.rateLimiter.reset('lone')
   t.strictSame(await statuses(app, 1), [200])
   for (const options of [

@@ -78,6 +78,8 @@ export function usesDecorators(app: FastifyInstance): void {
     await decision?.charge({ rows: 3 })
     const { policies = [] } = (await app.rateLimiter.status(normalizeIP(request.ip, 56))) ?? {}
     await app.rateLimiter.reset('key')
+    await app.rateLimiter.block('key', '1 hour')
+    await app.rateLimiter.block({ default: 'key' }, 60_000)
     await app.rateLimiter.refund('key', 2)
     return policies.map(({ name, limit, remaining, reset }) => `${name} ${limit} ${remaining} ${reset}`)
   })

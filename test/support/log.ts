@@ -16,6 +16,8 @@ export interface StoredSummary {
   readonly base: number
   /** Microseconds that the log's clock is ahead of that of Redis. */
   readonly shift: number
+  /** End of a block by the log's own clock; undefined where the key is not blocked. */
+  readonly block?: number | undefined
 }
 
 export async function readLog(redis: Redis, key: string): Promise<StoredLog> {
@@ -26,20 +28,21 @@ export async function readLog(redis: Redis, key: string): Promise<StoredLog> {
     entries: pairs
       .filter(({ score }) => score !== 'inf')
       .map(({ member, score }) => ({ time: Number(score), total: Number(member) })),
-    summary: bytes?.length === 40 ? parseSummary(bytes) : undefined,
+    summary: bytes?.length === 40 || bytes?.length === 48 ? parseSummary(bytes) : undefined,
   }
 }
 
 function parseSummary(bytes: Buffer): StoredSummary {
   const [generation, window, oldest, base, shift] = [0, 8, 16, 24, 32].map(at => bytes.readDoubleBE(at))
-  return { generation, window, oldest, base, shift } as StoredSummary
+  const block = bytes.length === 48 ? bytes.readDoubleBE(40) : undefined
+  return { generation, window, oldest, base, shift, block } as StoredSummary
 }
 
 async function writeSummary(redis: Redis, key: string, summary: StoredSummary): Promise<void> {
-  const { generation, window, oldest, base, shift } = summary
-  const bytes = Buffer.alloc(40)
-  for (const [index, value] of [generation, window, oldest, base, shift].entries())
-    bytes.writeDoubleBE(value, index * 8)
+  const { generation, window, oldest, base, shift, block } = summary
+  const values = [generation, window, oldest, base, shift, ...(block === undefined ? [] : [block])]
+  const bytes = Buffer.alloc(values.length * 8)
+  for (const [index, value] of values.entries()) bytes.writeDoubleBE(value, index * 8)
   await redis.zremrangebyrank(key, -1, -1)
   await redis.zadd(key, '+inf', bytes)
 }
@@ -57,8 +60,14 @@ export async function shiftLog(redis: Redis, key: string, ms: number): Promise<v
   }
   // The log's clock is never behind that of Redis, so its entries are made younger instead.
   for (const { time, total } of [...entries].reverse()) await redis.zadd(key, `${time - shift}`, `${total}`)
-  const { generation, oldest } = summary
-  await writeSummary(redis, key, { ...summary, generation: generation - shift, oldest: oldest - shift, shift: 0 })
+  const { generation, oldest, block } = summary
+  await writeSummary(redis, key, {
+    ...summary,
+    generation: generation - shift,
+    oldest: oldest - shift,
+    shift: 0,
+    block: block && block - shift,
+  })
 }
 
 /** The same for permits, which are entries with the time of their end. */

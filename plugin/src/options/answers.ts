@@ -1,5 +1,6 @@
+import { parse as parseDuration } from '@lukeed/ms'
 import { isThenable, then } from '../awaitable.js'
-import { InvalidAnswer } from '../errors.js'
+import { InvalidAnswer, InvalidOption } from '../errors.js'
 import { show } from './kinds.js'
 
 /**
@@ -32,6 +33,13 @@ export function checkedMax(value: unknown): number {
 export function checkedWindow(value: unknown): number {
   if (typeof value === 'number' && value >= 0 && value < Infinity) return wholeWindow(value)
   throw unusable('timeWindow', value, 'milliseconds, a number ≥ 0')
+}
+
+/** How long a block lasts, in milliseconds. Throws InvalidOption. */
+export function checkedDuration(duration: unknown): number {
+  const ms = typeof duration === 'string' ? parseDuration(duration) : duration
+  if (typeof ms === 'number' && ms >= 1 && ms < Infinity) return wholeWindow(ms)
+  throw new InvalidOption('duration', show(duration), "milliseconds ≥ 1, or a duration such as '1 hour'")
 }
 
 /** A cost that a function returned, or that was charged by hand. */

@@ -57,6 +57,10 @@ export class CustomStoreAdapter implements Store {
     throw new StoreCannot('reset a key')
   }
 
+  block(): never {
+    throw new StoreCannot('block a key')
+  }
+
   close(): void {}
 
   /** What the store does first settles it: an answer, an error, a throw, a rejection. After that, or too late, nothing does. */

@@ -69,6 +69,8 @@ export interface PolicyAnswer {
   readonly retryMs: number
   /** Denials that count towards a ban, this one included; 0 without a penalty. */
   readonly denials: number
+  /** Milliseconds until the block of this key ends; undefined where it is not blocked. `retryMs` and `resetMs` cover it. */
+  readonly blockedMs?: number | undefined
   /** Units of grants that this replica holds and has not spent. They count for all others and not in `used`. */
   readonly prefetched?: number | undefined
   /** What was charged here, for a refund; undefined where nothing was. */
@@ -114,6 +116,23 @@ export interface Names {
   readonly permits: readonly string[]
 }
 
+/** A log that holds the end of a block, and the length of its window in milliseconds. */
+export interface BlockLog {
+  readonly log: string
+  readonly windowMs: number
+}
+
+/** Where to block a key: the limiters that deny it, and the logs that they read. */
+export interface BlockPlaces {
+  readonly limiters: readonly string[]
+  readonly logs: readonly BlockLog[]
+}
+
+/** The name of the log that holds the end of a block. */
+export function blockLogOf({ log, blockLog = log }: Policy): string {
+  return blockLog
+}
+
 /**
  * Keeps the logs. Each method is one atomic step for all policies of the check; a failure of the store is an error
  * thrown or a promise rejected, never an answer. Stores that need no waiting answer at once.
@@ -137,6 +156,11 @@ export interface Store {
   refund(check: Check, refunds: readonly Refund[]): readonly number[] | Promise<readonly number[]>
   /** Forgets logs, penalties and permits of a key. */
   reset(key: string, names: Names): void | Promise<void>
+  /**
+   * Denies a key for a time, whatever its usage; `reset` ends it. Another block replaces the one before. Throws StoreCannot
+   * in a store that has none.
+   */
+  block(key: string, places: BlockPlaces, durationMs: number): void | Promise<void>
   /** Milliseconds since 1970 by the clock of the store where it holds this key. Absent: that of this process. */
   now?(key: string): number | undefined
   /** Permits that this process holds for a key. Absent in stores that give none. */

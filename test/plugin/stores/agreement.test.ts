@@ -15,7 +15,7 @@ import {
 
 /**
  * What the oracle of the rule does not know of, the two stores are asked alike: penalties, requests in flight, quotas
- * and windows that change from request to request, resets.
+ * and windows that change from request to request, resets, blocks.
  */
 const RUNS = Number(process.env.FC_RUNS ?? 200)
 const redis = new Redis(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379')
@@ -29,6 +29,7 @@ const TOLERANCE_MS = 500
 type Step =
   | { readonly do: 'check' | 'peek' | 'charge' | 'refund' | 'reset'; readonly key: string; readonly asked: Asked[] }
   | { readonly do: 'release'; readonly which: number }
+  | { readonly do: 'block'; readonly key: string; readonly tenths: number; readonly asked: Asked[] }
   | { readonly do: 'pass'; readonly tenths: number }
 interface Asked {
   readonly limit: number
@@ -59,6 +60,15 @@ const history: fc.Arbitrary<History> = fc.record({
       { weight: 8, arbitrary: fc.record({ do: fc.constant('check' as const), key, asked }) },
       { weight: 3, arbitrary: fc.record({ do: fc.constantFrom('peek', 'charge', 'refund', 'reset'), key, asked }) },
       { weight: 1, arbitrary: fc.record({ do: fc.constant('release' as const), which: fc.nat(20) }) },
+      {
+        weight: 1,
+        arbitrary: fc.record({
+          do: fc.constant('block' as const),
+          key,
+          asked,
+          tenths: fc.integer({ min: 1, max: 30 }),
+        }),
+      },
       {
         weight: 5,
         arbitrary: fc.record({ do: fc.constant('pass' as const), tenths: fc.integer({ min: 1, max: 13 }) }),
@@ -99,6 +109,7 @@ function alike(one: Answer, two: Answer, denials: boolean, toleranceMs: number):
       return (
         state.used === other.used &&
         (!denials || state.denials === other.denials) &&
+        near(state.blockedMs ?? 0, other.blockedMs ?? 0, toleranceMs) &&
         near(state.resetMs, other.resetMs, toleranceMs) &&
         near(state.retryMs, other.retryMs, toleranceMs)
       )
@@ -124,6 +135,11 @@ async function play(given: History, memory: TimedStore, remote: TimedStore): Pro
       while (last !== undefined && (await inFlight(memory, last)) !== (await inFlight(remote, last)));
     } else {
       const check = checkAt(given, step)
+      if (step.do === 'block') {
+        const places = { limiters: [check.limiter], logs: check.policies }
+        for (const { store } of [memory, remote]) await store.block(check.key, places, (step.tenths * SHORT) / 10)
+        continue
+      }
       if (step.do === 'refund' || step.do === 'reset') {
         const act = async ({ store }: TimedStore) =>
           step.do === 'refund' ? store.refund(check, refundsOf(check)) : store.reset(check.key, namesOf(check))

@@ -4,6 +4,8 @@ import type { Policy } from '../../policy.js'
 import { SlidingLog } from '../../window.js'
 import {
   type Answer,
+  type BlockPlaces,
+  blockLogOf,
   type Check,
   keyAt,
   type Lease,
@@ -13,6 +15,7 @@ import {
   type Refund,
   type Store,
 } from '../store.js'
+import { Blocks } from './blocks.js'
 import { type Row, Table } from './table.js'
 
 type Mutable<T> = { -readonly [name in keyof T]: T[name] }
@@ -26,6 +29,7 @@ export class MemoryStore implements Store {
   readonly #clock: () => number
   readonly #tables = new Map<string, Table>()
   readonly #permits = new Map<string, Set<Lease>>()
+  readonly #blocks = new Blocks()
   /** What the clock said last, and how far it has gone back since the start, in all. */
   #read = 0
   #ahead = 0
@@ -78,7 +82,7 @@ export class MemoryStore implements Store {
   charge(check: Check): Answer {
     const now = this.#tick()
     const rows = check.policies.map((policy, index) => this.#row(policy.log, keyAt(check, index), now))
-    const policies = check.policies.map((policy, index) => {
+    const policies = check.policies.map((policy, index): PolicyAnswer => {
       const { log } = rows[index] as Row
       const state = log.read(now, policy.windowMs, 0, 0)
       if (!log.canHold(policy.cost)) throw new ChargeTooLarge()
@@ -86,6 +90,9 @@ export class MemoryStore implements Store {
     })
     for (const [index, policy] of check.policies.entries()) {
       if (policy.cost > 0) admit(rows[index] as Row, policy, now, true, policies[index] as Mutable<PolicyAnswer>)
+      const blockedMs = this.#blocks.left(blockLogOf(policy), keyAt(check, index), now)
+      if (blockedMs > 0)
+        policies[index] = { ...blocked(policies[index] as PolicyAnswer, policy, blockedMs), retryMs: 0 }
     }
     return { allowed: true, policies }
   }
@@ -125,6 +132,18 @@ export class MemoryStore implements Store {
     }
   }
 
+  /** Takes over which keys another store says are blocked. */
+  learnBlocks(check: Check, answer: Answer): void {
+    for (let index = 0; index < check.policies.length; index++) {
+      const { blockedMs } = answer.policies[index] as PolicyAnswer
+      if (blockedMs === undefined && this.#blocks.isEmpty) continue
+      const log = blockLogOf(check.policies[index] as Policy)
+      const key = keyAt(check, index)
+      if (blockedMs === undefined) this.#blocks.delete(log, key)
+      else this.#blocks.set(log, key, blockedMs, this.#tick())
+    }
+  }
+
   /** Usage of each key in one log, where there is any. */
   *usage(log: string, windowMs: number): Iterable<[key: string, used: number]> {
     const now = this.#tick()
@@ -138,8 +157,14 @@ export class MemoryStore implements Store {
     for (const log of logs) {
       this.#tables.get(log)?.delete(key)
       this.#tables.get(penaltiesOf(log))?.delete(key)
+      this.#blocks.delete(log, key)
     }
     for (const log of permits) this.#permits.delete(permitsOf(key, log))
+  }
+
+  block(key: string, { logs }: BlockPlaces, durationMs: number): void {
+    const now = this.#tick()
+    for (const { log } of logs) this.#blocks.set(log, key, durationMs, now)
   }
 
   held(key: string, permits: string): number {
@@ -149,6 +174,7 @@ export class MemoryStore implements Store {
   close(): void {
     this.#tables.clear()
     this.#permits.clear()
+    this.#blocks.clear()
   }
 
   /** Keys held for one log. */
@@ -174,9 +200,12 @@ export class MemoryStore implements Store {
     let allowed = true
     for (let index = 0; index < check.policies.length; index++) {
       const policy = check.policies[index] as Policy
-      const row = this.#tables.get(policy.log)?.get(keyAt(check, index), now)
+      const key = keyAt(check, index)
+      const row = this.#tables.get(policy.log)?.get(key, now)
       rows.push(row)
-      const answer = answerOf(row, this.#denialsOf(check, policy, row, now), policy, now, check.penalty, peek)
+      let answer = answerOf(row, this.#denialsOf(check, policy, row, now), policy, now, check.penalty, peek)
+      const blockedMs = this.#blocks.left(blockLogOf(policy), key, now)
+      if (blockedMs > 0) answer = blocked(answer, policy, blockedMs)
       policies.push(answer)
       if (answer.retryMs > 0) allowed = false
     }
@@ -258,7 +287,19 @@ function deny(row: Row, policy: Policy, answer: PolicyAnswer, now: number, penal
   const longer = penalty === 'backoff' ? 2 ** (denials.count - 1) : 1
   const blockMs = Math.min(windowMs * longer, Number.MAX_SAFE_INTEGER)
   denials.blockedUntil = now + blockMs
-  return { used: Math.max(answer.used, policy.limit), resetMs: blockMs, retryMs: blockMs, denials: denials.count }
+  const denied = {
+    used: Math.max(answer.used, policy.limit),
+    resetMs: blockMs,
+    retryMs: blockMs,
+    denials: denials.count,
+  }
+  return answer.blockedMs === undefined ? denied : blocked(denied, policy, answer.blockedMs)
+}
+
+/** The answer about a key that is blocked: it has no quota before the block ends. */
+function blocked(answer: PolicyAnswer, { limit }: Policy, blockedMs: number): PolicyAnswer {
+  const resetMs = answer.used < limit ? blockedMs : Math.max(answer.resetMs, blockedMs)
+  return { ...answer, resetMs, retryMs: Math.max(answer.retryMs, blockedMs), blockedMs }
 }
 
 /**

@@ -141,7 +141,7 @@ export class AcrossSlots {
 
 /** Stands for a policy where its penalties are; its log is never written. With limit 0 and cost 1 it denies. */
 function watching(policy: Policy, limit: number, cost: number): Policy {
-  return { ...policy, limit, cost, log: `~${policy.log}` }
+  return { ...policy, limit, cost, log: `~${policy.log}`, blockLog: undefined }
 }
 
 function withPenalty({ penalty }: Check, policy: PolicyAnswer, watched: PolicyAnswer): PolicyAnswer {

@@ -2,25 +2,26 @@
 -- all of its policies and charged to all, or denied and charged to none. A denial writes nothing but its penalty,
 -- unless the clock has gone back. Permits that are given back come first.
 -- KEYS   the sets of the permits given back, then per check: for each policy its log, and its penalty where the shape
---        has one; then its permits, if any
+--        has one; then its permits, if any; then for each policy that has one the log that holds its block
 -- ARGV   latest time to run at (µs of the Redis clock, 0 for any) · number of permits given back · these permits
 --        · number of shapes · the shapes · runs of equal checks
 --        shape: operation (0 peek, 1 check, 2 charge, 3 grant) · penalty (0 none, 1 count, 2 renew, 3 backoff)
 --               · permits allowed (−1 for no limit) · life of a permit (µs) · begin and end of the period of its budgets
 --               (µs, 0 and 0 without) · number of policies
---               · per policy: limit · window (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry
+--               · per policy: limit · window (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry, and 2 more
+--                 if another log than its own holds its block
 --        run:   how many checks · number of their shape, from 1 · µs after the latest time that they may run
 --               · cost for each policy; of a grant, whose checks are one, also: how many requests wait · how many more are
 --               wanted ahead · by what the room is divided for these · µs in which they may be spent
 -- Reply  time (µs), then per check: −1 where a key holds a foreign value, −2 when it was too late, −3 where a charge
---        would exceed what can be counted, −4 where it is another period now, else per policy: used · µs until more quota · µs until this cost fits,
---        or the negative generation of the log where this cost was charged, then followed by the time of the
---        admission · denials (with a penalty only)
+--        would exceed what can be counted, −4 where it is another period now, else per policy: used · µs until more quota, negative where the key is
+--        blocked, then followed by the µs until it is not · µs until this cost fits, or the negative generation of the
+--        log where this cost was charged, then followed by the time of the admission · denials (with a penalty only)
 --        · of a peek, units in entries dated ahead; with permits: in flight · number of the permit taken, 0 for
 --        none, −1 if permits stood in the way.
 --        A check was admitted when no policy has it wait and permits did not stand in the way.
 --        Of a grant: requests admitted of those that wait · requests granted ahead, then per policy: used, these
---        included · µs until more quota · µs until one more request fits, 0 where all that wait were admitted
+--        included · µs until more quota, as above · µs until one more request fits, 0 where all that wait were admitted
 --        · generation of the log · time of the admission, 0 where nothing was charged.
 
 local time = call('TIME')
@@ -49,9 +50,12 @@ end
 local shapes = {}
 for i = 1, take() do
   local shape = { op = take(), penalty = take(), permits = take(), life = take(), from = take(), till = take() }
+  shape.apart = 0
   for j = 1, take() do
-    local limit, window, slice, shared = min(take(), LARGEST), take(), take(), take() == 1
+    local limit, window, slice, flags = min(take(), LARGEST), take(), take(), take()
+    local shared, apart = flags % 2 == 1, flags > 1
     shape[j] = { limit = limit, window = window, slice = slice, shared = shared, ahead = ahead_of(slice, shared), log = {} }
+    if apart then shape[j].apart, shape.apart = {}, shape.apart + 1 end
   end
   shapes[i] = shape
 end
@@ -87,6 +91,21 @@ local function look_at_penalty(policy, key, kind, op)
   return nil
 end
 
+-- Reads the log of a policy and the end of its block, which `place` holds where the log does not: sets `blocked`, in µs.
+-- Returns the next place, and an error where a key holds something else.
+local function look_at(policy, key, place, op)
+  local problem = look(policy.log, key, clock, policy.window, policy.ahead, op > 0)
+  if problem then return place, problem end
+  if not policy.apart then
+    policy.blocked = until_unblocked(policy.log)
+    return place, nil
+  end
+  problem = look(policy.apart, KEYS[place], clock, policy.window, policy.ahead, op > 0)
+  if problem then return place, problem end
+  policy.blocked = until_unblocked(policy.apart)
+  return place + 1, nil
+end
+
 -- Records a denial, and starts the block that it costs.
 local function penalise(policy, key, kind)
   policy.denials = policy.denials + 1
@@ -97,7 +116,8 @@ local function penalise(policy, key, kind)
   local block = policy.window
   if kind == 3 then block = min(block * 2 ^ (policy.denials - 1), 9007199254740991000) end
   policy.till = clock + block
-  policy.wait = block -- never shorter than the wait for the window; a block of a window that has changed is over with it
+  -- Never shorter than the wait for the window. A penalty of a window that has changed is over with it.
+  policy.wait = max(block, policy.blocked)
   call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, clock), 'PX', text(math.ceil(block / 1000)))
 end
 
@@ -117,6 +137,17 @@ local function answer(code)
   reply[size] = code
 end
 
+-- What is used, and when there is more: not before the key is unblocked.
+local function answer_usage(policy, used, reset)
+  local blocked = policy.blocked
+  if blocked > 0 then
+    reply[size + 3] = blocked
+    reset = used < policy.limit and -blocked or -max(blocked, reset)
+  end
+  reply[size + 1], reply[size + 2] = used, reset
+  size = size + (blocked > 0 and 3 or 2)
+end
+
 -- One check; `costs` by policy. Returns an error that concerns the whole store, if there is one.
 local function check(shape, costs, late)
   local op, kind, permits, policies = shape.op, shape.penalty, shape.permits, #shape
@@ -128,6 +159,8 @@ local function check(shape, costs, late)
     key_at = key_at + 1
     permits_key = KEYS[key_at]
   end
+  local place = key_at + 1
+  key_at = key_at + shape.apart
   if late then return answer(-2) end
   -- A charge belongs to the period in which its request was admitted.
   if shape.till > 0 and op < 2 and (clock < shape.from or clock >= shape.till) then return answer(-4) end
@@ -136,7 +169,7 @@ local function check(shape, costs, late)
   for i = 1, policies do
     local policy = shape[i]
     local log, key, waits = policy.log, KEYS[at + 1], 0
-    problem = look(log, key, clock, policy.window, policy.ahead, op > 0)
+    place, problem = look_at(policy, key, place, op)
     if kind > 0 and not problem then problem = look_at_penalty(policy, KEYS[at + 2], kind, op) end
     if problem then break end
     local cost, limit, used = costs[i], policy.limit, log.total - log.base
@@ -145,6 +178,7 @@ local function check(shape, costs, late)
     else
       if used + cost > limit then waits = wait(key, log, cost, limit, policy.window) end
       if kind > 0 and policy.till > clock then waits = max(waits, policy.till - clock) end
+      if policy.blocked > waits then waits = policy.blocked end
       if waits > 0 then admitted = false end
     end
     policy.wait = waits
@@ -182,8 +216,8 @@ local function check(shape, costs, late)
     end
     local used, reset = log.total - log.base, until_reset(log, window)
     if kind > 1 and policy.till > clock then used, reset = max(used, policy.limit), policy.till - clock end
-    reply[size + 1], reply[size + 2] = used, reset
-    size = size + 3
+    answer_usage(policy, used, reset)
+    size = size + 1
     if charged then
       reply[size], reply[size + 1] = -log.generation, log.score
       size = size + 1
@@ -213,18 +247,19 @@ end
 -- end of its life. Any window that holds a use of it holds its entry then: no window has more than the limit.
 local function grant(shape, costs, waiting, wanted, share, life, late)
   local first_key, policies = key_at, #shape
-  key_at = key_at + policies
+  local place = first_key + policies + 1
+  key_at = key_at + policies + shape.apart
   if late then return answer(-2) end
   local room = LARGEST
   for i = 1, policies do
     local policy = shape[i]
-    local log = policy.log
-    local problem = look(log, KEYS[first_key + i], clock, policy.window, policy.ahead, true)
+    local log, problem = policy.log, nil
+    place, problem = look_at(policy, KEYS[first_key + i], place, 3)
     if problem then
       if not is_foreign(problem) then return problem end
       return answer(-1)
     end
-    room = min(room, floor((policy.limit - log.total + log.base) / costs[i]))
+    room = policy.blocked > 0 and 0 or min(room, floor((policy.limit - log.total + log.base) / costs[i]))
   end
   room = max(room, 0)
   local admitted = min(waiting, room)
@@ -239,10 +274,14 @@ local function grant(shape, costs, waiting, wanted, share, life, late)
     local log, window, waits = policy.log, policy.window, 0
     if requests > 0 then append(key, log, costs[i] * requests, window, policy.slice, policy.shared, life) end
     local used = log.total - log.base
-    if admitted < waiting and used + costs[i] > policy.limit then waits = wait(key, log, costs[i], policy.limit, window) end
-    reply[size + 1], reply[size + 2], reply[size + 3] = used, until_reset(log, window), waits
-    reply[size + 4], reply[size + 5] = requests > 0 and log.generation or 0, requests > 0 and log.score or 0
-    size = size + 5
+    if admitted < waiting then
+      if used + costs[i] > policy.limit then waits = wait(key, log, costs[i], policy.limit, window) end
+      waits = max(waits, policy.blocked)
+    end
+    answer_usage(policy, used, until_reset(log, window))
+    reply[size + 1] = waits
+    reply[size + 2], reply[size + 3] = requests > 0 and log.generation or 0, requests > 0 and log.score or 0
+    size = size + 3
   end
   return nil
 end

@@ -43,6 +43,7 @@ export interface TakeReply {
     readonly used: number
     /** Milliseconds until more quota arrives. */
     readonly resetMs: number
+    readonly blockedMs: number | undefined
     /** Milliseconds until one more request fits; 0 where all that waited were admitted. */
     readonly retryMs: number
     readonly admission: Admission
@@ -116,6 +117,10 @@ export function encodeChecks(
       if (check.penalty !== 'none') keys.push(redisKey(nameSpace, key, penaltyName(log, check.penalty)))
     }
     if (check.concurrency !== undefined) keys.push(redisKey(nameSpace, key, check.concurrency.log))
+    for (let index = 0; index < check.policies.length; index++) {
+      const { blockLog } = check.policies[index] as Policy
+      if (blockLog !== undefined) keys.push(redisKey(nameSpace, one.keys?.[index] ?? key, blockLog))
+    }
     const later = Math.floor((one.deadline - earliest) / DEADLINE_STEP_MS) * DEADLINE_STEP_MS * 1000
     if (last !== undefined && later === lastLater && alike(last, one) && one.operation !== 'take') {
       ;(runs[run] as number)++
@@ -171,13 +176,12 @@ export class Reply {
     const policies: PolicyAnswer[] = []
     let allowed = true
     for (let index = 0; index < check.policies.length; index++) {
-      const used = this.#take()
-      const resetMs = this.#take() / 1000
+      const { used, resetMs, blockedMs } = this.#usage()
       const third = this.#take()
       const admission = third < 0 ? { generation: -third, time: this.#take() } : undefined
       if (third > 0) allowed = false
       const denials = check.penalty === 'none' ? 0 : this.#take()
-      const policy = { used, resetMs, retryMs: third > 0 ? third / 1000 : 0, denials, admission }
+      const policy = { used, resetMs, retryMs: third > 0 ? third / 1000 : 0, denials, admission, blockedMs }
       policies.push(operation === 'peek' ? { ...policy, ahead: this.#take() } : policy)
     }
     if (check.concurrency === undefined) return { answer: { allowed, policies }, permit: 0 }
@@ -196,10 +200,19 @@ export class Reply {
     if (refusal !== undefined) return refusal
     const [admitted, ahead] = [this.#take(), this.#take()]
     const policies = check.policies.map(() => {
-      const [used, resetMs, retryMs] = [this.#take(), this.#take() / 1000, this.#take() / 1000]
-      return { used, resetMs, retryMs, admission: { generation: this.#take(), time: this.#take() } }
+      const usage = this.#usage()
+      const retryMs = this.#take() / 1000
+      return { ...usage, retryMs, admission: { generation: this.#take(), time: this.#take() } }
     })
     return { admitted, ahead, policies }
+  }
+
+  /** Where the key is blocked, the time until more quota is negative, and that until the end of the block follows. */
+  #usage(): { used: number; resetMs: number; blockedMs: number | undefined } {
+    const used = this.#take()
+    const resetMs = this.#take() / 1000
+    if (resetMs >= 0) return { used, resetMs, blockedMs: undefined }
+    return { used, resetMs: -resetMs, blockedMs: this.#take() / 1000 }
   }
 
   #refusal(): Refusal | undefined {
@@ -247,13 +260,17 @@ export function sliceUs({ sliceMs }: Policy): number {
   return sliceMs * 1000
 }
 
+function flagsOf({ sliced, blockLog }: Policy): number {
+  return (sliced ? 1 : 0) + (blockLog === undefined ? 0 : 2)
+}
+
 /** The fixed part of a check as the script reads it: numbers with blanks between them. */
 function shapeOf({ operation, check }: Pending): string {
   const { concurrency, penalty } = check
   let policies = shapes.get(check.policies)
   if (policies === undefined) {
     policies = check.policies
-      .map(policy => ` ${policy.limit} ${policy.windowMs * 1000} ${sliceUs(policy)} ${policy.sliced ? 1 : 0}`)
+      .map(policy => ` ${policy.limit} ${policy.windowMs * 1000} ${sliceUs(policy)} ${flagsOf(policy)}`)
       .join('')
     shapes.set(check.policies, policies)
   }

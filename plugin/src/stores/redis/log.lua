@@ -2,12 +2,13 @@
 -- increasing), member = running total of cost. The last rank, at +inf, is the summary, so that the two last ranks
 -- mostly say everything. used = total of the newest entry − total before the oldest entry in the window.
 --
--- Summary: five numbers, each as a double, big-endian. Reading them is several times cheaper than parsing text.
+-- Summary: five or six numbers, each as a double, big-endian. Reading them is several times cheaper than parsing text.
 --   generation  time at which the log was made, or set back; identifies its admissions, see give_back
 --   window      µs for which entries count
 --   oldest      time of the oldest entry that is kept
 --   base        total before that entry, refunds included
 --   shift       µs added to the Redis clock to get the time of the log; 0 unless that clock has gone back
+--   block       time of the log at which the block of the key ends; only while it is blocked
 --
 -- The program puts this file in front of every script that touches logs.
 
@@ -39,8 +40,10 @@ local LARGEST = 9007199254740928
 
 local pack, read = struct.pack, struct.unpack
 local SUMMARY, SUMMARY_BYTES = '>ddddd', 40
+local BLOCKED, BLOCKED_BYTES = '>dddddd', 48
 
 local function summary(log, window, oldest, base)
+  if log.block > log.now then return pack(BLOCKED, log.generation, window, oldest, base, log.shift, log.block) end
   return pack(SUMMARY, log.generation, window, oldest, base, log.shift)
 end
 
@@ -51,12 +54,13 @@ local function ahead_of(slice, shared)
 end
 
 -- The expiry is renewed once in a stretch of time, a sixteenth of the window and half a second at most. It always
--- covers the whole stretch.
+-- covers the whole stretch, and a block.
 local function stretch(window) return min(window / 16, 500000) end
 
 local function expire(key, log, score, window)
   local long = stretch(window)
-  call('PEXPIREAT', key, text((score - score % long + long + window - log.shift) / 1000 + 1))
+  local last = max(score - score % long + long + window, log.block)
+  call('PEXPIREAT', key, text((last - log.shift) / 1000 + 1))
 end
 
 -- Total before the oldest entry newer than `edge`, the time of that entry and its rank; the caller knows that it exists.
@@ -82,18 +86,24 @@ local function look(log, key, clock, window, ahead, writes)
     if tail.err then return tail end
     if tail[1] then return FOREIGN end
     log.summary, log.total, log.base, log.oldest = false, 0, 0, false
-    log.now, log.last, log.shift = clock, false, 0
+    log.now, log.last, log.shift, log.block = clock, false, 0, 0
     return nil
   end
-  local total, last = tonumber(tail[1]), tonumber(tail[2])
-  if #known ~= SUMMARY_BYTES or not total then return FOREIGN end
+  local total, last, bytes = tonumber(tail[1]), tonumber(tail[2]), #known
+  if not total or bytes ~= SUMMARY_BYTES and bytes ~= BLOCKED_BYTES then return FOREIGN end
   local first, before
-  log.generation, log.kept, first, before, log.shift = read(SUMMARY, known)
+  if bytes == SUMMARY_BYTES then
+    log.generation, log.kept, first, before, log.shift = read(SUMMARY, known)
+    log.block = 0
+  else
+    log.generation, log.kept, first, before, log.shift, log.block = read(BLOCKED, known)
+  end
   log.summary, log.total, log.last, log.first, log.before = known, total, last, first, before
   local now = clock + log.shift
   if last > now + ahead + STEP then
     log.shift = last - ahead - clock
     now = last - ahead
+    log.now = now
     if writes then
       log.generation = last + 1
       log.summary = summary(log, window, first, before)
@@ -104,9 +114,9 @@ local function look(log, key, clock, window, ahead, writes)
   end
   log.now = now
   local edge = now - window
-  if first > edge then
+  if first > edge and total > before then
     log.base, log.oldest, log.expired = before, first, 0
-  elseif last > edge then
+  elseif last > edge and total > before then
     local base, oldest, expired = begin(key, edge)
     if not base or not oldest then return FOREIGN end
     log.base, log.oldest, log.expired = max(before, base), oldest, expired
@@ -224,7 +234,7 @@ local function append(key, log, cost, window, slice, shared, life)
   end
 
   local oldest, first, before, edge = log.oldest or score, log.first, log.before, now - window
-  local stale = first <= edge
+  local stale = first <= edge or not log.oldest
   if stale then first, before = oldest, log.base end
   -- A slice that is over is merged into its last entry, and now and then the present one into its new entry.
   local start, survivor, crowded
@@ -269,6 +279,26 @@ local function append(key, log, cost, window, slice, shared, life)
   return nil
 end
 
+-- Blocks a key for `duration` (µs): a log holds the end of its block, one that has no entry yet gets one of cost 0.
+local function block(key, log, duration, window)
+  log.block = log.now + duration
+  if log.summary then
+    local news = summary(log, log.kept, log.first, log.before)
+    if news ~= log.summary then
+      call('ZADD', key, '+inf', news)
+      call('ZREM', key, log.summary)
+    end
+    expire(key, log, max(log.last, log.now), log.kept)
+  else
+    log.generation, log.last = log.now, log.now
+    call('ZADD', key, text(log.now), '0', '+inf', summary(log, window, log.now, 0))
+    expire(key, log, log.now, window)
+  end
+end
+
+-- µs until the block of a key ends, 0 without one.
+local function until_unblocked(log) return max(log.block - log.now, 0) end
+
 -- Gives up to `cost` back, off the oldest units: what stays is as new as it can be, so no window is overfilled.
 -- generation, time: identity of the admission whose cost it is; 0 for an operator's refund, which has none. An
 -- admission of another generation, or one that has left the window, gives nothing back.
@@ -279,11 +309,17 @@ local function give_back(key, log, cost, window, generation, time)
   local base = min(log.base + cost, log.total)
   local given = base - log.base
   if given == 0 then return 0 end
-  if base == log.total then
+  local first, rank
+  if base < log.total then
+    first, rank = reach(key, log, base + 1)
+  elseif log.block > log.now then
+    -- The key stays blocked. Its newest entry stays too: a log has one at least.
+    log.generation = log.last + 1
+    first, rank = log.last, call('ZCARD', key) - 2
+  else
     call('UNLINK', key)
     return given
   end
-  local first, rank = reach(key, log, base + 1)
   local news = summary(log, log.kept, first, base)
   if news ~= log.summary then
     call('ZADD', key, '+inf', news)

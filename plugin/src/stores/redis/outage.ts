@@ -57,6 +57,8 @@ const NEW: Omit<Return, 'node'> = {
 export interface OutageParts {
   readonly connection: Connection
   readonly store: RedisStore
+  /** Where requests are counted meanwhile. */
+  readonly local: MemoryStore
   readonly replicas: Replicas
   readonly nameSpace: string
   /** A partition key as it stands in Redis. */
@@ -279,6 +281,7 @@ export class Outage implements Watcher {
       this.longestMs = Math.max(this.longestMs, policy.windowMs)
     }
     usage.learn(check, answer)
+    this.#parts.local.learnBlocks(check, answer)
   }
 
   /** No node is guarded any more: what was learnt meanwhile is what is known. */

@@ -281,7 +281,10 @@ export class Prefetch {
       for (const rider of rest) this.#parts.again(rider)
       return
     }
-    const policies = reply.policies.map(({ used, resetMs, retryMs }) => ({ used, resetMs, retryMs, denials: 0 }))
+    const policies = reply.policies.map(({ used, resetMs, retryMs, blockedMs }) => ({
+      ...{ used, resetMs, retryMs, blockedMs },
+      denials: 0,
+    }))
     for (const rider of rest) this.#parts.settle(rider, { allowed: false, policies })
   }
 
@@ -293,10 +296,20 @@ export class Prefetch {
     }
   }
 
+  /** Nothing is spent of what was asked for a key so far, or is on its way. It goes back. */
+  recall(key: string): void {
+    this.#resets++
+    this.#retireAll(key)
+  }
+
   /** Gives everything back. */
   close(): void {
-    for (const { holdings } of [...this.#out.values()]) {
-      for (const holding of [...holdings]) for (const grant of [...holding.grants]) this.#retire(holding, grant)
+    for (const key of [...this.#out.keys()]) this.#retireAll(key)
+  }
+
+  #retireAll(key: string): void {
+    for (const holding of [...(this.#out.get(key)?.holdings ?? [])]) {
+      for (const grant of [...holding.grants]) this.#retire(holding, grant)
     }
   }
 

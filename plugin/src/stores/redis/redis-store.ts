@@ -3,7 +3,7 @@ import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.j
 import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
 import { storedKeys } from '../../key.js'
 import { Denials } from '../denials.js'
-import { type Answer, type Check, type Names, OtherPeriod, type Refund, type Store } from '../store.js'
+import { type Answer, type BlockPlaces, type Check, type Names, OtherPeriod, type Refund, type Store } from '../store.js'
 import { AcrossSlots, isAcrossSlots } from './across-slots.js'
 import { Batcher } from './batcher.js'
 import type { Connection } from './client.js'
@@ -22,7 +22,7 @@ import type { StoreEvent, StoreListener } from './events.js'
 import { type Node, Nodes } from './nodes.js'
 import { Permits } from './permits.js'
 import { Prefetch, type Take } from './prefetch.js'
-import { CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './scripts.js'
+import { BLOCK, CHECK, PROBE, REFUND, RELEASE, RESET, run, type Script } from './scripts.js'
 
 export interface RedisStoreOptions {
   /** Stands in front of every key. A function is asked once, when the first key is needed. */
@@ -171,6 +171,27 @@ export class RedisStore implements Store {
     }
     forget()
     for (const log of permits) this.#permits.forget(redisKey(this.#nameSpace, stored, log))
+  }
+
+  /** What this replica has taken ahead goes back before and after the call, as some of it may come in between. */
+  async block(key: string, { limiters, logs }: BlockPlaces, durationMs: number): Promise<void> {
+    const recall = () => {
+      for (const limiter of limiters) this.#denials.forget(limiter, key)
+      this.#prefetch.recall(key)
+    }
+    const stored = this.#stored(key)
+    const deadline = monotonic() + this.#options.timeoutMs
+    const { circuit, clock } = this.#nodes.of(stored)
+    const error = this.#missing ?? circuit.error
+    if (error !== undefined) throw error
+    recall()
+    if (!clock.isKnown) await this.#readClock(stored, clock)
+    const keys = logs.map(({ log }) => redisKey(this.#nameSpace, stored, log))
+    const windows = logs.map(({ windowMs }) => windowMs * 1000)
+    const found = Number(await this.#within(BLOCK, keys, [clock.latest(deadline), durationMs * 1000, ...windows]))
+    if (found === -1) throw new StoreTimeout(this.#options.timeoutMs)
+    if (found === -2) throw new StoreForeignKey()
+    recall()
   }
 
   now(key: string): number | undefined {
@@ -361,13 +382,7 @@ export class RedisStore implements Store {
   }
 
   async #sendRefunds(pending: readonly Pending[], { clock }: Node): Promise<void> {
-    if (!clock.isKnown) {
-      const sent = monotonic()
-      // The key leads to the node whose clock it is.
-      const key = redisKey(this.#nameSpace, (pending[0] as Pending).key, '~probe')
-      const [time] = (await run(this.#connection, CHECK, [key], [0, 0, 0])) as unknown[]
-      clock.observe(Number(time), sent, monotonic(), false)
-    }
+    if (!clock.isKnown) await this.#readClock((pending[0] as Pending).key, clock)
     const sent = monotonic()
     const deadline = earliestDeadline(pending)
     const life = Math.ceil(Math.max(0, deadline - sent)) + MARKER_MS
@@ -388,6 +403,13 @@ export class RedisStore implements Store {
       if (given.some(cost => cost < 0)) this.#fail(one, new StoreForeignKey())
       else this.#settle(one, given as never)
     }
+  }
+
+  /** The key, as it stands in Redis, leads to the node whose clock it is. */
+  async #readClock(stored: string, clock: Node['clock']): Promise<void> {
+    const sent = monotonic()
+    const [time] = (await this.#within(CHECK, [redisKey(this.#nameSpace, stored, '~probe')], [0, 0, 0])) as unknown[]
+    clock.observe(Number(time), sent, monotonic(), false)
   }
 
   /** Other failures leave the permits to end by themselves. */
@@ -545,7 +567,7 @@ class Patience {
 function countedOf({ policies }: TakeReply): Answer {
   return {
     allowed: true,
-    policies: policies.map(({ used, resetMs }) => ({ used, resetMs, retryMs: 0, denials: 0 })),
+    policies: policies.map(({ used, resetMs, blockedMs }) => ({ used, resetMs, retryMs: 0, denials: 0, blockedMs })),
   }
 }
 

@@ -38,3 +38,27 @@ t.test('the service beside a run on the main thread', async t => {
     }
   }
 })
+
+t.test('the first table of the README', async t => {
+  const rows = tableRows(readPage('README.md'))
+  const columns = [
+    ['this limiter', OURS],
+    ['`@fastify/rate-limit`', '@fastify/rate-limit'],
+    ['`rate-limiter-flexible`', 'rate-limiter-flexible'],
+  ] as const
+  const speeds = rows.filter(({ cells }) => cells['']?.startsWith('Requests/s'))
+  t.equal(speeds.length, 3)
+  for (const { cells } of speeds) {
+    const scenario = /\(`.*`\)$/.exec(cells[''] ?? '')?.[0] ?? 'none'
+    for (const [column, limiter] of columns) {
+      const isMeant = ({ store, limiter: name }: typeof cells & object) => store === 'redis' && name === limiter
+      const there = measured.find(row => row.heading.endsWith(scenario) && isMeant(row.cells))?.cells['/ bare']
+      t.equal(Number.parseFloat(cells[column] ?? ''), Number(there), `${scenario}: ${limiter}`)
+    }
+  }
+  const memory = rows.find(({ cells }) => cells['']?.includes('memory of a key'))
+  for (const [column, limiter] of columns) {
+    const there = measured.find(({ cells }) => '1,000 a minute' in cells && cells.limiter === limiter)
+    t.equal(memory?.cells[column], `${there?.cells['1,000 a minute']} bytes`, limiter)
+  }
+})

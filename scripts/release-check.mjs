@@ -1,8 +1,9 @@
 /**
  * Whether this tree is the release that a tag names: `node scripts/release-check.mjs v1.2.3`. Every package has its version,
- * and CHANGELOG.md a section, which is printed. Exits with 1, and says what is not so, where it is not.
+ * CHANGELOG.md a section, which is printed, and all name the repository that the workflow runs in. Exits with 1, and says what is not so, where it is not.
  */
 import { readFileSync } from 'node:fs'
+import { repositoryOf, repositoryProblems } from './repository.mjs'
 
 const [tag = ''] = process.argv.slice(2)
 const version = /^v(\d+\.\d+\.\d+(?:-[\w.]+)?)$/.exec(tag)?.[1]
@@ -26,6 +27,14 @@ const sections = read('CHANGELOG.md').split(/^(?=## \[)/m)
 const section = sections.find(text => text.startsWith(`## [${version}]`))
 if (section === undefined) problems.push(`CHANGELOG.md has no section [${version}]`)
 else if (!/^## \[[^\]]+\] - \d{4}-\d\d-\d\d$/m.test(section)) problems.push(`the section [${version}] has no date`)
+
+const root = new URL('../', import.meta.url)
+problems.push(...repositoryProblems(root))
+const { GITHUB_REPOSITORY: here } = process.env
+if (here !== undefined && repositoryOf(root) !== `https://github.com/${here}`)
+  problems.push(
+    `package.json names ${repositoryOf(root)}, and this runs in ${here}: node scripts/repository.mjs sets it`,
+  )
 
 if (problems.length > 0) {
   process.stderr.write(`release-check: this is not ${version}\n${problems.map(problem => `  ${problem}\n`).join('')}`)

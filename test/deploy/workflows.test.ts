@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { parse } from 'yaml'
+import { childEnv } from '../support/child-env.js'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const read = (file: string) => readFileSync(join(root, file), 'utf8')
@@ -59,21 +60,30 @@ t.test('released images have the base of the Dockerfile, by its digest', async t
   t.equal(pinned.split('@')[0], base)
 })
 
+/** Pages that link to the repository. */
+const PAGES = ['plugin/README.md', 'plugin/STABILITY.md', 'service/README.md']
+
 /** A tree with the files that the check reads, in these versions. */
 function treeOf(t: Test, versions: Readonly<Record<string, string>>, changelog: string): string {
   const tree = t.testdir()
   for (const folder of ['scripts', 'plugin', 'service']) mkdirSync(join(tree, folder))
-  cpSync(join(root, 'scripts/release-check.mjs'), join(tree, 'scripts/release-check.mjs'))
+  for (const file of ['scripts/release-check.mjs', 'scripts/repository.mjs', ...PAGES])
+    cpSync(join(root, file), join(tree, file))
   for (const file of ['package.json', 'package-lock.json', 'plugin/package.json', 'service/package.json']) {
+    const { repository, homepage, bugs } = JSON.parse(read(file))
     const dependencies = { 'ml-api-rate-limiter': '^1.2.3' }
-    writeFileSync(join(tree, file), JSON.stringify({ version: versions[file] ?? '1.2.3', dependencies }))
+    const manifest = { version: versions[file] ?? '1.2.3', dependencies, repository, homepage, bugs }
+    writeFileSync(join(tree, file), JSON.stringify(manifest))
   }
   writeFileSync(join(tree, 'CHANGELOG.md'), changelog)
   return tree
 }
 
-const check = (tree: string, tag: string) =>
-  spawnSync(process.execPath, [join(tree, 'scripts/release-check.mjs'), tag], { encoding: 'utf8' })
+const check = (tree: string, tag: string, env: Record<string, string> = {}) =>
+  spawnSync(process.execPath, [join(tree, 'scripts/release-check.mjs'), tag], {
+    encoding: 'utf8',
+    env: childEnv(env),
+  })
 
 const CHANGELOG =
   '# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-01-02\n\n### Added\n\n- A thing.\n\n## [1.2.2] - 2026-01-01\n'
@@ -90,4 +100,6 @@ t.test('the check of a release names everything that has another version', async
   t.match(stderr, 'plugin/package.json has version 1.2.2')
   t.match(stderr, 'CHANGELOG.md has no section [1.2.3]')
   t.match(check(treeOf(t, {}, CHANGELOG), 'main').stderr, "'main' is no release tag")
+  const { stderr: other } = check(treeOf(t, {}, CHANGELOG), 'v1.2.3', { GITHUB_REPOSITORY: 'somebody/else' })
+  t.match(other, 'and this runs in somebody/else: node scripts/repository.mjs sets it')
 })

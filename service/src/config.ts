@@ -59,7 +59,7 @@ export const settings = {
       minimum: 0,
       maximum: 65535,
       description:
-        'Port of a second listener for `/health`, `/metrics` and `/v1/admin`, which clients of the first one cannot keep busy. They are answered on `PORT` as well.',
+        'Port of a second listener for `/health`, `/metrics` and `/v1/admin`, which clients of the first one cannot keep busy. `PORT` answers them as well.',
       otherwise: 'there is none',
       takes: 'an integer, 0 (any free port) to 65535; not the one of PORT',
     }),
@@ -71,16 +71,16 @@ export const settings = {
       'Processes that serve on one port, for more requests than one main thread can take; see docs/deployment.md. `INFERENCE_THREADS` and `MAX_CONNECTIONS` are divided among them.',
     takes: 'an integer, 1 to 256, or `auto`: one for each core of the CPU quota, and no more than `INFERENCE_THREADS`',
   }),
-  MAX_CONNECTIONS: optionalCount('Connections to `PORT` at once; more are closed as they come.', 'any number'),
+  MAX_CONNECTIONS: optionalCount('Most connections to `PORT` at once; further ones are closed.', 'any number'),
   LOG_LEVEL: oneOf(
     ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     'info',
-    'Least level that is logged. From `debug` on, every request is.',
+    'Lowest level that is logged. `debug` and `trace` log every request.',
   ),
   REDIS_URL: optionalText(
     {
       description:
-        'Where the limits are counted for all replicas: one Redis, a Redis Cluster (one endpoint or several nodes), or what Sentinels watch; see docs/deployment.md.',
+        'Where the limits are counted for all replicas: one Redis, a Redis Cluster (one endpoint or several nodes), or a primary that Sentinels watch; see docs/deployment.md.',
       takes:
         'redis://[user:password@]host[:port][/database]; host,host or redis+cluster://host for a cluster; redis+sentinel://host,host/name for Sentinels; rediss for TLS in each',
       otherwise: 'counted in this process',
@@ -90,13 +90,13 @@ export const settings = {
   ),
   REDIS_NAMESPACE: Type.String({
     default: 'ml-api:',
-    description: 'Stands in front of every key in Redis. Services that share a Redis but no limits need one each.',
+    description: 'Prefix of every key in Redis. Services that share a Redis but not their limits need one each.',
     takes: 'a text',
   }),
   RATE_LIMIT_MAX: Type.Integer({
     minimum: 0,
     default: 100,
-    description: 'Predictions that one client may ask for in any one window.',
+    description: 'Predictions allowed to one client in any one window.',
     takes: 'an integer, 0 (nothing is allowed) or more',
   }),
   RATE_LIMIT_WINDOW: Type.String({
@@ -106,14 +106,14 @@ export const settings = {
     takes: 'a duration such as 10s, 1 minute or 2h, or milliseconds',
   }),
   LIMITS_FILE: optionalText({
-    description: 'Plans and the API keys that have them; see docs/limits.md.',
+    description: 'Plans, and API keys with their plan; see docs/limits.md.',
     takes: 'a JSON file',
     otherwise: 'one plan, of `RATE_LIMIT_MAX` in `RATE_LIMIT_WINDOW`',
   }),
   KEYS_STORE: optionalText(
     {
       description:
-        'Where the API keys that are made at run time are kept, and what was used: a file, or a Redis of their own that all replicas share; see docs/keys.md.',
+        'Where API keys made at run time and usage are stored: a file, or a separate Redis that all replicas share; see docs/keys.md.',
       takes: 'a file, or redis://… in the forms of `REDIS_URL`',
       otherwise: 'the file `data/keys.jsonl`',
       secret: true,
@@ -123,7 +123,7 @@ export const settings = {
   KEYS_MAX_STALE: optionalText(
     {
       description:
-        'How long a replica that cannot ask `KEYS_STORE` goes on with the keys that it knows; then requests with such a key get 503.',
+        'How long a replica goes on with the keys that it knows while `KEYS_STORE` is away; then requests with such a key get 503.',
       takes: 'a duration such as 10s, 1 minute or 2h, or milliseconds',
       otherwise: 'without an end',
     },
@@ -133,23 +133,23 @@ export const settings = {
     minimum: 1,
     maximum: 3660,
     default: 93,
-    description: 'How long what was used is kept.',
+    description: 'How long usage is stored.',
     takes: 'days, 1 to 3660',
   }),
   USAGE_FLUSH_MS: milliseconds(
     100,
     2000,
-    'How often what was used is brought to `KEYS_STORE`. So much of it is lost at most with a killed process.',
+    'How often usage is written to `KEYS_STORE`. A killed process loses at most so much of it.',
   ),
   SDK_HEADERS: oneOf(
     ['off', 'openai'],
     'off',
-    'Headers of the limits that the client libraries of others read, beside those of the IETF: `openai` adds `x-ratelimit-limit-requests` and its like.',
+    'Limit headers for client libraries of other APIs, beside the IETF ones: `openai` adds `x-ratelimit-limit-requests` and similar ones.',
   ),
   BEARER_KEYS: oneOf(
     ['off', 'on'],
     'off',
-    'Whether `authorization: Bearer` carries an API key, besides `x-api-key`. Off: the header is left to others, such as a proxy that signs users in.',
+    'Whether `authorization: Bearer` can carry an API key, besides `x-api-key`. Off: the header is ignored, for example because a proxy uses it to sign users in.',
   ),
   ON_STORE_ERROR: oneOf(
     ['local', 'allow', 'deny'],
@@ -159,7 +159,7 @@ export const settings = {
   STORE_TIMEOUT_MS: milliseconds(1, 100, 'How long Redis may take to answer before `ON_STORE_ERROR` applies.'),
   TRUST_PROXY: optionalText(
     {
-      description: 'Proxies whose `X-Forwarded-For` is believed.',
+      description: 'Proxies whose `X-Forwarded-For` is trusted.',
       takes:
         'addresses and CIDR ranges, comma-separated, such as 10.0.0.0/8,::1; not `true`, a number of hops or a range ' +
         'of everything, with which a client could forge its address',
@@ -170,44 +170,44 @@ export const settings = {
   MODELS_DIR: optionalText({
     description: 'Folder with `<name>/<version>/model.onnx`.',
     takes: 'a folder',
-    otherwise: 'the folder `models` where the service is started',
+    otherwise: '`models` in the current folder',
   }),
   DEFAULT_MODEL: optionalText({
-    description: 'The model meant by requests that name none.',
+    description: 'The model for requests that name none.',
     takes: 'the name of a model',
-    otherwise: 'none; needless with a single model',
+    otherwise: 'none; not needed with a single model',
   }),
   INFERENCE_THREADS: optionalCount(
     'Workers that run models.',
-    'one a core; in a container one for each core of its CPU quota',
+    'one per core; in a container one per core of its CPU quota',
   ),
   INFERENCE_ISOLATION: oneOf(
     ['thread', 'process'],
     'thread',
-    'What a worker is. A model that crashes natively ends its process, not the service.',
+    'What a worker is. With `process`, a native crash of a model does not end the service.',
   ),
-  BATCH_MAX_SIZE: optionalCount('Rows of one run at most.', 'found for each model by timing'),
+  BATCH_MAX_SIZE: optionalCount('Most rows in one run.', 'found for each model by measuring'),
   BATCH_MAX_DELAY_MS: Type.Number({
     minimum: 0,
     default: 0,
-    description: 'How long a request may wait for company while a worker is free.',
+    description: 'How long a request may wait for others to join its batch while a worker is free.',
     takes: 'milliseconds, 0 or more',
   }),
   QUEUE_MAX: Type.Integer({
     minimum: 1,
     default: 10_000,
-    description: 'Rows that may wait for one model; beyond, requests are refused as overload.',
+    description: 'Most rows that wait for one model; further requests are refused as overload.',
     takes: 'an integer, 1 or more',
   }),
   ADMISSION: oneOf(
     ['on', 'off'],
     'on',
-    'Whether requests are refused that would wait for long or in vain. Off, only `QUEUE_MAX` and deadlines hold.',
+    'Whether requests that would wait too long or in vain are refused at once. Off: only `QUEUE_MAX` and deadlines apply.',
   ),
   ADMISSION_WAIT_MS: milliseconds(
     1,
     limit.mostWaitMs,
-    'How long requests are meant to wait at most while a model is asked for more than it can run.',
+    'Longest wait to aim for while a model gets more requests than it can run.',
   ),
   ADMISSION_DELAY_MS: milliseconds(
     1,
@@ -222,24 +222,24 @@ export const settings = {
   UPLOAD_TIMEOUT_MS: milliseconds(
     1,
     5000,
-    'How long a request may take to arrive whole; then it gets 408. Its headers have three seconds of it at most.',
+    'How long a request may take to arrive completely; then it gets 408. Its headers may take three seconds at most.',
   ),
   RUN_TIMEOUT_MS: milliseconds(
     1,
     60_000,
-    'How long a run may take. A worker that takes longer is replaced or, where it is a thread, makes the service not ready.',
+    'How long a run may take. A worker process that takes longer is replaced; a worker thread makes the service not ready.',
   ),
   TRIAL_TIMEOUT_MS: milliseconds(
     1,
     60_000,
-    'How long a model may take to be loaded and checked in a process of its own before it serves. One that takes longer is refused.',
+    'How long it may take to load and check a model in a separate process before it serves. A model that takes longer is refused.',
   ),
   OVERLOAD_STATUS: Type.Unsafe<OverloadStatus>({
     type: 'integer',
     enum: [429, 503],
     default: 429,
     description:
-      'Status of what is refused because the service is overloaded. Many balancers take out a replica that answers 503. Where no worker or backend is up, the status is always 503.',
+      'Status of refusals under overload. Many balancers take out a replica that answers 503. If no worker or backend is up, the status is always 503.',
     takes: '429, 503',
   }),
   BODY_LIMIT: Type.Integer({
@@ -253,7 +253,7 @@ export const settings = {
     Type.Integer({
       minimum: 1024,
       maximum: 268_435_456,
-      description: 'Longest request body once unpacked, of those sent with `content-encoding: gzip`.',
+      description: 'Longest body of a request with `content-encoding: gzip`, once unpacked.',
       otherwise: 'as `BODY_LIMIT`',
       takes: 'bytes, 1024 to 268435456',
     }),
@@ -267,35 +267,35 @@ export const settings = {
   STREAM_STALL_MS: milliseconds(
     100,
     30_000,
-    'How long a stream may stand still, because no rows arrive or no answers are read, or wait for quota, before it is ended.',
+    'How long a stream may wait, for rows, for its answers to be read or for quota, before it is ended.',
   ),
   IMAGE_PIXEL_LIMIT: Type.Integer({
     minimum: 1,
     default: 16_777_216,
-    description: 'Most pixels of a picture, whatever its bytes; a larger one is refused before it is decoded.',
+    description: 'Most pixels in a picture, whatever its size in bytes; a larger one is refused before it is decoded.',
     takes: 'an integer, 1 or more',
   }),
   CORS_ORIGINS: optionalText(
     {
       description: 'Origins whose browser apps may read the answers, limit headers included.',
       takes: 'origins, comma-separated, such as https://app.example,http://localhost:5173, or * for all',
-      otherwise: 'none: pages of this service alone',
+      otherwise: 'none: only pages of this service',
     },
     'origins',
   ),
   CONSOLE: oneOf(
     ['on', 'off'],
     'on',
-    'Whether the page at `/console` is served, where there is an `ADMIN_TOKEN`: keys, usage and denials.',
+    'Whether the page at `/console` is served: keys, usage and denials. It needs an `ADMIN_TOKEN`.',
   ),
   PLAYGROUND: oneOf(['on', 'off'], 'on', 'Whether the page at `/` is served.'),
   DOCS: oneOf(['on', 'off'], 'on', 'Whether the API reference at `/docs` and `/openapi.json` are served.'),
   EVENTS: oneOf(
     ['on', 'off'],
     'on',
-    'Whether `GET /v1/events` is served: the figures that the charts of the page draw.',
+    'Whether `GET /v1/events` is served: the figures for the charts of the page.',
   ),
-  METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and anything counted for it.'),
+  METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and its figures are counted.'),
   ADMIN_TOKEN: optionalText(
     {
       description: 'Bearer token of `/v1/admin`.',
@@ -308,9 +308,9 @@ export const settings = {
   STOP_DELAY_MS: milliseconds(
     0,
     500,
-    'How long requests are still taken once a stop was asked for and `/health/ready` says 503: balancers need to see it.',
+    'How long requests are still accepted after a stop was asked for and `/health/ready` says 503, so that balancers can see it.',
   ),
-  STOP_TIMEOUT_MS: milliseconds(1, 10_000, 'Time for the requests in flight at a stop; what is not done then is lost.'),
+  STOP_TIMEOUT_MS: milliseconds(1, 10_000, 'Time for the requests in flight at a stop; unfinished ones are lost.'),
 }
 
 const SettingsSchema = Type.Object(settings)

@@ -15,7 +15,7 @@ export function clientKey(request: FastifyRequest, ipv6Subnet: number): string {
   if (!request.socket.destroyed && !warned.has(server)) {
     warned.add(server)
     request.log.warn(
-      'requests come without a client address, as on a Unix socket, and share one rate limit: set trustProxy or keyGenerator',
+      'requests have no client address, as on a Unix socket, and share one rate limit: set trustProxy or keyGenerator',
     )
   }
   return ''

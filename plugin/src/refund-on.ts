@@ -26,7 +26,7 @@ export function refundWhenSent(
     try {
       await refund()
     } catch (error) {
-      request.log.error({ err: error }, 'a request could not be given its cost back')
+      request.log.error({ err: error }, 'the cost of a request could not be given back')
     }
   }
   if (raw.writableFinished) void decide()

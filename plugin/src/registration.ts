@@ -104,7 +104,7 @@ export class Registration {
     const { name } = config
     const groupId = given.groupId ?? undefined
     if (groupId !== undefined) {
-      if (name !== undefined) throw new InvalidOption('name', 'given together with groupId', 'one of the two')
+      if (name !== undefined) throw new InvalidOption('name', "combined with 'groupId'", 'only one of them')
       return this.#newLimiter(config, ['group', groupId], store)
     }
     if (name !== undefined) return this.#newLimiter(config, [kind, 'name', name], store)
@@ -183,7 +183,7 @@ export class Registration {
     if (this.#warnedOfOrder) return
     this.#warnedOfOrder = true
     this.#app.log.warn(
-      "a limiter of rateLimit() or createRateLimit() has neither a name nor a groupId. Its counts in Redis are found by the order in which such limiters are made, which a new release may change. Give it a 'name'",
+      "a limiter of rateLimit() or createRateLimit() has neither a name nor a groupId. It finds its counts in Redis by the order in which such limiters are made, which a new release of your app may change. Give it a 'name'",
     )
   }
 
@@ -217,7 +217,7 @@ export class Registration {
       throw new InvalidOption(
         'precision',
         String(precision),
-        `${group.precision}, as the group '${groupId}' has it already`,
+        `${group.precision}, like the other routes of the group '${groupId}'`,
       )
     }
     return group
@@ -342,7 +342,7 @@ function withListener(config: RegistrationConfig, log: FastifyBaseLogger): Regis
 function withoutResponse(given: CreateRateLimitOptions): CreateRateLimitOptions {
   for (const name of ['concurrency', 'refundOn'] as const) {
     if (given[name] !== undefined && given[name] !== null) {
-      throw new InvalidOption(name, 'given to createRateLimit', 'rateLimit(), which sees the response end')
+      throw new InvalidOption(name, 'given to createRateLimit()', 'only in rateLimit(), which sees the response end')
     }
   }
   return { ...given, concurrency: null, refundOn: null }

@@ -163,7 +163,7 @@ function checkedCosts(engine: Engine, cost: Cost | undefined): Cost | undefined 
 
 function refuseOthers(options: LimiterOptions): void {
   for (const name of Object.keys(options)) {
-    if (!NAMES.includes(name)) throw new InvalidOption(name, 'given to a limiter', `one of ${NAMES.join(', ')}`)
+    if (!NAMES.includes(name)) throw new InvalidOption(name, 'unknown to a limiter without requests', `one of ${NAMES.join(', ')}`)
   }
   const policies = Array.isArray(options.policies) ? options.policies : []
   for (const [at, given] of [['', options], ...policies.map((policy, index) => [`policies[${index}].`, policy])] as [
@@ -172,7 +172,7 @@ function refuseOthers(options: LimiterOptions): void {
   ][]) {
     for (const [name, value] of Object.entries(given ?? {})) {
       const isOfRequests = typeof value === 'function' && (name === 'keyGenerator' || PLAIN.includes(name as 'max'))
-      if (isOfRequests) throw new InvalidOption(at + name, show(value), 'a plain value: there is no request')
+      if (isOfRequests) throw new InvalidOption(at + name, show(value), 'a plain value, because there is no request')
     }
   }
   if (options.redis && options.nameSpace === undefined) {

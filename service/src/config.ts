@@ -290,11 +290,7 @@ export const settings = {
   ),
   PLAYGROUND: oneOf(['on', 'off'], 'on', 'Whether the page at `/` is served.'),
   DOCS: oneOf(['on', 'off'], 'on', 'Whether the API reference at `/docs` and `/openapi.json` are served.'),
-  EVENTS: oneOf(
-    ['on', 'off'],
-    'on',
-    'Whether `GET /v1/events` is served: the figures for the charts of the page.',
-  ),
+  EVENTS: oneOf(['on', 'off'], 'on', 'Whether `GET /v1/events` is served: the figures for the charts of the page.'),
   METRICS: oneOf(['on', 'off'], 'on', 'Whether `GET /metrics` is served, and its figures are counted.'),
   ADMIN_TOKEN: optionalText(
     {

@@ -16,7 +16,7 @@ export const ONE_SIGNAL_MS = 300
 export const LAST_RUNS_MS = 1500
 
 /**
- * On SIGTERM, SIGINT, or an error that nothing caught: readiness goes off, then the server takes no more connections,
+ * On SIGTERM, SIGINT, or an uncaught error: readiness goes off, then the server takes no more connections,
  * then what is in flight ends, then the process. A second signal, or the end of the time for it, ends it at once. Of
  * several processes each does so, also when the first one says it.
  */
@@ -63,7 +63,7 @@ export function stopWell({ app, models, announceStop }: Service, config: Config,
     })
   }
   const failed = (error: unknown): void => {
-    app.log.fatal({ err: error }, 'an error that nothing caught')
+    app.log.fatal({ err: error }, 'uncaught error')
     void stop(1)
   }
   process.on('uncaughtException', failed)

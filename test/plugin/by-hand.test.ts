@@ -52,7 +52,7 @@ t.test('options that need the response are refused where they are given to creat
   ] as const) {
     t.throws(() => app.createRateLimit({ [option]: value }), {
       code: 'ML_RATE_INVALID_OPTION',
-      message: `option '${option}' is given to createRateLimit; allowed: rateLimit(), which sees the response end`,
+      message: `option '${option}' is given to createRateLimit(); allowed: only in rateLimit(), which sees the response end`,
     })
   }
   t.doesNotThrow(() => app.createRateLimit())
@@ -140,5 +140,5 @@ t.test('with Redis, limiters without name and group are warned of once', async t
 t.test('a name is refused where it names nothing', async t => {
   const app = await limited(t, {})
   t.throws(() => app.createRateLimit({ name: '' }), { message: /option 'name' is ''/ })
-  t.throws(() => app.rateLimit({ name: 'a', groupId: 'b' }), { message: /'name' is given together with groupId/ })
+  t.throws(() => app.rateLimit({ name: 'a', groupId: 'b' }), { message: /'name' is combined with 'groupId'/ })
 })

@@ -193,5 +193,5 @@ t.test('a limiter or a route can have a custom store of its own, where the rest 
   t.strictSame(await statuses(app, 3, '/own'), [200, 200, 429])
   t.match((await ask(app)).headers, { 'x-ratelimit-remaining': '4' })
   t.match(made[0], { max: 1, timeWindow: 60_000, colour: 'red' }, 'options that only the store knows reach it')
-  t.throws(() => app.createRateLimit({ store: Counting, cost: 2 }), { message: /'cost' is given together with store/ })
+  t.throws(() => app.createRateLimit({ store: Counting, cost: 2 }), { message: /'cost' is combined with 'store'/ })
 })

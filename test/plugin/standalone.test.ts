@@ -94,7 +94,7 @@ t.test('limiters of one name space share a count, and those of different ones do
 t.test('options that concern requests, or need a name, are refused', async t => {
   const refused = (options: object, message: RegExp) =>
     t.throws(() => createLimiter(options), { code: 'ML_RATE_INVALID_OPTION', message })
-  refused({ hook: 'preHandler' }, /'hook' is given to a limiter; allowed: one of precision, /)
+  refused({ hook: 'preHandler' }, /'hook' is unknown to a limiter without requests; allowed: one of precision, /)
   refused({ max: () => 1 }, /'max' is a function; allowed: a plain value/)
   refused(
     { policies: [{ name: 'a', max: 1, timeWindow: 1, keyGenerator: () => '' }] },

@@ -138,10 +138,10 @@ export function parseRegistration(given: RateLimitPluginOptions): RegistrationCo
   const custom = given.store !== undefined
   if (!custom) refuse(byHandOptions, given, BY_HAND)
   checkAll(given, known, '', name => custom || FASTIFY_OPTIONS.has(name))
-  if (given.redis && custom) throw new InvalidOption('store', 'given together with redis', 'one of the two')
+  if (given.redis && custom) throw new InvalidOption('store', "combined with 'redis'", 'only one of them')
   for (const name of ['redis', 'store'] as const) {
     if (given.counts !== undefined && given[name])
-      throw new InvalidOption('counts', `given together with ${name}`, 'one of the two')
+      throw new InvalidOption('counts', `combined with '${name}'`, 'only one of them')
   }
   const lack = given.redis ? whatClientLacks(given.redis) : undefined
   if (lack !== undefined) throw new InvalidOption('redis', lack, registrationOptions.redis.allowed)
@@ -166,7 +166,11 @@ export function refuseBesideStore(given: LimiterOptions): void {
   if (given.store === undefined) return
   for (const name of ['policies', 'cost', 'concurrency', 'precision', 'refundOn'] as const) {
     if (given[name] !== undefined) {
-      throw new InvalidOption(name, 'given together with store', 'max and timeWindow: a custom store counts requests')
+      throw new InvalidOption(
+        name,
+        "combined with 'store'",
+        'max and timeWindow, because a custom store counts requests',
+      )
     }
   }
 }
@@ -287,7 +291,7 @@ function parsePolicies(given: LimiterOptions): PolicyConfig[] {
     ]
   }
   for (const name of ['max', 'timeWindow'] as const) {
-    if (given[name] !== undefined) throw new InvalidOption(name, 'given together with policies', 'one of the two')
+    if (given[name] !== undefined) throw new InvalidOption(name, "combined with 'policies'", 'only one of them')
   }
   const names = new Set<string>()
   return policies.map((policy, index) => {

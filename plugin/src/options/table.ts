@@ -26,8 +26,8 @@ import {
 
 /**
  * The tables of all options. Checks, the texts of errors and the types that users see follow from them; the tables in
- * `docs/options.md` are written by `npm run docs` from the comments here: the text is the meaning, `@default` what holds
- * where the option is left out, `@example` one use.
+ * `docs/options.md` are written by `npm run docs` from the comments here: the text is the meaning, `@default` the value if
+ * the option is left out, and `@example` one use.
  */
 
 /** A value, or a function of the request that gives it. */
@@ -114,34 +114,34 @@ export const policyOptions = {
     kind<string>('a name of printable ASCII characters, at most 64, different from the others', isPolicyName),
   ),
   /**
-   * As above.
+   * The quota of the policy, like the option `max`.
    * @example max: 5000
    */
   max: required(max),
   /**
-   * As above; besides, `'calendar day'` and `'calendar month'` make the policy a budget: a fixed period that begins at
-   * 00:00 UTC by the clock of the store (of a month on its first day), and not a window that slides. It is decided with
-   * the other policies, and never taken ahead.
+   * The window of the policy, like the option `timeWindow`. `'calendar day'` and `'calendar month'` make the policy a
+   * budget: a fixed period instead of a sliding window. It begins at 00:00 UTC by the clock of the store, a month on its
+   * first day. A budget is decided with the other policies, and its quota is never taken ahead.
    * @example timeWindow: '1 day'
    */
   timeWindow: required(windowOrPeriod),
   /**
-   * What a request takes from this policy. When it is left out, the option `cost` beside `policies` holds.
+   * What a request takes from this policy. By default the option `cost` beside `policies` applies.
    * @default `1`
    * @example cost: request => request.headers['x-rows'] ? 10 : 1
    */
   cost,
   /**
-   * Returns whose quota the policy is: users, tenants and everybody have policies in one decision. When it is left out,
-   * the option `keyGenerator` beside `policies` holds. Penalties (`ban`, `continueExceeding`, `exponentialBackoff`) and
-   * `concurrency` always go by that one.
+   * Returns the key of this policy, so that users, tenants and everybody have their policies in one decision. By default
+   * the option `keyGenerator` beside `policies` applies. Penalties (`ban`, `continueExceeding`, `exponentialBackoff`) and
+   * `concurrency` always use that one.
    * @default the limiter's
    * @example keyGenerator: request => request.headers['x-tenant'] ?? 'none'
    */
   keyGenerator,
   /**
    * What is counted, for the `qu` parameter of `RateLimit-Policy`. Other units (rows, compute time) have no registered
-   * name: leave the option out and say it in the policy's name.
+   * name: leave the option out and put the unit into the policy's name.
    * @default `'requests'`
    * @example unit: 'content-bytes'
    */
@@ -158,8 +158,8 @@ export const concurrencyOptions = {
    */
   max: required(kind<number>('requests in flight allowed for one key: an integer ≥ 0', isInteger(0))),
   /**
-   * In Redis, how long a permit is held after its process has died. While the process lives the permit is renewed,
-   * however long the request takes, and given back when the response ends or the client goes away.
+   * In Redis, how long a permit is held after its process has died. While the process lives, it renews the permit,
+   * however long the request takes. It releases the permit when the response ends or the client goes away.
    * @default `30_000`
    * @example ttl: '10 seconds'
    */
@@ -172,7 +172,7 @@ export const concurrencyOptions = {
 /** Members of `prefetch`. */
 export const prefetchOptions = {
   /**
-   * The most requests whose quota this process takes ahead in one call. One such grant is spent while the next is there.
+   * The most requests whose quota this process takes ahead in one call. It may hold two such grants at once.
    * @example max: 20
    */
   max: required(kind<number>('an integer ≥ 1', isInteger(1))),
@@ -181,7 +181,7 @@ export const prefetchOptions = {
 /** Options of every limiter: of the registration, of routes, of `rateLimit()` and of `createRateLimit()`. */
 export const limiterOptions = {
   /**
-   * The quota: cost admitted in any one window. `0` admits nothing. A fraction is cut off.
+   * The quota: cost admitted in any one window. `0` admits nothing. Fractions are rounded down.
    * @default `1000`
    * @example max: 100
    */
@@ -193,8 +193,8 @@ export const limiterOptions = {
    */
   timeWindow,
   /**
-   * Several [policies](#policies) instead of `max` and `timeWindow`: a request is admitted by all of them and charged to
-   * all, or denied and charged to none.
+   * Several [policies](#policies) instead of `max` and `timeWindow`. Either all of them admit a request and are charged,
+   * or it is denied and none is charged.
    * @default none
    * @example policies: [{ name: 'burst', max: 10, timeWindow: 1000 }, { name: 'daily', max: 5000, timeWindow: '1 day' }]
    */
@@ -203,56 +203,58 @@ export const limiterOptions = {
     isListOf(() => true, 1),
   ),
   /**
-   * What a request takes from the quota. A request of cost `0` is not counted; it is denied only where more than the
-   * quota is used.
+   * What a request takes from the quota. A request of cost `0` is not counted, and is denied only if more than the quota
+   * is used.
    * @default `1`
    * @example cost: request => Number(request.headers['content-length'] ?? 0)
    */
   cost,
   /**
-   * Where `max` is above `1 / precision`, admissions that fall into one slice of that length share one entry of the log,
-   * so that memory stays bounded. A request may then count up to one slice longer; never more than `max` is admitted.
-   * All routes of one `groupId` have the same.
+   * Length of a slice, as a fraction of the window. If `max` is above `1 / precision`, admissions of one slice share one
+   * entry of the log, so that memory is bounded. A request may then count up to one slice too long. Never more than `max`
+   * is admitted. All routes of one `groupId` must have the same `precision`.
    * @default `0.01`
    * @example precision: 0
    */
   precision: kind<number>('a fraction of the window, 0 (every admission apart) to 1', isNumber(0, 1)),
   /**
-   * Limits [requests in flight](#concurrency) for one key, besides the windows and in the same decision. Limiters of
-   * `createRateLimit`, which do not see the response end, do not inherit it and cannot be given it.
+   * Limits [requests in flight](#concurrency) for one key, in addition to the windows and in the same decision. Limiters
+   * of `createRateLimit` do not inherit it and cannot have it, because they do not see the response end.
    * @default none
    * @example concurrency: { max: 3 }
    */
   concurrency: kind<Options<typeof concurrencyOptions>>('{ max, ttl? }', isObject),
   /**
-   * Denials inside one window after which the answer is 403 and no longer 429. `0` answers 403 at once, `-1` never.
+   * After so many denials in one window the answer is 403 instead of 429. `0` answers 403 at once, `-1` never.
    * @default `-1`
    * @example ban: 10
    */
   ban: kind<number>('a number ≥ 0, or -1 for never', isNumber(-1)),
   /**
-   * A request was denied with 403. Called after `onExceeded`.
+   * Called when a request was denied with 403, after `onExceeded`.
    * @default none
    * @example onBanReach: (request, key) => {}
    */
   onBanReach: onEvent,
   /**
-   * The hook that asks, after the route's own handlers of that hook. `request.body` is there from `'preValidation'` on.
+   * The hook in which requests are checked, after the route's own handlers of that hook. From `'preValidation'` on there
+   * is a `request.body`.
    * @default `'onRequest'`
    * @example hook: 'preHandler'
    */
   hook: oneOf('onRequest', 'preParsing', 'preValidation', 'preHandler'),
   /**
-   * In the process, the keys of one policy that are kept: at least the `cache` used last, at most as many again, and those
-   * being denied longer than the rest. A route's own `cache` gives it a store of its own.
+   * For counts in the process: how many keys of one policy are kept. At least the `cache` most recently used ones are
+   * kept, and at most as many again. Keys that are being denied are kept longer. A route with its own `cache` has its own
+   * store.
    * @default `5000`
    * @example cache: 50_000
    */
   cache: kind<number>('an integer ≥ 1', isInteger(1)),
   /**
-   * Who is not limited. Addresses and CIDR ranges are compared with `request.ip`, in whatever spelling, and never with
-   * the key that `ipv6Subnet` cuts. With a `keyGenerator`, every string is also compared with the whole key. The list is
-   * read when the plugin is registered or the route declared; a function is asked at each request.
+   * Who is not limited. Addresses and CIDR ranges, in any spelling, are compared with `request.ip`, and not with the key
+   * that `ipv6Subnet` shortens. With a `keyGenerator`, every string is also compared with the whole key. The list is read
+   * when the plugin is registered or the route is declared. A function is called for each request.
    * @default none
    * @example allowList: ['127.0.0.1', '10.0.0.0/8', '2001:db8::/32']
    */
@@ -263,48 +265,49 @@ export const limiterOptions = {
     isNull,
   ),
   /**
-   * Every denial restarts the wait: a client is admitted only after a whole window without a request.
+   * Every denial restarts the wait. A client is admitted again only after a whole window without a request.
    * @default `false`
    * @example continueExceeding: true
    */
   continueExceeding: flag,
   /**
-   * The n-th denial in a row blocks the key for window × 2^(n−1). Not used where `continueExceeding` is on.
+   * The n-th denial in a row blocks the key for window × 2^(n−1). Ignored with `continueExceeding`.
    * @default `false`
    * @example exponentialBackoff: true
    */
   exponentialBackoff: flag,
   /**
-   * `true` is `onStoreError: 'allow'`.
+   * `true` means `onStoreError: 'allow'`.
    * @default `false`
    * @example skipOnError: true
    */
   skipOnError: flag,
   /**
-   * What happens to a request that the store gives no answer about. `'throw'`: an error, status 500. `'allow'`: it
-   * passes, uncounted. `'deny'`: 503. `'local'`: it is counted in the process until the store is back, against this
-   * replica's part of each limit. Then Redis [is told](how-it-works.md#the-end-of-an-outage) what was admitted.
+   * What happens to a request if the store gives no answer. `'throw'`: an error, status 500. `'allow'`: it passes and is
+   * not counted. `'deny'`: 503. `'local'`: the process counts it against this replica's share of each limit, until the
+   * store is back. Then the replica [writes to Redis](how-it-works.md#the-end-of-an-outage) what it admitted.
    * @default `'throw'`
    * @example onStoreError: 'local'
    */
   onStoreError: oneOf('throw', 'allow', 'deny', 'local'),
   /**
-   * Returns the partition key: whose quota the request takes from. The default is `normalizeIP(request.ip, ipv6Subnet)`;
-   * behind a proxy set Fastify's `trustProxy` to the proxy's addresses. On a Unix socket requests have no address unless
-   * `trustProxy` finds one; without a `keyGenerator` they share one count then, and a warning in the log says so once.
+   * Returns the partition key, which says whose quota the request takes from. The default is
+   * `normalizeIP(request.ip, ipv6Subnet)`. Behind a proxy set Fastify's `trustProxy` to the proxy's addresses. On a Unix
+   * socket requests have no address unless `trustProxy` finds one. Without a `keyGenerator` they then share one count, and
+   * one warning in the log says so.
    * @default client address
    * @example keyGenerator: request => request.headers['x-api-key'] ?? request.ip
    */
   keyGenerator,
   /**
-   * Prefix length to which the default `keyGenerator` cuts IPv6 addresses, since one site usually has a whole /64.
+   * Prefix length to which the default `keyGenerator` shortens IPv6 addresses. One site usually has a whole /64.
    * @default `64`
    * @example ipv6Subnet: 56
    */
   ipv6Subnet: kind<number>('a prefix length, 0 to 128', isNumber(0, 128)),
   /**
-   * Routes that name the same group share one count. For routes and limiters made by hand; without it, every one with
-   * options of its own counts for itself.
+   * Routes with the same `groupId` share one count. For routes and for limiters made by hand. Without it, each of them
+   * that has its own options counts for itself.
    * @default none
    * @example groupId: 'otp'
    */
@@ -321,7 +324,7 @@ export const limiterOptions = {
     isFunction,
   ),
   /**
-   * Calls the `x-ratelimit-…` headers `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset`.
+   * Names the `x-ratelimit-…` headers `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset`.
    * @default `false`
    * @example enableDraftSpec: true
    */
@@ -333,7 +336,7 @@ export const limiterOptions = {
    */
   standardHeaders: flag,
   /**
-   * Which headers a denied response has. Names left out stay `true`. With `enableDraftSpec` the names are those without
+   * Which headers a denied response has. Names that are left out stay `true`. With `enableDraftSpec` the names have no
    * `x-`.
    * @default `{ 'x-ratelimit-limit': true, 'x-ratelimit-remaining': true, 'x-ratelimit-reset': true, 'retry-after': true }`
    * @example addHeaders: { 'x-ratelimit-limit': false }
@@ -346,46 +349,46 @@ export const limiterOptions = {
    */
   addHeadersOnExceeding: flags,
   /**
-   * A request was admitted.
+   * Called when a request was admitted.
    * @default none
    * @example onExceeding: (request, key) => {}
    */
   onExceeding: onEvent,
   /**
-   * A request was denied; in report mode, it would have been.
+   * Called when a request was denied. In report mode: when it would have been denied.
    * @default none
    * @example onExceeded: (request, key) => request.log.info({ key }, 'denied')
    */
   onExceeded: onEvent,
   /**
-   * A decision was made. Called before headers are set and before the other callbacks. For metrics. Costs nothing when
+   * Called for every decision, before headers are set and before the other callbacks. For metrics. Costs nothing if it is
    * left out.
    * @default none
    * @example onDecision: (request, decision) => request.log.debug(decision)
    */
   onDecision: kind<OnDecision>('a function (request, decision)', isFunction),
   /**
-   * Counts by outcome, such as failed logins only: called when the whole response of an admitted request was sent, and
-   * `true` gives the request back what it was charged when it was admitted. May be async. The request counts where it
-   * throws or rejects, which is logged, and where the client goes away before the response is complete: then it is not
-   * called. Until the response is sent every request counts, so it never lets more than `max` run at once.
+   * Counts by outcome, such as failed logins only. Called when the whole response of an admitted request was sent. `true`
+   * gives back what the request was charged when it was admitted. May be async. If it throws or rejects, that is logged,
+   * and the request counts. If the client goes away before the response is complete, it is not called, and the request
+   * counts. Every request counts until its response is sent, so never more than `max` run at once.
    * @default none
    * @example refundOn: (request, reply) => reply.statusCode < 400
    */
   refundOn: kind<RefundOn>('a function (request, reply) that returns true or false', isFunction),
   /**
-   * Whether this process takes quota of a busy key ahead, so that most of its requests are answered without asking Redis.
-   * `false`: each request asks. `{ max }` bounds [how much](#prefetch). No window holds more than `max` either way; see
-   * [How it works](how-it-works.md#quota-taken-ahead). Only with `redis`, where every policy of the request has a quota
-   * above `1 / precision`, a fixed cost and a window of at least 0.5 s (at the default `precision`), and without
-   * `concurrency`, `ban`, `continueExceeding` and `exponentialBackoff`.
+   * Whether this process takes quota of a busy key ahead, so that it answers most requests of the key without asking Redis.
+   * `false`: each request asks Redis. `{ max }` bounds [how much](#prefetch). In both cases no window holds more than `max`;
+   * see [How it works](how-it-works.md#quota-taken-ahead). It needs `redis`, and for every policy of the request a quota
+   * above `1 / precision`, a fixed cost and a window of at least 0.5 s (with the default `precision`). It has no effect with
+   * `concurrency`, `ban`, `continueExceeding` or `exponentialBackoff`.
    * @default `true`
    * @example prefetch: false
    */
   prefetch: kind<boolean | Options<typeof prefetchOptions>>('true, false or { max }', isFlag, isObject),
   /**
-   * A [store of your own](#a-store-of-your-own); a route or a limiter can have one of its own. Not together with `redis`,
-   * `policies`, `cost`, `precision`, `concurrency` or `refundOn`.
+   * A [store of your own](#a-store-of-your-own). A route or a limiter can have another one. It cannot be combined with
+   * `redis`, `policies`, `cost`, `precision`, `concurrency` or `refundOn`.
    * @default none
    * @example store: MyStore
    */
@@ -394,7 +397,7 @@ export const limiterOptions = {
     isFunction,
   ),
   /**
-   * `'report'` counts, sets headers, calls callbacks and logs, but never denies: to try a quota on real traffic.
+   * `'report'` counts, sets headers, calls callbacks and logs, but never denies. Use it to try a quota on real traffic.
    * @default `'enforce'`
    * @example mode: 'report'
    */
@@ -404,16 +407,16 @@ export const limiterOptions = {
 /** Options that only the registration has. */
 export const registrationOptions = {
   /**
-   * Limits all routes of the scope and of the scopes inside it; they share one count. `false` limits only routes with
-   * `config.rateLimit`. [Routes that were declared before the plugin had loaded](#routes-declared-earlier) are limited too.
+   * Limits all routes of the scope and of nested scopes. They share one count. `false` limits only routes with
+   * `config.rateLimit`. [Routes that are declared before the plugin has loaded](#routes-declared-earlier) are limited too.
    * @default `true`
    * @example global: false
    */
   global: flag,
   /**
-   * A [client](clients.md) of ioredis, iovalkey, node-redis or Valkey GLIDE, or an adapter for another one. Counts in Redis
-   * or Valkey, for all replicas; single, Sentinel and Cluster clients. The client stays yours: it is not closed. Without
-   * `redis`, `counts` and `store` the plugin counts in the process.
+   * A [client](clients.md) of ioredis, iovalkey, node-redis or Valkey GLIDE, or an adapter for another one. With it the
+   * plugin counts in Redis or Valkey, for all replicas. It may be a single, Sentinel or Cluster client. The plugin does not
+   * close it. Without `redis`, `counts` and `store` the plugin counts in the process.
    * @default none
    * @example redis: new Redis(process.env.REDIS_URL)
    */
@@ -422,8 +425,8 @@ export const registrationOptions = {
     value => !value || isObject(value),
   ),
   /**
-   * The way to another process of this machine that holds the counts, for `node:cluster` and its like: see
-   * [Several processes without Redis](#several-processes-without-redis). Not together with `redis` or `store`.
+   * The way to another process of this machine that holds the counts, for example with `node:cluster`: see
+   * [Several processes without Redis](#several-processes-without-redis). It cannot be combined with `redis` or `store`.
    * @default none
    * @example counts: { ask: async batch => batch }
    */
@@ -432,17 +435,17 @@ export const registrationOptions = {
     value => isObject(value) && typeof (value as CountsLink).ask === 'function',
   ),
   /**
-   * Stands in front of every key in Redis. Replicas must have the same one. The default names the program by its package
-   * and script, so that two programs on one Redis do not count together. Apps of one process have the same default:
+   * Prefix of every key in Redis. All replicas must have the same one. The default is made from the package and the script
+   * of the program, so that two programs on one Redis do not count together. Apps of one process have the same default:
    * [give each its own](how-it-works.md#keys-and-name-spaces).
    * @default from package and script
    * @example nameSpace: 'shop:limits:'
    */
   nameSpace: kind<string>('a string that is not empty', isText(1)),
   /**
-   * Stores every key as its SHA-256. By default a key of up to 64 letters, digits and `._:@/|+-` stands in Redis as it
-   * is, and only others are hashed. Set it where keys are secrets, such as API keys. A key that can be guessed, such as
-   * an address, can be found from its hash. Changing it starts all counts from zero.
+   * Stores every key as its SHA-256. By default a key of up to 64 letters, digits and `._:@/|+-` is readable in Redis, and
+   * only other keys are hashed. Set it if keys are secrets, such as API keys. A hash does not hide a key that can be
+   * guessed, such as an address. Changing this option starts all counts from zero.
    * @default `false`
    * @example hashKeys: true
    */
@@ -462,15 +465,15 @@ export const registrationOptions = {
    */
   storeTimeout: kind<number>('milliseconds ≥ 1 (at most 2^31 − 1)', isNumber(1, LONGEST_TIMER_MS)),
   /**
-   * How long after the registration requests wait for the first connection to Redis, before `onStoreError` decides about
-   * them. `0` does not wait.
+   * How long after the registration requests wait for the first connection to Redis, before `onStoreError` decides. With
+   * `0` they do not wait.
    * @default `2000`
    * @example startTimeout: 500
    */
   startTimeout: kind<number>('milliseconds ≥ 0 (at most 2^31 − 1)', isNumber(0, LONGEST_TIMER_MS)),
   /**
-   * With `redis` or `counts`, how many denials this process remembers, so that a client known to be over its quota is denied without
-   * asking, for at most a second at a time. `true` is the default, `false` and `0` are none.
+   * With `redis` or `counts`, how many denials this process remembers. It denies such a client again without asking, for at
+   * most a second at a time. `true` means the default, `false` and `0` mean none.
    * @default `10_000`
    * @example denyMemory: false
    */
@@ -480,9 +483,9 @@ export const registrationOptions = {
     isFlag,
   ),
   /**
-   * With `redis` or `counts`, gets every call to it: `{ type: 'answered', ms }` or `{ type: 'failed', ms, error }`; and, when it is
-   * given up and when it is back, `{ type: 'lost', error }` and `{ type: 'back' }`. For metrics. Costs nothing when left
-   * out. That it throws or rejects is logged.
+   * With `redis` or `counts`, called for every call to it, with `{ type: 'answered', ms }` or `{ type: 'failed', ms, error }`.
+   * Also called with `{ type: 'lost', error }` when it is lost, and with `{ type: 'back' }` when it is back. For metrics. Costs
+   * nothing if it is left out. If it throws or rejects, that is logged.
    * @default none
    * @example onStoreEvent: event => console.log(event)
    */
@@ -492,9 +495,10 @@ export const registrationOptions = {
 /** Options that only limiters made by hand have. */
 export const byHandOptions = {
   /**
-   * Only for `app.rateLimit()` and `app.createRateLimit()`. Names the limiter, so that it finds its counts in Redis again
-   * whatever other limiters are made before it. Limiters of one of the two that have the same name share one count.
-   * Without a name or a `groupId`, the order of creation is the name; with Redis, a warning says so once.
+   * Only for `app.rateLimit()` and `app.createRateLimit()`. Names the limiter, so that it finds its counts in Redis again,
+   * whatever other limiters are made before it. Limiters that were made by the same function and have the same name share
+   * one count. Without a name or a `groupId`, the order of creation is the name. With Redis, one warning in the log says
+   * so.
    * @default none
    * @example name: 'failed-logins'
    */

@@ -35,10 +35,10 @@ export interface Question {
 
 export function addQuestion(command: Command): Command {
   return command
-    .addOption(new Option('--url <url>', 'where the service is').argParser(httpUrl).default(httpUrl(HERE), HERE))
-    .option('--model <name>', 'the model to ask (default: the first that the service names)')
-    .option('--features <json>', 'a row, or rows, of your own: JSON, @FILE, or - for standard input')
-    .option('--body <json>', 'a whole body of your own: JSON, @FILE, or - for standard input')
+    .addOption(new Option('--url <url>', 'URL of the service').argParser(httpUrl).default(httpUrl(HERE), HERE))
+    .option('--model <name>', 'the model to ask (default: the first one of the service)')
+    .option('--features <json>', 'your own row or rows: JSON, @FILE, or - for standard input')
+    .option('--body <json>', 'your own whole body: JSON, @FILE, or - for standard input')
     .addOption(new Option('--api-key <key>', 'sent as x-api-key').env('ML_API_KEY'))
     .addOption(new Option('--timeout <ms>', 'how long one try may take').argParser(integer(1)).default(10_000, '10000'))
 }
@@ -47,7 +47,8 @@ const HERE = 'http://localhost:3000'
 
 /** The body that the options give; undefined: the model's own sample. Throws UsageError. */
 export async function ownBody({ features, body, model }: Question, io: Io): Promise<string | undefined> {
-  if (features !== undefined && body !== undefined) throw new UsageError('--features and --body: give one of them')
+  if (features !== undefined && body !== undefined)
+    throw new UsageError('--features and --body cannot be combined: remove one of them')
   if (body !== undefined) return textOf('--body', body, io)
   if (features === undefined) return undefined
   const text = await textOf('--features', features, io)

@@ -44,15 +44,15 @@ interface Standing {
 
 export function benchCallCommand(io: Io, end: (code: number) => void): Command {
   const command = new Command('bench-call')
-    .summary('put load on a running service, and see what becomes of it')
-    .description('Sends many predictions at once for a time, and shows what they got and how fast.')
+    .summary('put load on a running service, and show the results')
+    .description('Sends many predictions at once for a time, and shows their statuses and latencies.')
   return addQuestion(command)
-    .addOption(new Option('--concurrency <n>', 'requests in flight at most').argParser(integer(1)).default(10))
+    .addOption(new Option('--concurrency <n>', 'most requests in flight').argParser(integer(1)).default(10))
     .addOption(new Option('--duration <time>', 'how long').argParser(duration).default(10_000, '10s'))
     .addOption(
-      new Option('--rate <n>', 'requests a second (default: as fast as they are answered)').argParser(integer(1)),
+      new Option('--rate <n>', 'requests per second (default: as fast as the service answers)').argParser(integer(1)),
     )
-    .option('--json', 'the result as one JSON object, for programs')
+    .option('--json', 'print the result as one JSON object, for programs')
     .addHelpText('after', EXAMPLES)
     .action(async (options: Options) => end(await interruptible(signal => benchCall(options, io, signal))))
 }

@@ -28,19 +28,21 @@ interface Options extends Question {
 
 export function callCommand(io: Io, end: (code: number) => void): Command {
   const command = new Command('call')
-    .summary('ask a running service for predictions, and wait as it says')
-    .description('Asks a running service for predictions, one after the other, and obeys its limits.')
+    .summary('ask a running service for predictions, and wait as long as it says')
+    .description('Asks a running service for predictions, one after the other, and waits as Retry-After says.')
   return addQuestion(command)
     .addOption(
-      new Option('--requests <n>', 'predictions to ask for (default: 20, of your own input 1)').argParser(integer(1)),
+      new Option('--requests <n>', 'predictions to ask for (default: 20, or 1 with your own input)').argParser(
+        integer(1),
+      ),
     )
     .addOption(
-      new Option('--retries <n>', 'how often one prediction is tried again before it counts as failed')
+      new Option('--retries <n>', 'retries of one prediction before it counts as failed')
         .argParser(integer(0))
         .default(10),
     )
     .addOption(new Option('--interval <ms>', 'pause between predictions').argParser(integer(0)).default(0))
-    .option('--json', 'one JSON object a line, for programs')
+    .option('--json', 'print one JSON object per line, for programs')
     .addHelpText('after', EXAMPLES)
     .action(async (options: Options) => {
       const body = await ownBody(options, io)

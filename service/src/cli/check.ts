@@ -31,7 +31,7 @@ export async function check(given: GivenSettings, io: Io): Promise<void> {
   let config: Config | undefined
   try {
     config = readConfig(given.environment)
-    tell('ok', 'settings', 'each is what it takes')
+    tell('ok', 'settings', 'all are valid')
   } catch (error) {
     tellWrong('settings', error)
   }

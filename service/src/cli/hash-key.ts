@@ -26,7 +26,7 @@ export function hashKeyCommand(io: Io): Command {
   return (
     new Command('hash-key')
       .summary('print the SHA-256 of an API key for the limits file')
-      .description('Prints the SHA-256 of an API key, as "keys" of the limits file (LIMITS_FILE) has it.')
+      .description('Prints the SHA-256 of an API key, for "keys" in the limits file (LIMITS_FILE).')
       .option('--new', 'make a new random key of 192 bits, and print it too')
       .option('--plan <name>', 'print the whole entry for "keys", with this plan')
       // Taken, so that it can be said what is wrong with it.
@@ -35,12 +35,16 @@ export function hashKeyCommand(io: Io): Command {
       .addHelpText('after', EXAMPLES)
       .action(async (argument: string | undefined, options: Options) => {
         if (argument !== undefined) {
-          throw new UsageError('a key is no argument: it is now in the history of your shell, so make another (--new)')
+          throw new UsageError(
+            'a key must not be an argument: it is now in the history of your shell, so make another one (--new)',
+          )
         }
         const key = options.new ? randomBytes(24).toString('hex') : await readSecret(io, 'API key (not shown): ')
-        if (key === '') throw new UsageError('there is no key: nothing was read')
+        if (key === '') throw new UsageError('no key was given')
         if (!/^[\x21-\x7e]+$/.test(key)) {
-          throw new UsageError('this is no API key: it is sent in a header, so it is visible ASCII without spaces')
+          throw new UsageError(
+            'this is not an API key: a key is visible ASCII without spaces, because it is sent in a header',
+          )
         }
         const sha256 = digestOfKey(key)
         const shown = options.plan === undefined ? sha256 : JSON.stringify({ sha256, plan: options.plan })

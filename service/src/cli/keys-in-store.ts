@@ -35,7 +35,7 @@ export async function withKeys(environment: Environment, work: (keys: StoredKeys
     await work(storedKeys(keys, config))
   } catch (error) {
     if (error instanceof ConfigError || error instanceof KeysUnavailable) throw new Failure(error.message)
-    if (error instanceof KeyConflict) throw new Failure('others change this key at the same time; try again')
+    if (error instanceof KeyConflict) throw new Failure('others changed this key at the same time; try again')
     throw error
   } finally {
     await app.close()

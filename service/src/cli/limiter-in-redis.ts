@@ -68,9 +68,7 @@ function limitsConfig(environment: Environment): Config & { readonly redis: Redi
   const config = readConfig(environment)
   const { redis } = config
   if (redis === undefined) {
-    throw new UsageError(
-      'REDIS_URL is not set (or --redis-url): without Redis the limits are in the service alone, and end with it',
-    )
+    throw new UsageError('REDIS_URL is not set (or --redis-url): without Redis only the service has the limits')
   }
   // Nothing is counted here, and here is no replica that the limits would be shared with.
   return { ...config, redis, onStoreError: 'deny', storeTimeoutMs: Math.max(PATIENCE_MS, config.storeTimeoutMs) }

@@ -47,10 +47,10 @@ type Options = Readonly<Record<string, unknown>>
 
 export function inspectCommand(io: Io): Command {
   const command = new Command('inspect')
-    .summary('show where a caller stands with the limits in Redis')
-    .description('Shows where a caller stands with every limit of its plan. Counts nothing.')
+    .summary('show what is left of the limits of a caller in Redis')
+    .description('Shows what is left of every limit of the plan of a caller. Counts nothing.')
     .argument('<key>', 'whose quota: see below')
-    .option('--json', 'as one JSON object, for programs')
+    .option('--json', 'print one JSON object, for programs')
   return addSettings(command, SETTINGS)
     .addHelpText('after', INSPECT_EXAMPLES)
     .action((key: string, options: Options) => act('inspect', key, options, io))
@@ -59,9 +59,9 @@ export function inspectCommand(io: Io): Command {
 export function resetCommand(io: Io): Command {
   const command = new Command('reset')
     .summary('give a caller its whole quota back')
-    .description('Makes the limits in Redis forget a caller: it has its whole quota again, with every limit.')
+    .description('Resets the limits of a caller in Redis. It has the whole quota of every limit again.')
     .argument('<key>', 'whose quota: see below')
-    .option('--json', 'where it stands then, as one JSON object, for programs')
+    .option('--json', 'print what is left then, as one JSON object, for programs')
   return addSettings(command, SETTINGS)
     .addHelpText('after', RESET_EXAMPLES)
     .action((key: string, options: Options) => act('reset', key, options, io))
@@ -84,7 +84,7 @@ async function act(what: 'inspect' | 'reset', given: string, options: Options, i
 async function readCaller(given: string, io: Io): Promise<Caller> {
   if (given === '-') {
     const key = await readSecret(io, 'API key (not shown): ')
-    if (key === '') throw new UsageError('there is no key: nothing was read')
+    if (key === '') throw new UsageError('no key was given')
     return { sha256: digestOfKey(key) }
   }
   const id = given.replace(/^key:/, '').replace(/\/owner:.*$/s, '')
@@ -96,7 +96,7 @@ async function readCaller(given: string, io: Io): Promise<Caller> {
     return { address: keyOfAddress(address.replace(/\/\d+$/, '')) }
   }
   // Not quoted: it may be an API key.
-  throw new UsageError('KEY takes an address, the SHA-256 or the id of an API key, or - to be asked for the API key')
+  throw new UsageError('KEY takes an address, the SHA-256 or the id of an API key, or - to ask for the API key')
 }
 
 const json = ({ key, plan, policies }: CallerStanding): string =>

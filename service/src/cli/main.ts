@@ -18,7 +18,7 @@ Examples:
   $ npx ml-api-rate-limiter reset 192.0.2.7             give it its whole quota back
   $ npx ml-api-rate-limiter keys create --owner acme --plan pro   an API key, known to the service within a second
   $ npx ml-api-rate-limiter hash-key --new --plan pro   an API key, and its entry for the limits file
-  $ npx ml-api-rate-limiter serve --help                what a command takes, with examples
+  $ npx ml-api-rate-limiter serve --help                options of a command, with examples
 
 It exits with 0 when all went well, 1 when something failed, 2 when it was called wrongly, 130 after Ctrl-C.
 Elsewhere than on a terminal it prints plain lines; NO_COLOR=1 has it print without colours.
@@ -63,9 +63,9 @@ export async function main(args: readonly string[], io: Io = process): Promise<n
   ]
   for (const command of commands) {
     program.addCommand(command.copyInheritedSettings(program).helpOption('-h, --help', 'this text'))
-    command.showHelpAfterError(`ml-api-rate-limiter ${command.name()} --help says what it takes`)
+    command.showHelpAfterError(`ml-api-rate-limiter ${command.name()} --help shows its options`)
   }
-  program.showHelpAfterError('ml-api-rate-limiter --help says what there is')
+  program.showHelpAfterError('ml-api-rate-limiter --help lists the commands')
   try {
     await program.parseAsync([...args], { from: 'user' })
     return exitCode

@@ -26,10 +26,10 @@ const DEMO = fileURLToPath(new URL('../../demo', import.meta.url))
 export function serveCommand(io: Io): Command {
   const command = new Command('serve')
     .summary('start the service')
-    .description('Starts the service: predictions over HTTP, behind limits. Ctrl-C or SIGTERM ends it well.')
-    .argument('[models]', 'folder with <name>/<version>/model.onnx, as --models-dir')
+    .description('Starts the service: predictions over HTTP, behind limits. Ctrl-C or SIGTERM stops it gracefully.')
+    .argument('[models]', 'folder with <name>/<version>/model.onnx, like --models-dir')
     .option('--demo', 'serve two models that come with the program: iris and digits')
-    .option('--check', 'check settings, limits file, models and Redis, say what is wrong, and start nothing')
+    .option('--check', 'check settings, limits file, models and Redis, report what is wrong, and start nothing')
   return addSettings(command)
     .addHelpText('after', EXAMPLES)
     .action(async (folder: string | undefined, options: Readonly<Record<string, unknown>>) => {
@@ -48,6 +48,7 @@ export function serveCommand(io: Io): Command {
 /** Where the models are, if a folder, `--models-dir` or `--demo` says so: one of them at most. */
 function modelsOf(folder: string | undefined, { demo, modelsDir }: Readonly<Record<string, unknown>>): object {
   const given = [folder, modelsDir, demo ? DEMO : undefined].filter(each => each !== undefined)
-  if (given.length > 1) throw new UsageError('give one of a folder of models, --models-dir and --demo')
+  if (given.length > 1)
+    throw new UsageError('a folder of models, --models-dir and --demo cannot be combined: give one of them')
   return given.length === 0 ? {} : { modelsDir: given[0] }
 }

@@ -17,7 +17,7 @@ const WORDS: Readonly<Record<number, string>> = {
   401: 'wrong key',
   404: 'unknown model',
   429: 'quota or overload',
-  503: 'nobody to serve',
+  503: 'cannot serve',
   504: 'deadline passed',
 }
 

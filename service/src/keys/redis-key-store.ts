@@ -244,7 +244,7 @@ export class RedisKeyStore implements KeyStore {
       const [epoch, revision, whole, ...changes] = reply
       if (epoch === '' && this.#epoch !== '') {
         if (!this.#isEmptied)
-          this.#log.error({ store: this.place }, 'the store of the keys is empty; the keys that are known stay')
+          this.#log.error({ store: this.place }, 'the store of the keys is empty; the known keys stay in use')
         this.#isEmptied = true
         return
       }
@@ -257,10 +257,7 @@ export class RedisKeyStore implements KeyStore {
       this.#isLost = false
     } catch (error) {
       if (!this.#isLost && this.#listener !== undefined) {
-        this.#log.error(
-          { err: error, store: this.place },
-          'the store of the keys is lost; the keys that are known stay',
-        )
+        this.#log.error({ err: error, store: this.place }, 'the store of the keys is lost; the known keys stay in use')
       }
       this.#isLost = true
     }

@@ -13,7 +13,11 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
   [401, 'UNKNOWN_KEY', 'The API key is unknown, mistyped, disabled, revoked or expired'],
   [401, 'KEY_REQUIRED', 'The limits file requires an API key'],
   [401, 'UNAUTHORIZED', '`/v1/admin` needs the admin token'],
-  [403, 'MODEL_NOT_ALLOWED', 'The API key or its plan does not allow this model; `available` lists those that it allows'],
+  [
+    403,
+    'MODEL_NOT_ALLOWED',
+    'The API key or its plan does not allow this model; `available` lists those that it allows',
+  ],
   [403, 'UNKNOWN_PLAN', 'The plan of the API key is no longer in the limits file'],
   [404, 'KEY_NOT_FOUND', '`/v1/admin/keys`: there is no API key with this id'],
   [404, 'NOT_FOUND', 'There is no such URL; `routes` lists the existing ones'],

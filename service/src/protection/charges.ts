@@ -209,7 +209,7 @@ export class Charges implements ComputeMeter {
     return Promise.all([this.#requests?.refund(), this.#work?.refund()]).then(
       () => {},
       // The store is away; what was charged leaves with its window.
-      reason => this.#log.debug({ err: reason }, 'a charge stays'),
+      reason => this.#log.debug({ err: reason }, 'a charge could not be given back'),
     )
   }
 

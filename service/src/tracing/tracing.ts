@@ -26,7 +26,7 @@ export async function traceRequests(
 ): Promise<void> {
   app.decorateRequest('trace', null)
   if (settings === undefined) return
-  for (const problem of settings.problems) app.log.warn({ problem }, 'a setting of OpenTelemetry cannot be met')
+  for (const problem of settings.problems) app.log.warn({ problem }, 'a setting of OpenTelemetry is not supported')
   if (settings.exporters.length === 0) return
   const tracing = await openTracing(settings, app.log)
   if (tracing === undefined) return

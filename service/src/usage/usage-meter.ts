@@ -84,7 +84,7 @@ export class UsageMeter {
         if (performance.now() > until) {
           this.#log.error(
             { err: error, entries: this.#waiting },
-            'what was used last is lost: its store does not take it',
+            'recent usage is lost: the store of usage does not accept it',
           )
           return
         }

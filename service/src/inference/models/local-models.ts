@@ -155,7 +155,7 @@ export class LocalModels implements ModelSource {
     const leftOut = onnx.outputs.filter(output => !info.outputs.some(each => each.name === output.name))
     if (leftOut.length > 0) {
       const outputs = leftOut.map(each => `${each.name} (${each.kind})`)
-      log.warn({ model: name, version, outputs }, 'outputs of a model that are no tensors are left out')
+      log.warn({ model: name, version, outputs }, 'outputs of a model that are not tensors are left out')
     }
     for (const warning of warnings)
       log.warn({ model: name, version, warning }, 'a model does not serve as model.json asks')

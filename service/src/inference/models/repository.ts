@@ -365,8 +365,7 @@ export class Repository implements Models {
     for (const { model, unknownKeys } of loaded) {
       const { name, version, batching } = model.info
       log.info({ model: name, version, batching }, 'model loaded')
-      if (unknownKeys.length > 0)
-        log.warn({ model: name, keys: unknownKeys }, 'model.json has fields that are not known')
+      if (unknownKeys.length > 0) log.warn({ model: name, keys: unknownKeys }, 'model.json has unknown fields')
     }
     if (this.#closing === undefined) for (const each of broken) this.#tellBroken(each)
   }

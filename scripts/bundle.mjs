@@ -26,7 +26,8 @@ const inlineLua = {
       const folder = dirname(path)
       const files = readdirSync(folder).filter(file => file.endsWith('.lua'))
       const contents = files.map(file => {
-        const text = readFileSync(join(folder, file), 'utf8')
+        // Redis needs no comments, and each process sends the text at least once.
+        const text = readFileSync(join(folder, file), 'utf8').replace(/^[ \t]*(?:--.*)?\n/gm, '')
         return `export const ${basename(file, '.lua')} = ${JSON.stringify(text)}`
       })
       return { contents: contents.join('\n'), loader: 'js' }

@@ -163,7 +163,8 @@ function checkedCosts(engine: Engine, cost: Cost | undefined): Cost | undefined 
 
 function refuseOthers(options: LimiterOptions): void {
   for (const name of Object.keys(options)) {
-    if (!NAMES.includes(name)) throw new InvalidOption(name, 'unknown to a limiter without requests', `one of ${NAMES.join(', ')}`)
+    if (!NAMES.includes(name))
+      throw new InvalidOption(name, 'unknown to a limiter without requests', `one of ${NAMES.join(', ')}`)
   }
   const policies = Array.isArray(options.policies) ? options.policies : []
   for (const [at, given] of [['', options], ...policies.map((policy, index) => [`policies[${index}].`, policy])] as [

@@ -7,7 +7,7 @@ const HEIGHT = 150
 const rate = name => sample => sample[name] / (sample.intervalMs / 1000)
 const CHARTS = [
   {
-    title: 'Requests a second',
+    title: 'Requests per second',
     series: [
       { name: 'allowed', color: 'allowed', of: rate('allowed') },
       { name: 'denied', color: 'denied', of: rate('denied') },
@@ -15,10 +15,10 @@ const CHARTS = [
     ],
   },
   {
-    title: 'Time to the answer, ms',
+    title: 'Response time, ms',
     series: [
       { name: 'median', color: 'allowed', of: sample => sample.p50Ms },
-      { name: '95 of 100', color: 'second', of: sample => sample.p95Ms },
+      { name: '95th percentile', color: 'second', of: sample => sample.p95Ms },
     ],
   },
   {
@@ -28,7 +28,7 @@ const CHARTS = [
       { name: 'longest wait, ms', color: 'second', of: sample => sample.queueMs ?? 0 },
     ],
   },
-  { title: 'Rows in a batch', series: [{ name: 'mean', color: 'second', of: sample => sample.batchRows }] },
+  { title: 'Rows per batch', series: [{ name: 'mean', color: 'second', of: sample => sample.batchRows }] },
 ]
 
 const times = []
@@ -137,9 +137,9 @@ export function startCharts() {
     for (const { drawing, plot } of views) drawing.setSize({ width: plot.clientWidth, height: HEIGHT })
   }).observe(document.querySelector('#charts'))
   const events = new EventSource('/v1/events')
-  events.onopen = () => (state.textContent = 'live, the last minute')
+  events.onopen = () => (state.textContent = 'live, last minute')
   events.onerror = () => {
-    state.textContent = 'connection lost, trying again'
+    state.textContent = 'connection lost, reconnecting'
     // The service has no such figures: `EVENTS=off`.
     if (events.readyState === EventSource.CLOSED) document.querySelector('.live').hidden = true
   }

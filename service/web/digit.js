@@ -66,7 +66,7 @@ async function update() {
   while (changed) {
     const wait = waitUntil - Date.now()
     if (wait > 0) {
-      note.textContent = 'asked again when there is quota'
+      note.textContent = 'sent again when there is quota'
       await new Promise(resolve => setTimeout(resolve, wait))
     }
     changed = false

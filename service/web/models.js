@@ -10,7 +10,7 @@ function about({ description = '', testAccuracy, testRows, version }) {
   const measured =
     testAccuracy === undefined
       ? ''
-      : ` ${(testAccuracy * 100).toFixed(1)} % right on ${testRows ?? 'its'} held-out rows.`
+      : ` ${(testAccuracy * 100).toFixed(1)} % correct on ${testRows ?? 'its'} held-out rows.`
   return `Version ${version}. ${description}${measured}`
 }
 

@@ -45,7 +45,7 @@ function show(policy) {
   line.left.textContent = remaining
   line.of.textContent =
     period === undefined ? `of ${limit} left in any ${seconds(windowSeconds)}` : `of ${limit} left this ${period}`
-  line.more.textContent = remaining === limit ? 'untouched' : `more in ${resetSeconds} s`
+  line.more.textContent = remaining === limit ? 'unused' : `more in ${resetSeconds} s`
   line.meter.setAttribute('aria-label', `Left of ${name}`)
   line.meter.setAttribute('aria-valuemax', limit)
   line.meter.setAttribute('aria-valuenow', remaining)
@@ -58,7 +58,7 @@ async function poll() {
   try {
     for (const policy of await readLimits()) show(policy)
   } catch {
-    for (const line of lines.values()) line.more.textContent = 'cannot be asked'
+    for (const line of lines.values()) line.more.textContent = 'no answer'
   }
 }
 

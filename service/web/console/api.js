@@ -24,7 +24,7 @@ export async function admin(method, path, body) {
   if (response.status === 204) return undefined
   const type = response.headers.get('content-type') ?? ''
   const answer = type.includes('json') ? await response.json() : await response.text()
-  if (!response.ok) throw Object.assign(new Error(answer.detail ?? 'it failed'), { status: response.status })
+  if (!response.ok) throw Object.assign(new Error(answer.detail ?? 'the request failed'), { status: response.status })
   return answer
 }
 

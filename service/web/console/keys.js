@@ -34,7 +34,7 @@ function confirmed(title, text, yes) {
 }
 
 function showIssued(title, key) {
-  byId('issued-title').textContent = `${title} It is shown this once:`
+  byId('issued-title').textContent = `${title} This is the only time that it is shown:`
   byId('issued-key').textContent = key
   byId('issued').hidden = false
   byId('issued-key').focus()
@@ -51,11 +51,11 @@ function lineOf(key) {
     `plan ${key.plan}`,
     key.shown,
     `made ${date(key.createdAt)}`,
-    ...(key.expiresAt === null ? [] : [`ends ${date(key.expiresAt)}`]),
+    ...(key.expiresAt === null ? [] : [`expires ${date(key.expiresAt)}`]),
     ...(key.models === null ? [] : [`for ${key.models.join(', ')}`]),
     ...(key.outgoing.length === 0
       ? []
-      : [`old text until ${key.outgoing.map(each => each.expiresAt.slice(0, 16)).join(', ')}`]),
+      : [`old key valid until ${key.outgoing.map(each => each.expiresAt.slice(0, 16)).join(', ')}`]),
   ]
   what.append(`, ${more.join(', ')}`)
   about.append(who, what)
@@ -75,7 +75,7 @@ function lineOf(key) {
   }
   act('Policies', async () => watchPolicies(key))
   act('Rotate', async () => {
-    const text = 'The new text is shown once. The old one works for another hour.'
+    const text = 'The new key is shown once. The old one works for another hour.'
     if (!(await confirmed(`Rotate the key of ${key.owner}?`, text, 'Rotate'))) return
     const issued = await admin('POST', `keys/${key.id}/rotate`, { overlapSeconds: 3600 })
     replaced(issued)
@@ -90,7 +90,7 @@ function lineOf(key) {
   act(
     'Revoke',
     async () => {
-      const text = 'From now on it gets 401. This cannot be taken back.'
+      const text = 'From now on it gets 401. You cannot undo this.'
       if (!(await confirmed(`Revoke the key of ${key.owner}?`, text, 'Revoke'))) return
       await admin('DELETE', `keys/${key.id}`)
       line.remove()

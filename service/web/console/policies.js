@@ -53,7 +53,7 @@ function show({ name, unit, limit, remaining, windowSeconds, resetSeconds, perio
   const span =
     period === undefined ? (windowSeconds === 0 ? 'at once' : `in any ${told(windowSeconds)}`) : `a ${period}`
   line.of.textContent = `of ${limit} ${unit} left ${span}`
-  line.more.textContent = remaining === limit ? 'untouched' : `more in ${told(resetSeconds)}`
+  line.more.textContent = remaining === limit ? 'unused' : `more in ${told(resetSeconds)}`
   line.meter.setAttribute('aria-valuemax', limit)
   line.meter.setAttribute('aria-valuenow', Math.max(0, remaining))
   line.meter.classList.toggle('low', remaining < limit / 5)

@@ -3,7 +3,15 @@ import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.j
 import { ChargeTooLarge, StoreClosed, StoreForeignKey, StoreTimeout } from '../../errors.js'
 import { storedKeys } from '../../key.js'
 import { Denials } from '../denials.js'
-import { type Answer, type BlockPlaces, type Check, type Names, OtherPeriod, type Refund, type Store } from '../store.js'
+import {
+  type Answer,
+  type BlockPlaces,
+  type Check,
+  type Names,
+  OtherPeriod,
+  type Refund,
+  type Store,
+} from '../store.js'
 import { AcrossSlots, isAcrossSlots } from './across-slots.js'
 import { Batcher } from './batcher.js'
 import type { Connection } from './client.js'

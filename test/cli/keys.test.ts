@@ -51,8 +51,14 @@ t.test('a wrong call says what is wrong', async t => {
   t.match(await keys(), { code: 2, stderr: /missing required argument 'action'/ })
   t.match(await keys('delete'), { code: 2, stderr: /create, list, revoke, rotate/ })
   t.match(await keys('create', '--owner', 'acme'), { code: 2, stderr: /needs --owner and --plan/ })
-  t.match(await keys('create', '--owner', 'acme', '--plan', 'gold'), { code: 1, stderr: /plan is no plan.*free, pro/ })
-  t.match(await keys('create', '--owner', 'a', '--plan', 'pro', '--models', 'nome'), { code: 1, stderr: /is no model/ })
+  t.match(await keys('create', '--owner', 'acme', '--plan', 'gold'), {
+    code: 1,
+    stderr: /plan is not a plan.*free, pro/,
+  })
+  t.match(await keys('create', '--owner', 'a', '--plan', 'pro', '--models', 'nome'), {
+    code: 1,
+    stderr: /is not a model/,
+  })
   t.match(await keys('create', '--owner', 'a', '--plan', 'pro', '--expires-at', '2001-01-01'), {
     code: 1,
     stderr: /over/,

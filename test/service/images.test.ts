@@ -34,7 +34,7 @@ t.test('digits takes a picture as the body, and several in base64', async t => {
   })
   t.match((await predict({ model: 'digits', images: base64, features })).json(), { detail: /exclude each other/ })
   const wrong = await ask({ method: 'POST', url, payload: 'text', headers: { 'content-type': 'image/png' } })
-  t.match(wrong.json(), { status: 400, code: 'INFERENCE_INVALID_INPUT', detail: /is no picture/ })
+  t.match(wrong.json(), { status: 400, code: 'INFERENCE_INVALID_INPUT', detail: /is not a picture/ })
 })
 
 t.test('digits-picture reads pictures as people have them: of any size, in any of the formats', async t => {

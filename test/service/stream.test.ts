@@ -124,7 +124,7 @@ t.test('a wrong row is told with its number, behind the answers to those before 
   t.match(JSON.parse(first.text), { code: 'INFERENCE_INVALID_INPUT', row: 1 })
   t.match(JSON.parse((await send('a,b\n1,2\n')).text), {
     status: 400,
-    detail: /"a", which is no feature; the model takes sepal_length/,
+    detail: /"a", which is not a feature; the model takes sepal_length/,
   })
   const cut = await send(`${csvOf(300)}1,2\n`, { accept: 'text/csv' })
   t.ok(cut.isCut, 'a table is cut off')

@@ -55,7 +55,7 @@ export function settingsOf(options: Readonly<Record<string, unknown>>, env: Envi
   ] as const
   const sourceOf = (name: string) => sources.find(([, values]) => (values[name] ?? '').trim() !== '')?.[0] ?? 'default'
   const environment: Record<string, string> = {}
-  // Also what is no setting of the service's own, such as OTEL_….
+  // Also what is not a setting of the service's own, such as OTEL_….
   for (const name of new Set([...Object.keys(settings), ...Object.keys(file), ...Object.keys(env)])) {
     const value = sources.find(([source]) => source === sourceOf(name))?.[1][name]
     if (value !== undefined) environment[name] = value

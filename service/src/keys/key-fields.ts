@@ -36,13 +36,13 @@ export function fieldProblems(
   const problems: KeyFieldProblem[] = []
   const { plan, models, expiresAt } = given
   if (plan !== undefined && !known.plans.includes(plan)) {
-    problems.push({ path: 'plan', message: `is no plan; there is: ${known.plans.join(', ')}` })
+    problems.push({ path: 'plan', message: `is not a plan; there is: ${known.plans.join(', ')}` })
   }
   for (const [index, name] of (models ?? []).entries()) {
     if (known.models.includes(name)) continue
     problems.push({
       path: `models[${index}]`,
-      message: `is no model; there is: ${known.models.slice(0, 100).join(', ')}`,
+      message: `is not a model; there is: ${known.models.slice(0, 100).join(', ')}`,
     })
   }
   if (expiresAt !== undefined && expiresAt !== null) {

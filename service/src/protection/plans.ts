@@ -203,7 +203,7 @@ function planOf(
   problem: (text: string) => void,
 ): Plan {
   const path = `/plans/${name}`
-  if (!Check(Name, name)) problem(`${path} is no name: a-z, then a-z, 0-9 and -, at most 32`)
+  if (!Check(Name, name)) problem(`${path} is not a name: a-z, then a-z, 0-9 and -, at most 32`)
   const names = new Set<string>()
   const read = policies.map((policy, index): PlanPolicy => {
     const { name, unit = 'requests', limit, window } = policy

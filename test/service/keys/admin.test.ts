@@ -167,7 +167,7 @@ for (const { name, settings } of KEY_STORES) {
       ['POST', 'keys', { plan: 'pro' }, { message: /owner/ }],
       ['POST', 'keys', { owner: '', plan: 'pro' }, { path: 'owner' }],
       ['POST', 'keys', { owner: 7, plan: 'pro' }, { path: 'owner' }],
-      ['POST', 'keys', { owner: 'a', plan: 'none' }, { path: 'plan', message: 'is no plan; there is: free, pro' }],
+      ['POST', 'keys', { owner: 'a', plan: 'none' }, { path: 'plan', message: 'is not a plan; there is: free, pro' }],
       [
         'POST',
         'keys',

@@ -219,7 +219,7 @@ t.test('data is flat, or nested as the shape; anything between is refused', asyn
       ],
       /data\[0\]\[1\] has 2 values/,
     ],
-    [[1, 2, 3], [[[1, 2, 3], 4]], /data\[0\]\[1\] is no list/],
+    [[1, 2, 3], [[[1, 2, 3], 4]], /data\[0\]\[1\] is not a list/],
     [
       [1, 2, 3],
       [

@@ -76,7 +76,7 @@ async function inTurn<T>(work: () => Promise<T>): Promise<T> {
 
 /** The picture in the size and the channels of the model, a byte a value, row by row. */
 async function pixelsOf(plan: ImagePlan, bytes: Buffer, mostPixels: number, path: string): Promise<Buffer> {
-  if (!isPicture(bytes)) throw invalid(path, 'is no picture; PNG, JPEG and WebP are taken')
+  if (!isPicture(bytes)) throw invalid(path, 'is not a picture; it takes PNG, JPEG or WebP')
   library ??= load()
   const sharp = await library
   const options: SharpOptions = { limitInputPixels: mostPixels, failOn: 'error', pages: 1 }
@@ -124,7 +124,7 @@ export function picturesOf(given: unknown): readonly Buffer[] {
   if (list.length === 0) throw invalid('images', 'is an empty list')
   return list.map((each, i) => {
     const match = typeof each === 'string' ? base64.exec(each) : null
-    if (match === null) throw invalid(Array.isArray(given) ? `images[${i}]` : 'images', 'is no picture in base64')
+    if (match === null) throw invalid(Array.isArray(given) ? `images[${i}]` : 'images', 'is not a picture in base64')
     return Buffer.from(match[1] as string, 'base64')
   })
 }

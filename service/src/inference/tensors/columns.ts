@@ -166,7 +166,7 @@ export class TableRows {
     const given = record as Readonly<Record<string, unknown>>
     for (const name in given) {
       if (this.#columns.byName.has(name)) continue
-      throw invalid(`${path}.${clip(name)}`, `is no feature; the model takes ${namesOf(this.#columns)}`)
+      throw invalid(`${path}.${clip(name)}`, `is not a feature; the model takes ${namesOf(this.#columns)}`)
     }
     for (const column of this.#columns.list) {
       const value = Object.hasOwn(given, column.name) ? given[column.name] : undefined

@@ -32,7 +32,7 @@ export function readerOf(
   const columns = columnsOf(info)
   if (columns !== undefined) return new CsvReader(columns, chunkRows, mostRowBytes, take)
   throw new InvalidInput([
-    { path: '', message: 'a row of this model is no row of a table: send it as JSON, or as lines of JSON' },
+    { path: '', message: 'a row of this model is not a row of a table: send it as JSON, or as lines of JSON' },
   ])
 }
 

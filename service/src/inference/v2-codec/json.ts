@@ -67,7 +67,7 @@ export function elementsFromJson(
 }
 
 function raggedMessage({ path, value, length }: Misfit, shape: readonly number[]): string {
-  if (!Array.isArray(value)) return 'is no list where those before it are; data is flat, or nested as the shape'
+  if (!Array.isArray(value)) return 'is not a list, while those before it are; data is flat, or nested as the shape'
   return `has ${value.length} values; the shape ${showShape(shape)} has ${length}${path === '' ? '' : ' here'}`
 }
 

@@ -79,8 +79,8 @@ t.test('what is no picture, broken or too large is refused by name', async t => 
       decodeImages(of, [picture], most, () => 'images[0]'),
       { errors: [{ path: 'images[0]', message }] },
     )
-  await refused(Buffer.from('hello'), /is no picture/)
-  await refused(Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>'), /is no picture/)
+  await refused(Buffer.from('hello'), /is not a picture/)
+  await refused(Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>'), /is not a picture/)
   await refused(png.subarray(0, png.length - 30), /cannot be decoded/)
   // A small file of very many pixels.
   const bomb = await sharp({ create: { width: 8000, height: 8000, channels: 3, background: '#000' } })

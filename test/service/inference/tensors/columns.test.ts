@@ -89,7 +89,7 @@ t.test('a table has its columns in any order, and is told which are wrong', asyn
   )
   t.strictSame(valuesOf(split(['a'], [[5]]).inputs), [5, 9])
   t.throws(() => split(['b'], [[1]]), invalid('dataframe_split.columns', /lacks a/))
-  t.throws(() => split(['a', 'z'], [[1, 2]]), invalid('dataframe_split.columns[1]', /"z", which is no feature/))
+  t.throws(() => split(['a', 'z'], [[1, 2]]), invalid('dataframe_split.columns[1]', /"z", which is not a feature/))
   t.throws(() => split(['a', 'a'], [[1, 2]]), invalid('dataframe_split.columns[1]', /there twice/))
   t.throws(() => split(['a', 'b'], [[1]]), invalid('dataframe_split.data[0]', /has 1 values; there are 2 columns/))
   t.throws(() => split(['a', 'b'], []), invalid('dataframe_split.data', /empty/))

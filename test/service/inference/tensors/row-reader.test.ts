@@ -108,7 +108,9 @@ t.test('what is wrong is told, after the rows before it', async t => {
   wrong('"3"x,4\n', /behind the quotes/)
   wrong('"3,4\n', /ends within quotes/)
   wrong(`3,${'4'.repeat(2000)}`, /longer than 1000 bytes/)
-  t.match(csv(ab, 'a,c\n').failure, [{ path: 'header[1]', message: /"c", which is no feature; the model takes a, b/ }])
+  t.match(csv(ab, 'a,c\n').failure, [
+    { path: 'header[1]', message: /"c", which is not a feature; the model takes a, b/ },
+  ])
   t.match(csv(ab, 'a\n').failure, [{ path: 'header', message: /lacks b/ }])
   t.match(csv(ab, '').failure, [{ message: /there is no header/ }])
 })

@@ -6,16 +6,18 @@ import { ERRORS } from './errors.js'
 /** RFC 9457, with the members that this service adds. */
 export const Problem = Type.Object(
   {
-    type: Type.String({ description: 'A URI of the kind of problem; about:blank where the status says all.' }),
+    type: Type.String({ description: 'A URI for the kind of problem; about:blank if the status says enough.' }),
     title: Type.String(),
     status: Type.Integer(),
     detail: Type.String({ description: 'What was wrong, and what would be right.' }),
-    instance: Type.String({ description: 'Names this one answer; the log has the same id.' }),
-    code: Type.String({ description: 'Never changes; for programs.', enum: ERRORS.map(([, code]) => code) }),
+    instance: Type.String({ description: 'The id of this answer; the log has the same id.' }),
+    code: Type.String({ description: 'For programs; never changes.', enum: ERRORS.map(([, code]) => code) }),
     errors: Type.Optional(
-      Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), { description: 'Of status 400.' }),
+      Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), {
+        description: 'Only with status 400.',
+      }),
     ),
-    'violated-policies': Type.Optional(Type.Array(Type.String(), { description: 'Of status 429.' })),
+    'violated-policies': Type.Optional(Type.Array(Type.String(), { description: 'Only with status 429.' })),
     retryAfter: Type.Optional(Type.Number({ description: 'Seconds after which to ask again.' })),
   },
   { additionalProperties: true },
@@ -24,34 +26,37 @@ export const Problem = Type.Object(
 const header = (type: string, description: string) => ({ type, description })
 
 const RETRY_AFTER = {
-  'retry-after': header('integer', 'Seconds after which it is worth asking again.'),
+  'retry-after': header('integer', 'Seconds after which another try makes sense.'),
   'retry-after-ms': header('integer', 'The same in milliseconds.'),
 }
 
-const ETAG = { etag: header('string', 'Of this state of the document; send it as `if-none-match` next time.') }
+const ETAG = { etag: header('string', 'Identifies this state of the document; send it as `if-none-match` next time.') }
 
 /** Of every answer of a limited route. */
 const QUOTA_HEADERS = {
   'x-ratelimit-limit': header('integer', 'Quota of the policy that binds.'),
   'x-ratelimit-remaining': header('integer', 'What is left of it.'),
   'x-ratelimit-reset': header('integer', 'Seconds until more of it comes back.'),
-  ratelimit: header('string', 'What is left by policy: "requests";r=99;t=60 (draft-ietf-httpapi-ratelimit-headers).'),
+  ratelimit: header(
+    'string',
+    'What is left of each policy: "requests";r=99;t=60 (draft-ietf-httpapi-ratelimit-headers).',
+  ),
   'ratelimit-policy': header('string', 'The policies: "requests";q=100;w=60 (the same draft).'),
 }
 
 const MEANS: Readonly<Record<number, string>> = {
   304: 'The document is still the one that `if-none-match` names.',
-  400: 'It is malformed or does not fit; `detail` and `errors` say what was wrong and what would be right.',
+  400: 'The request is malformed or does not fit; `detail` and `errors` say what was wrong and what would be right.',
   401: 'The token or key is missing or wrong.',
-  403: 'The caller may not ask this model.',
-  404: 'There is no such URL, model, version or key; it names what there is.',
+  403: 'The caller may not use this model.',
+  404: 'There is no such URL, model, version or key; the answer lists the existing ones.',
   405: 'The URL takes other methods, which the header `allow` lists.',
-  409: 'The state of things does not allow it: `detail` says why.',
+  409: 'The current state does not allow it; `detail` says why.',
   413: 'The body is too long, or the request has too many rows.',
-  415: 'The body is not of a type that is taken.',
-  429: 'A quota is used up, or the service is overloaded. `retry-after` says when it is worth asking again.',
-  500: 'A fault of the service.',
-  503: 'Stopping, not ready, or nobody is there to serve.',
+  415: 'The route does not take this type of body.',
+  429: 'A quota is used up, or the service is overloaded. `retry-after` says when another try makes sense.',
+  500: 'A bug in the service.',
+  503: 'The service is stopping, is not ready, or cannot serve.',
   504: 'The answer did not come in time.',
 }
 
@@ -111,7 +116,7 @@ export const TimeoutHeader = Type.Object({
 })
 
 const Dimension = Type.Union([Type.Integer(), Type.String()], {
-  description: 'A size, or the name of one that varies.',
+  description: 'A size, or the name of a dimension that varies.',
 })
 
 const Tensor = Type.Object({ name: Type.String(), datatype: Type.String(), shape: Type.Array(Dimension) })
@@ -134,24 +139,24 @@ export const ModelDescription = Type.Object(
         { description: 'Credits of each request, and of each of its rows.' },
       ),
     ),
-    defaultVersion: Type.Optional(Type.String({ description: 'The version that answers where none is asked for.' })),
+    defaultVersion: Type.Optional(Type.String({ description: 'The version that answers if a request names none.' })),
     split: Type.Optional(
       Type.Record(Type.String(), Type.Number(), { description: 'Shares of the callers by version, from 0 to 1.' }),
     ),
     shadow: Type.Optional(
       Type.Object(
         { version: Type.String(), share: Type.Number() },
-        { additionalProperties: true, description: 'A version that runs beside, and how its answers compare.' },
+        { additionalProperties: true, description: 'A version that runs in the shadow, and how its answers differ.' },
       ),
     ),
-    testAccuracy: Type.Optional(Type.Number({ description: 'Share of held-out rows predicted rightly.' })),
+    testAccuracy: Type.Optional(Type.Number({ description: 'Share of held-out rows that were predicted correctly.' })),
     sample: Type.Optional(
       Type.Object(
         {},
         { additionalProperties: true, description: 'A body that POST /v1/predict takes, if no longer than 2 KB.' },
       ),
     ),
-    sampleUrl: Type.String({ description: 'Where the same is, whatever its length.' }),
+    sampleUrl: Type.String({ description: 'URL of the sample, also if it is longer.' }),
     batching: Type.Object({ enabled: Type.Boolean() }, { additionalProperties: true }),
   },
   { additionalProperties: true },
@@ -162,18 +167,18 @@ export const Predictions = Type.Object({
   version: Type.String(),
   predictions: Type.Array(
     Type.Object({
-      label: Type.Optional(Type.String({ description: 'The class, where the labels are known.' })),
+      label: Type.Optional(Type.String({ description: 'The class, if the labels are known.' })),
       score: Type.Optional(
         Type.Union([Type.Number(), Type.String()], { description: 'The value of the model for that class.' }),
       ),
       outputs: Type.Record(Type.String(), Type.Unknown(), { description: 'By name, without the batch dimension.' }),
     }),
-    { description: 'One a row, in order.' },
+    { description: 'One for each row, in order.' },
   ),
 })
 
 const Period = Type.Union([Type.Literal('day'), Type.Literal('month')], {
-  description: 'Of a budget, in place of a window: of the calendar, in UTC.',
+  description: 'Only for a budget, instead of a window: a calendar period in UTC.',
 })
 
 export const Limits = Type.Object({
@@ -184,12 +189,12 @@ export const Limits = Type.Object({
       unit: Type.String(),
       limit: Type.Number(),
       remaining: Type.Number(),
-      windowSeconds: Type.Optional(Type.Number({ description: 'Of a window, which slides.' })),
+      windowSeconds: Type.Optional(Type.Number({ description: 'Only for a sliding window.' })),
       period: Type.Optional(Period),
       resetSeconds: Type.Number(),
       per: Type.Optional(Type.Literal('owner', { description: 'All keys of the owner share it.' })),
       models: Type.Optional(
-        Type.Array(Type.String(), { description: 'Only their requests count; all where left out.' }),
+        Type.Array(Type.String(), { description: 'Only requests for these models count; by default all.' }),
       ),
     }),
   ),
@@ -201,12 +206,12 @@ export const UsageReport = Type.Object({
   rows: Type.Array(
     Type.Object(
       {
-        requests: Type.Integer({ description: 'Answered as they asked.' }),
-        rows: Type.Integer({ description: 'Of these requests.' }),
+        requests: Type.Integer({ description: 'Successful requests.' }),
+        rows: Type.Integer({ description: 'Rows of these requests.' }),
         computeMs: Type.Number({ description: 'Milliseconds that models ran.' }),
         refused: Type.Record(Type.String(), Type.Integer(), { description: 'Refused requests, by the code.' }),
       },
-      { additionalProperties: true, description: 'With what it is of: model, day, hour, key or owner.' },
+      { additionalProperties: true, description: 'With the model, day, hour, key or owner that it belongs to.' },
     ),
   ),
 })
@@ -226,13 +231,13 @@ const keyFields = {
   createdAt: Type.String({ format: 'date-time' }),
   updatedAt: Type.String({ format: 'date-time' }),
   outgoing: Type.Array(Type.Object({ expiresAt: Type.String({ format: 'date-time' }) }), {
-    description: 'Keys that were rotated away and still live.',
+    description: 'Old keys that still work after a rotation.',
   }),
 }
 
 export const ApiKey = Type.Object(keyFields)
 
-export const IssuedApiKey = Type.Object({ ...keyFields, key: Type.String({ description: 'Shown this once.' }) })
+export const IssuedApiKey = Type.Object({ ...keyFields, key: Type.String({ description: 'Shown only once.' }) })
 
 export const Plans = Type.Object({
   plans: Type.Array(

@@ -80,7 +80,7 @@ const bytes = { schema: { type: 'string', format: 'binary' } }
 const refusal = {
   type: 'application/json',
   schema: ErrorBody,
-  headers: { 'x-error-code': { type: 'string', description: 'Never changes; for programs.' } },
+  headers: { 'x-error-code': { type: 'string', description: 'For programs; never changes.' } },
 }
 
 const told = (operationId: string, summary: string, success: object, refusals: readonly number[] = []) => ({

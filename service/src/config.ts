@@ -202,7 +202,7 @@ export const settings = {
   ADMISSION: oneOf(
     ['on', 'off'],
     'on',
-    'Whether requests that would wait too long or in vain are refused at once. Off: only `QUEUE_MAX` and deadlines apply.',
+    'Whether requests that would wait too long are refused at once. Off: only `QUEUE_MAX` and deadlines apply.',
   ),
   ADMISSION_WAIT_MS: milliseconds(
     1,

@@ -241,7 +241,7 @@ t.test('records, instances and tables of JSON are taken, and shown by the model'
   }
   t.match((await predict({ model: 'iris', records: [{ ...record, colour: 1 }] })).json(), {
     status: 400,
-    errors: [{ path: 'records[0].colour', message: /no feature; the model takes sepal_length, sepal_width/ }],
+    errors: [{ path: 'records[0].colour', message: /not a feature; the model takes sepal_length, sepal_width/ }],
   })
   t.match((await predict({ model: 'iris', records: [record], features: row })).json(), { detail: /exclude each other/ })
   t.strictSame((await ask('/v1/models/iris')).json().features, Object.keys(record))

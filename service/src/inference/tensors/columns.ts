@@ -269,7 +269,7 @@ export function orderOf(columns: Columns, names: readonly unknown[], path: strin
     const twice = column !== undefined
     throw invalid(
       `${path}[${i}]`,
-      `is ${show(name)}, which is ${twice ? 'there twice' : 'no feature'}; the model takes ${namesOf(columns)}`,
+      `is ${show(name)}, which is ${twice ? 'there twice' : 'not a feature'}; the model takes ${namesOf(columns)}`,
     )
   })
   const missing = columns.list.filter(column => column.fallback === undefined && !order.includes(column))

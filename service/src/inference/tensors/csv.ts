@@ -77,7 +77,7 @@ export class CsvReader {
     if (this.#rest.length > 0) this.#readRows(Buffer.concat([this.#rest, Buffer.from('\n')]), this.#rest.length + 1)
     if (this.#rest.length > 0) throw invalid('', 'ends within quotes')
     if (this.#order === undefined)
-      throw invalid('', `there is not a header; the header has the columns ${namesOf(this.#columns)}`)
+      throw invalid('', `there is no header; it must have the columns ${namesOf(this.#columns)}`)
   }
 
   /** Hands out the rows that are there. */

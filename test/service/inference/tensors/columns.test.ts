@@ -45,7 +45,7 @@ t.test('unknown, missing and wrong values are told by name', async t => {
   const info = one(2, ['a', 'b'])
   t.throws(
     () => encodeRecords(info, [{ a: 1, b: 2, c: 3 }], 'records'),
-    invalid('records[0].c', /no feature; the model takes a, b/),
+    invalid('records[0].c', /not a feature; the model takes a, b/),
   )
   t.throws(() => encodeRecords(info, [{ a: 1, b: 2 }, { a: 1 }], 'records'), invalid('records[1].b', /is missing/))
   t.throws(() => encodeRecords(info, [{ a: 1, b: null }], 'records'), invalid('records[0].b', /is null/))

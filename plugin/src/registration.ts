@@ -158,8 +158,7 @@ export class Registration {
     for (const limiter of this.#limiters) {
       for (const store of limiter.stores) all.set(store, [...(all.get(store) ?? []), limiter])
     }
-    const rank = (store: Store) =>
-      [CustomStoreAdapter, RedisStore, MemoryStore].findIndex(kind => store instanceof kind)
+    const rank = (store: Store) => (store instanceof CustomStoreAdapter ? 0 : store instanceof MemoryStore ? 2 : 1)
     return [...all].sort(([a], [b]) => rank(a) - rank(b))
   }
 

@@ -3,7 +3,7 @@
  * way. All of it can be sent as JSON or as a structured clone. Both ends are of one release: nothing of this is stored.
  */
 import type { Policy } from '../../policy.js'
-import type { Answer, Check, Concurrency, Names, Penalty, PolicyAnswer, Refund } from '../store.js'
+import type { Answer, BlockPlaces, Check, Concurrency, Names, Penalty, PolicyAnswer, Refund } from '../store.js'
 
 /** What the checks of one limiter have in common. */
 export interface Shape {
@@ -21,6 +21,7 @@ export type Call =
   | readonly ['check' | 'peek' | 'charge', key: string, keys: readonly string[] | null, ...ShapeSent]
   | readonly ['refund', key: string, limiter: string, refunds: readonly RefundSent[]]
   | readonly ['reset', key: string, names: Names]
+  | readonly ['block', key: string, places: BlockPlaces, durationMs: number, latest: number]
   | readonly ['release', permit: number]
 
 /** Key: null where it is that of the check. Generation and time: of the admission; -1 for an operator's refund. */
@@ -36,8 +37,8 @@ export type RefundSent = readonly [
 /** An answer as numbers: whether it is allowed, requests in flight, which denied it, the permit, then each policy. */
 export type AnswerSent = readonly number[]
 
-/** `too-large`: the charge cannot be counted. Null: done. */
-export type Result = AnswerSent | 'too-large' | null
+/** `too-large`: the charge cannot be counted. `late`: nobody waits for it any more. Null: done. */
+export type Result = AnswerSent | 'too-large' | 'late' | null
 
 /** A denial of these was remembered somewhere, and holds no longer. */
 export interface Freed {
@@ -46,14 +47,14 @@ export interface Freed {
 }
 
 const HEAD = 4
-const NUMBERS_OF_POLICY = 6
+const NUMBERS_OF_POLICY = 7
 const NONE = -1
 
 /** `permit`: by which the permit is given back; 0 where there is none. */
 export function encodeAnswer({ allowed, policies, concurrency }: Answer, permit: number): AnswerSent {
   const sent = [allowed ? 1 : 0, concurrency?.inFlight ?? NONE, concurrency?.violated ? 1 : 0, permit]
-  for (const { used, resetMs, retryMs, denials, admission } of policies) {
-    sent.push(used, resetMs, retryMs, denials, admission?.generation ?? NONE, admission?.time ?? NONE)
+  for (const { used, resetMs, retryMs, denials, admission, blockedMs = NONE } of policies) {
+    sent.push(used, resetMs, retryMs, denials, admission?.generation ?? NONE, admission?.time ?? NONE, blockedMs)
   }
   return sent
 }
@@ -64,12 +65,14 @@ export function decodeAnswer(sent: AnswerSent): { readonly answer: Answer; reado
   const policies: PolicyAnswer[] = []
   for (let at = HEAD; at < sent.length; at += NUMBERS_OF_POLICY) {
     const generation = sent[at + 4] as number
+    const blockedMs = sent[at + 6] as number
     policies.push({
       used: sent[at] as number,
       resetMs: sent[at + 1] as number,
       retryMs: sent[at + 2] as number,
       denials: sent[at + 3] as number,
       admission: generation === NONE ? undefined : { generation, time: sent[at + 5] as number },
+      blockedMs: blockedMs === NONE ? undefined : blockedMs,
     })
   }
   const concurrency = inFlight === NONE ? undefined : { inFlight, violated: violated === 1 }

@@ -122,6 +122,12 @@ export class SharedCounts {
         for (const limiter of names.limiters) this.#freed(limiter, key, from)
         return null
       }
+      case 'block': {
+        const [, key, places, durationMs, latest] = call
+        if (Date.now() > latest) return 'late'
+        this.#store.block(key, places, durationMs)
+        return null
+      }
       case 'release': {
         const [, permit] = call
         asker.permits.get(permit)?.release()

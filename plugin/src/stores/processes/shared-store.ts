@@ -2,7 +2,7 @@ import { clearTimeout, monotonic, setImmediate, setTimeout } from '../../clock.j
 import { ChargeTooLarge, StoreClosed, StoreTimeout } from '../../errors.js'
 import { Denials } from '../denials.js'
 import type { StoreEvent, StoreListener } from '../redis/events.js'
-import type { Answer, Check, Names, Refund, Store } from '../store.js'
+import type { Answer, BlockPlaces, Check, Names, Refund, Store } from '../store.js'
 import {
   type AnswerSent,
   type Call,
@@ -107,6 +107,14 @@ export class SharedStore implements Store {
     forget()
     await this.#call(['reset', key, names])
     forget()
+  }
+
+  /** One clock tells all processes of a machine until when it may happen. */
+  async block(key: string, places: BlockPlaces, durationMs: number): Promise<void> {
+    const { timeoutMs } = this.#options
+    const result = await this.#call(['block', key, places, durationMs, Date.now() + timeoutMs])
+    if (result === 'late') throw new StoreTimeout(timeoutMs)
+    for (const limiter of places.limiters) this.#denials.forget(limiter, key)
   }
 
   /** What waits is still sent, so that refunds and permits go back. */

@@ -361,7 +361,7 @@ t.test('the routes of a group have one precision', async t => {
     app.get('/same', { config: { rateLimit: group(0.5) } }, async () => 'ok')
     app.get('/else', { config: { rateLimit: { groupId: 'h', precision: 0 } } }, async () => 'ok')
   })
-  const message = /'precision' is 0; allowed: 0.5, as .* group 'g'/
+  const message = /'precision' is 0; allowed: 0.5, like .* group 'g'/
   t.throws(() => app.createRateLimit(group(0)), { message })
   t.throws(() => app.rateLimit(group(0)), { message })
   t.doesNotThrow(() => app.rateLimit(group(0.5)))

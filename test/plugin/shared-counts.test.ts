@@ -126,5 +126,7 @@ t.test('what is no batch is refused, and so are wrong options', async t => {
   t.throws(() => new SharedCounts({ cache: 0 }), { message: /'cache' is 0; allowed: an integer ≥ 1/ })
   const link = linkTo(counts, 1)
   await t.rejects(limited(t, { counts: {} as never }), { message: /'counts' is an object; allowed: an object { ask/ })
-  await t.rejects(limited(t, { counts: link, redis: { evalsha() {} } as never }), { message: /'counts' is combined with 'redis'/ })
+  await t.rejects(limited(t, { counts: link, redis: { evalsha() {} } as never }), {
+    message: /'counts' is combined with 'redis'/,
+  })
 })

@@ -148,6 +148,8 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
   }
 
   for (const [index, step] of given.steps.entries()) {
+    /** Whether something was charged to the log of a policy. */
+    let isCharged = (_policy: number) => false
     const equal = (what: string, found: unknown, wanted: unknown) => {
       const [one, two] = [JSON.stringify(found), JSON.stringify(wanted)]
       if (one !== two) throw new Error(`step ${index}, ${JSON.stringify(step)}: ${what} is ${one} instead of ${two}`)
@@ -204,6 +206,7 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
         })),
       })
       if (wantedReply.admitted + wantedReply.ahead > 0) {
+        isCharged = () => true
         const charged = cost * (wantedReply.admitted + wantedReply.ahead)
         admitted.push({
           costs: models.map(() => charged),
@@ -218,7 +221,7 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
         policies: models.map((policy, at) => ({ ...policy, cost: step.costs[at] as number })),
         permits: permits && { of: permitsModel, max: permits.max, life: permits.ttlMs * 1000 },
       }
-      const before = await at.print()
+      const before = step.do === 'peek' && releases.length === 0 ? await at.print() : undefined
       const releasing = releases.splice(0)
       const wanted = checkByModel(at.now, model)
       const pending = pendingOf(step.do, step.costs)
@@ -240,8 +243,9 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
         equal('what is in flight', found.answer.concurrency?.inFlight, wanted.inFlight)
         equal('the permit', found.permit, Math.max(0, wanted.permit))
       }
-      if (step.do === 'peek' && releasing.length === 0) equal('what is stored', await at.print(), before)
+      if (before !== undefined) equal('what is stored', await at.print(), before)
       const charged = wanted.policies.map(({ charged }) => charged)
+      isCharged = policy => charged[policy] !== undefined
       if (charged.some(one => one !== undefined)) {
         admitted.push({ costs: step.costs.map((cost, at) => (charged[at] ? cost : 0)), of: charged })
       }
@@ -278,6 +282,8 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
           stored.entries.filter(({ time }) => time > edge && time >= (counted[0]?.time ?? 0)).map(({ time }) => time),
           counted.map(({ time }) => time),
         )
+        if (key === keyOf(policy) && isCharged(at_))
+          equal('what has left the window', stored.entries.filter(({ time }) => time <= edge).length, 0)
         // Of the oldest, a part may have been given back.
         for (const { time, cost } of counted.slice(1)) equal('the cost of an entry', costs.get(time), cost)
         const end = ((await at.endOf(key)) as number) * 1000
@@ -286,6 +292,7 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
           throw new Error(`step ${index}, ${JSON.stringify(step)}: a log ends at ${end}, its newest entry at ${least}`)
       }
     }
+    if (permits === undefined) continue
     const ends = new Map<number, number>()
     if ((await at.endOf(permitsKey)) !== undefined) {
       const flat = await at.redis.zrange(permitsKey, '0', '-1', 'WITHSCORES')

@@ -4,16 +4,23 @@ import type { Script } from '../../plugin/src/stores/redis/scripts.js'
 import { readLog, type StoredLog } from './log.js'
 
 /**
- * Goes in front of a script: TIME is the last argument (µs), and lives of keys are counted from it. This clock must be
- * ahead of the real one, so that Redis itself ends no key.
+ * Goes in front of a script. The last argument is TIME (µs), from which lives of keys are counted: it must be ahead of the
+ * real one, so that Redis itself ends no key. The two before it
+ * are a command and the error that it is answered with.
  */
 const AT_TIME = `
 local native, now_us = redis, tonumber(table.remove(ARGV))
+local refusal, refused = table.remove(ARGV), table.remove(ARGV)
 local now_ms = math.floor(now_us / 1000)
 local function at_time(how, name, ...)
   local args = { ... }
   if name == 'TIME' then
     return { string.format('%d', math.floor(now_us / 1000000)), string.format('%d', now_us % 1000000) }
+  end
+  if name == refused then
+    refused = nil
+    if how == native.pcall then return { err = refusal } end
+    error({ err = refusal })
   end
   if name == 'PTTL' then
     local ends = how('PEXPIRETIME', args[1])
@@ -44,9 +51,11 @@ let spaces = 0
 export class ScriptsAt {
   readonly redis: Redis
   readonly nameSpace = `at${process.pid}.${spaces++}:`
-  /** µs since 1970, in the year 2096. */
-  now = 4_000_000_000_000_000
+  /** µs since 1970, in the year 2096: a whole number of milliseconds, and not of seconds. */
+  now = 4_000_000_000_123_000
 
+  /** A command that Redis answers with an error the first time that a script runs it, and that error. */
+  refuses: readonly [command: string, error: string] | undefined
   readonly #change: (source: string) => string
 
   /** `change`: what becomes of the text of a script before it runs, to see whether an error in it is found. */
@@ -56,7 +65,14 @@ export class ScriptsAt {
   }
 
   run({ source }: Script, keys: readonly string[], args: readonly (string | number)[]) {
-    return this.redis.eval(`${AT_TIME}${this.#change(source)}`, keys.length, ...keys, ...args, this.now)
+    return this.redis.eval(
+      `${AT_TIME}${this.#change(source)}`,
+      keys.length,
+      ...keys,
+      ...args,
+      ...(this.refuses ?? ['', '']),
+      this.now,
+    )
   }
 
   /** ms at which a key ends; undefined where there is none any more. */

@@ -522,6 +522,21 @@ it('a block whose clock has gone back ends in its usual time, and a peek changes
   }
 })
 
+it('denials that count towards a ban are as they were after a peek, also where the clock has gone back', async t => {
+  const at = scripts(t)
+  const check = checkOf([{ limit: 1, windowMs: 10_000 }], { penalty: 'count' })
+  const ask = async (operation: Pending['operation']) => {
+    const { keys, args } = encodeChecks(at.nameSpace, [pendingOf(operation, check)], [], 0)
+    await at.run(CHECK, keys, args)
+  }
+  await ask('check')
+  await ask('check')
+  at.now -= 30 * SECOND
+  const before = await at.print()
+  await ask('peek')
+  t.equal(await at.print(), before)
+})
+
 it('a refund runs up to its latest time, once however often it is sent, and is remembered for its life', async t => {
   const at = scripts(t)
   const check = checkOf([{ limit: 9, windowMs: 60_000, cost: 3 }])

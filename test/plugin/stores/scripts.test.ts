@@ -10,9 +10,9 @@ for (const { title, run } of SCRIPT_CASES) {
   t.test(title, t =>
     run({
       redis,
-      equal: (found, wanted, what) => t.equal(found, wanted, what),
-      strictSame: (found, wanted, what) => t.strictSame(found, wanted, what),
-      ok: (found, what) => t.ok(found, what),
+      equal: (found, wanted, what = 'is equal') => t.equal(found, wanted, what),
+      strictSame: (found, wanted, what = 'is the same') => t.strictSame(found, wanted, what),
+      ok: (found, what = 'is so') => t.ok(found, what),
       teardown: act => t.teardown(act),
     }),
   )

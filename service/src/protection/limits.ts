@@ -301,6 +301,7 @@ export class Limits {
       )
     const rest = policies.filter(policy => !isKnownAtOnce(policy))
     const made = new Map<string, WorkLimiters>()
+    const byModel = new Map<string, WorkLimiters | undefined>()
     const workOf = (some: readonly PlanPolicy[]): WorkLimiters | undefined => {
       if (some.length === 0) return undefined
       const id = some.map(({ name }) => name).join()
@@ -322,7 +323,14 @@ export class Limits {
     return {
       plan,
       requests: scoped(policies.filter(isKnownAtOnce), concurrency, {}),
-      workOf: model => workOf(rest.filter(({ models }) => models === undefined || models.includes(model))),
+      workOf: model => {
+        if (rest.length === 0) return undefined
+        const known = byModel.get(model)
+        if (known !== undefined || byModel.has(model)) return known
+        const work = workOf(rest.filter(({ models }) => models === undefined || models.includes(model)))
+        byModel.set(model, work)
+        return work
+      },
       allWork: workOf(rest),
     }
   }

@@ -109,7 +109,8 @@ export class LogModel {
   refund(clock: number, window: number, ahead: number, cost: number, generation: number, time: number): number {
     if (this.last === undefined) return 0
     const { now, entries, used } = this.read(clock, window, ahead, true)
-    if (generation > 0 && (generation !== this.generation || time <= now - window)) return 0
+    // The newest entry may show that the clock has gone back a little.
+    if (generation > 0 && (generation !== this.generation || time <= Math.max(now, this.last) - window)) return 0
     const given = Math.min(cost, used)
     if (given === 0) return 0
     let left = given

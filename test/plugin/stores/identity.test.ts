@@ -164,6 +164,19 @@ t.test('a refund as the first call of all learns the clock before, so that it ha
   t.equal(calls.length, 2)
 })
 
+t.test('a clock that has gone back a little lets no refund take units of others', async t => {
+  const { store, pass, close } = redisStore(redis)
+  t.teardown(close)
+  const sliced = checkOf([{ limit: 200, windowMs: WINDOW_MS }], { precision: 0.01 })
+  const first = await store.check(sliced)
+  await pass(WINDOW_MS + 5)
+  for (let index = 0; index < 3; index++) await store.check(sliced)
+  // As little as passes for entries that are dated ahead.
+  await pass(-1000)
+  t.strictSame([...(await store.refund(sliced, refundOf(first, sliced)))], [0])
+  t.equal(await usedOf(store, sliced), 3)
+})
+
 t.test('a permit is given back in the call that the turn makes anyway, and before its checks', async t => {
   const { store, calls } = watched(t)
   const one = checkOf([{ limit: 100, windowMs: WINDOW_MS }], { concurrency: { max: 1 } })

@@ -301,11 +301,12 @@ local function until_unblocked(log) return max(log.block - log.now, 0) end
 
 -- Gives up to `cost` back, off the oldest units: what stays is as new as it can be, so no window is overfilled.
 -- generation, time: identity of the admission whose cost it is; 0 for an operator's refund, which has none. An
--- admission of another generation, or one that has left the window, gives nothing back.
+-- admission of another generation, or one that has left the window, gives nothing back. The newest entry may show that
+-- the clock has gone back a little: what had left the window by then is gone for good.
 -- Returns the cost given back.
 local function give_back(key, log, cost, window, generation, time)
   if not log.summary then return 0 end
-  if generation > 0 and (generation ~= log.generation or time <= log.now - window) then return 0 end
+  if generation > 0 and (generation ~= log.generation or time <= max(log.now, log.last) - window) then return 0 end
   local base = min(log.base + cost, log.total)
   local given = base - log.base
   if given == 0 then return 0 end

@@ -6,9 +6,16 @@ import type { Answer, Check, Names, Refund, Store } from '../store.js'
 interface Debt {
   readonly policies: Map<string, Policy>
   /** When it began, by the clock of the store that admitted: earlier admissions have been written. */
-  readonly since: number
+  since: number
   /** The charge that is on its way. */
-  payment: Promise<void> | undefined
+  payment: Payment | undefined
+}
+
+interface Payment {
+  readonly done: Promise<void>
+  /** What was admitted since the charge was made, which does not contain it: units by log, and when that began. */
+  readonly later: Map<string, number>
+  since: number
 }
 
 /** What this replica admitted by itself and has not yet written to Redis, by key: as much as is in its window. */
@@ -31,14 +38,19 @@ export class Owed {
   add({ key, ...check }: Check, answer: Answer): boolean {
     const policies = check.policies.filter((_policy, index) => answer.policies[index]?.admission !== undefined)
     if (policies.length === 0) return false
+    const since = Math.min(...answer.policies.map(({ admission }) => admission?.time ?? Number.POSITIVE_INFINITY))
     let debt = this.#debts.get(key)
     if (debt === undefined) {
       if (this.#debts.size >= this.#capacity) this.forget(this.#debts.keys().next().value as string)
-      const times = answer.policies.map(({ admission }) => admission?.time ?? Number.POSITIVE_INFINITY)
-      debt = { policies: new Map(), since: Math.min(...times), payment: undefined }
+      debt = { policies: new Map(), since, payment: undefined }
       this.#debts.set(key, debt)
     }
-    for (const policy of policies) debt.policies.set(policy.log, policy)
+    const { payment } = debt
+    if (payment !== undefined) payment.since = Math.min(payment.since, since)
+    for (const policy of policies) {
+      debt.policies.set(policy.log, policy)
+      payment?.later.set(policy.log, (payment.later.get(policy.log) ?? 0) + policy.cost)
+    }
     this.#units.charge({ ...check, key, policies })
     return true
   }
@@ -57,19 +69,37 @@ export class Owed {
   pay(key: string, store: Store, onPaid: (check: Check, answer: Answer) => void): Promise<void> {
     const debt = this.#debts.get(key)
     if (debt === undefined) return Promise.resolve()
-    debt.payment ??= this.#pay(key, store, onPaid).finally(() => {
+    if (debt.payment !== undefined) return debt.payment.done
+    const charge = this.#charge(key)
+    if (charge === undefined) return Promise.resolve()
+    const later = new Map<string, number>()
+    const done = this.#pay(debt, charge, store, later, onPaid).finally(() => {
       debt.payment = undefined
     })
-    return debt.payment
+    debt.payment = { done, later, since: Number.POSITIVE_INFINITY }
+    return done
   }
 
-  async #pay(key: string, store: Store, onPaid: (check: Check, answer: Answer) => void): Promise<void> {
-    const charge = this.#charge(key)
-    if (charge === undefined) return
+  async #pay(
+    debt: Debt,
+    charge: Check,
+    store: Store,
+    later: ReadonlyMap<string, number>,
+    onPaid: (check: Check, answer: Answer) => void,
+  ): Promise<void> {
+    const { key } = charge
     onPaid(charge, await store.charge(charge))
-    const paid = charge.policies.map(policy => ({ policy, cost: policy.cost, admission: undefined }))
+    // Forgotten meanwhile: what is owed now was admitted since.
+    if (this.#debts.get(key) !== debt) return
+    // Of what was written, some has left the window by now. Of what was admitted since, nothing was written.
+    const { policies } = this.#units.peek(charge)
+    const paid = charge.policies.flatMap((policy, index) => {
+      const left = (policies[index]?.used ?? 0) - (later.get(policy.log) ?? 0)
+      const cost = Math.min(policy.cost, left)
+      return cost > 0 ? [{ policy, cost, admission: undefined }] : []
+    })
     this.#units.refund(charge, paid)
-    // More may have been admitted meanwhile.
+    debt.since = debt.payment?.since ?? debt.since
     if (this.#charge(key) === undefined) this.#debts.delete(key)
   }
 

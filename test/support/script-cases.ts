@@ -14,6 +14,7 @@ import {
 } from '../../plugin/src/stores/redis/codec.js'
 import {
   ANNOUNCE,
+  BLOCK,
   CHECK,
   MARK,
   PROBE,
@@ -407,6 +408,43 @@ it('a permit is renewed for its whole life, taken again where it was lost, and r
   t.equal(await at.run(RELEASE, [one, two], [7, 8]), 2)
   t.strictSame(await t.redis.zrange(one, '0', '-1'), ['9'])
   t.equal(await t.redis.exists(two), 0)
+})
+
+// Blocks of a key --------------------------------------------------------------------------------------------------
+
+it('a block denies to its last microsecond, is replaced by the next one, and is all or nothing', async t => {
+  const at = scripts(t)
+  const [one, two] = ['log.p', 'log.q'].map(name => redisKey(at.nameSpace, 'client', name)) as [string, string]
+  const check = checkOf([{ limit: 5, windowMs: 5000 }])
+  const block = (seconds: number, latest = at.now, keys = [one, two]) =>
+    at.run(BLOCK, keys, [latest, seconds * SECOND, 5 * SECOND, 5 * SECOND])
+  const isAllowed = async (operation: 'peek' | 'check' = 'peek') => {
+    const { keys, args } = encodeChecks(at.nameSpace, [pendingOf(operation, check)], [], 0)
+    const reply = new Reply((await at.run(CHECK, keys, args)) as unknown[])
+    const next = reply.next(pendingOf(operation, check))
+    return typeof next === 'string' ? next : next.answer.allowed
+  }
+  t.equal(await isAllowed('check'), true)
+  t.equal(await block(10, at.now - 1), -1, 'too late')
+  t.equal(await isAllowed(), true)
+  t.equal(await block(10), 2)
+  t.equal(await isAllowed(), false)
+  at.now += 10 * SECOND - 1
+  t.equal(await isAllowed('check'), false)
+  at.now += 1
+  t.equal(await isAllowed(), true)
+  t.equal(await block(10), 2)
+  t.equal(await block(3), 2)
+  at.now += 3 * SECOND - 1
+  t.equal(await isAllowed(), false)
+  at.now += 1
+  t.equal(await isAllowed('check'), true)
+  await t.redis.set(two, 'text', 'PXAT', at.now / 1000 + 60_000)
+  const before = await at.print()
+  t.equal(await block(10), -2)
+  t.equal(await at.print(), before)
+  at.refuses = ['ZRANGE', 'NOPERM no permissions to run zrange']
+  t.equal(await block(10, at.now, [one]).catch((error: Error) => error.message.slice(0, 6)), 'NOPERM')
 })
 
 // Reset and probe ----------------------------------------------------------------------------------------------------

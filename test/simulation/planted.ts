@@ -4,9 +4,82 @@
  */
 import type { Plant } from './simulate.mjs'
 
-const log = 'redis/log.lua'
-const check = 'redis/check.lua'
-const prefetch = 'redis/prefetch.ts'
-const outage = 'redis/outage.ts'
-
-export const PLANTED: Readonly<Record<string, Plant>> = {}
+export const PLANTED: Readonly<Record<string, Plant>> = {
+  'a refund of an admission that has left its window': {
+    file: 'redis/log.lua',
+    from: ' or time <= log.now - window',
+    to: '',
+  },
+  'a refund after a reset': { file: 'redis/log.lua', from: 'generation ~= log.generation or ', to: '' },
+  'one unit more than the limit': {
+    file: 'redis/check.lua',
+    from: 'if used + cost > limit then waits',
+    to: 'if used + cost > limit + 1 then waits',
+  },
+  'one unit less than the limit': {
+    file: 'redis/check.lua',
+    from: 'if used + cost > limit then waits',
+    to: 'if used + cost >= limit then waits',
+  },
+  'a grant with room for one more': {
+    file: 'redis/check.lua',
+    from: 'room = max(room, 0)',
+    to: 'room = max(room + 1, 0)',
+  },
+  'a grant that looks at its last policy alone': {
+    file: 'redis/check.lua',
+    from: 'room = min(room, floor((policy.limit - log.total + log.base) / costs[i]))',
+    to: 'room = floor((policy.limit - log.total + log.base) / costs[i])',
+  },
+  'time that moves to the newest entry': {
+    file: 'redis/log.lua',
+    from: '  log.now = now\n',
+    to: '  log.now = max(now, last)\n  now = log.now\n',
+  },
+  'a step back of the clock that is not noticed': {
+    file: 'redis/log.lua',
+    from: 'if last > now + ahead + STEP then',
+    to: 'if false then',
+  },
+  'times of admissions that do not rise': {
+    file: 'redis/log.lua',
+    from: 'if last and last >= score then score = last + 1 end',
+    to: '',
+  },
+  'a refund that is sent twice and gives back twice': {
+    file: 'redis/refund.lua',
+    from: "if not call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[2]) then return { clock, 'resent' } end",
+    to: '',
+  },
+  'a grant of which one unit too much is spent': {
+    file: 'redis/prefetch.ts',
+    from: 'if (grant.left === 0) this.#drop(holding, grant)',
+    to: 'if (grant.left < 0) this.#drop(holding, grant)',
+  },
+  'a grant of which one unit too much goes back': {
+    file: 'redis/prefetch.ts',
+    from: 'cost: policy.cost * left,',
+    to: 'cost: policy.cost * (left + 1),',
+  },
+  'requests that wait for a grant and are forgotten': {
+    file: 'redis/prefetch.ts',
+    from: 'for (const rider of rest) this.#parts.again(rider)',
+    to: '',
+  },
+  'a limit that replicas do not share during an outage': {
+    file: 'redis/presence.ts',
+    from: 'return { ...policy, limit: shareOf(left, place) }',
+    to: 'return { ...policy, limit: left }',
+  },
+  'a return that writes nothing': {
+    file: 'redis/outage.ts',
+    from: 'if (state.isEmpty) await this.#restore(state)\n    await this.#write(state)',
+    to: 'if (state.isEmpty) await this.#restore(state)',
+  },
+  'checks that a full call leaves behind': {
+    file: 'redis/batcher.ts',
+    from: 'for (let from = 0; from < checks.length; from += MOST) {',
+    to: 'for (let from = 0; from < checks.length - 1; from += MOST) {',
+  },
+  'a timer that nobody stops': { file: 'redis/presence.ts', from: '    clearInterval(this.#timer)\n', to: '' },
+}

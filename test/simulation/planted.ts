@@ -7,7 +7,7 @@ import type { Plant } from './simulate.mjs'
 export const PLANTED: Readonly<Record<string, Plant>> = {
   'a refund of an admission that has left its window': {
     file: 'redis/log.lua',
-    from: ' or time <= log.now - window',
+    from: ' or time <= max(log.now, log.last) - window',
     to: '',
   },
   'a refund after a reset': { file: 'redis/log.lua', from: 'generation ~= log.generation or ', to: '' },
@@ -28,13 +28,13 @@ export const PLANTED: Readonly<Record<string, Plant>> = {
   },
   'a grant that looks at its last policy alone': {
     file: 'redis/check.lua',
-    from: 'room = min(room, floor((policy.limit - log.total + log.base) / costs[i]))',
-    to: 'room = floor((policy.limit - log.total + log.base) / costs[i])',
+    from: 'or min(room, floor((policy.limit - log.total + log.base) / costs[i]))',
+    to: 'or floor((policy.limit - log.total + log.base) / costs[i])',
   },
   'time that moves to the newest entry': {
     file: 'redis/log.lua',
-    from: '  log.now = now\n',
-    to: '  log.now = max(now, last)\n  now = log.now\n',
+    from: '  log.now = now\n  local edge',
+    to: '  log.now = max(now, last)\n  now = log.now\n  local edge',
   },
   'a step back of the clock that is not noticed': {
     file: 'redis/log.lua',

@@ -1,5 +1,7 @@
 /** The console in a real browser, before the real service. */
+import { join } from 'node:path'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
+import sharp from 'sharp'
 import { type Test, test } from 'tap'
 import { buildService, IRIS, startService } from '../support/build.js'
 import { launchChromium } from '../support/chromium.js'
@@ -46,10 +48,27 @@ const act = (page: Page, owner: string, what: string) =>
   page.locator('#keys li', { hasText: owner }).locator(`[data-act=${what}]`)
 
 test('the console', async t => {
-  const browser = await launchChromium(t)
+  // One service for all, since each takes seconds to start; each test has an owner of its own.
+  const [browser, { url, create, ask }] = await Promise.all([launchChromium(t), start(t)])
+
+  await t.test('usage, denials and the policies of a key move as it is used', async t => {
+    const { key } = await create('user')
+    const { page, clean } = await open(t, browser, url)
+    await act(page, 'user', 'policies').click()
+    await reads(page, '[data-policy=requests] .left', /^5$/)
+    for (let index = 0; index < 8; index++) await ask(key)
+    await reads(page, '[data-policy=requests] .left', /^0$/)
+    await reads(page, '#denials', /ML_RATE_QUOTA_EXCEEDED3/)
+    await reads(page, '#by-key', /user · .*5 requests, 5 rows/)
+    await reads(page, '#by-model', /iris5 requests/)
+    await reads(page, '#total-refused', /^3$/)
+    const isInked = `(() => { const canvas = document.querySelector('#over-time canvas')
+      return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(value => value > 0) })()`
+    t.equal(await page.evaluate(isInked), true, 'the chart is drawn')
+    clean(t)
+  })
 
   await t.test('with keys alone: sign in, make a key, rotate it, disable it, revoke it', async t => {
-    const { url, ask } = await start(t)
     const { page, clean } = await open(t, browser, url)
     await until('the form has the focus', async () => (await page.evaluate('document.activeElement.id')) === 'owner')
     await page.keyboard.type('acme')
@@ -85,31 +104,12 @@ test('the console', async t => {
     await act(page, 'acme', 'revoke').press('Enter')
     await page.keyboard.press('Tab')
     await page.keyboard.press('Enter')
-    await until('it is gone', async () => (await page.locator('#keys li').count()) === 0)
+    await until('it is gone', async () => (await page.locator('#keys li', { hasText: 'acme' }).count()) === 0)
     t.equal(await ask(second), 401)
     clean(t)
   })
 
-  await t.test('usage, denials and the policies of a key move as it is used', async t => {
-    const { url, create, ask } = await start(t)
-    const { key } = await create('acme')
-    const { page, clean } = await open(t, browser, url)
-    await act(page, 'acme', 'policies').click()
-    await reads(page, '[data-policy=requests] .left', /^5$/)
-    for (let index = 0; index < 8; index++) await ask(key)
-    await reads(page, '[data-policy=requests] .left', /^0$/)
-    await reads(page, '#denials', /ML_RATE_QUOTA_EXCEEDED3/)
-    await reads(page, '#by-key', /acme · .*5 requests, 5 rows/)
-    await reads(page, '#by-model', /iris5 requests/)
-    await reads(page, '#total-refused', /^3$/)
-    const isInked = `(() => { const canvas = document.querySelector('#over-time canvas')
-      return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(value => value > 0) })()`
-    t.equal(await page.evaluate(isInked), true, 'the chart is drawn')
-    clean(t)
-  })
-
   await t.test('a wrong token is told, and a right one is stored nowhere', async t => {
-    const { url } = await start(t)
     const { page } = await openPage(t, browser, `${url}/console`)
     await page.fill('#token', 'wrong')
     await page.press('#token', 'Enter')
@@ -127,20 +127,39 @@ test('the console', async t => {
     t.equal(await page.isHidden('#keys-card'), true, 'gone with the page')
   })
 
+  const brightness = new Map<string, number>()
   for (const colorScheme of ['light', 'dark'] as const) {
     await t.test(`it is accessible and fits a phone in ${colorScheme}`, async t => {
-      const { url, create, ask } = await start(t)
-      const { key } = await create('an owner with quite a long name, as there are')
+      const owner = `an owner with quite a long name, as there are, in ${colorScheme}`
+      const { key } = await create(owner)
       const { page, clean } = await open(t, browser, url, { colorScheme, viewport: { width: 360, height: 740 } })
-      await act(page, 'an owner', 'policies').click()
+      await act(page, owner, 'policies').click()
       await ask(key)
-      await reads(page, '#by-model', /iris1 requests/)
+      await reads(page, '#by-key', new RegExp(`${owner}.*1 request`))
       t.equal(await page.evaluate('document.documentElement.scrollWidth'), 360, 'no scrolling sideways')
       t.strictSame(await complaints(page), [])
+      brightness.set(colorScheme, await brightnessOf(await pictureOf(page, `console-phone-${colorScheme}`)))
+      await page.setViewportSize({ width: 1280, height: 900 })
+      t.equal(await page.evaluate('document.documentElement.scrollWidth'), 1280)
+      await pictureOf(page, `console-${colorScheme}`)
       clean(t)
     })
   }
+  const [light = 0, dark = 255] = ['light', 'dark'].map(each => brightness.get(each))
+  t.ok(light > 200 && dark < 60, `light is ${light} of 255 and dark ${dark}, as pictures show`)
 })
+
+/** What one sees of the page. Kept in the folder that SCREENSHOTS names, for the documentation. */
+async function pictureOf(page: Page, name: string): Promise<Buffer> {
+  const { SCREENSHOTS } = process.env
+  return page.screenshot(SCREENSHOTS === undefined ? {} : { path: join(SCREENSHOTS, `${name}.png`) })
+}
+
+/** The mean of all pixels, 0 to 255. */
+async function brightnessOf(picture: Buffer): Promise<number> {
+  const { channels } = await sharp(picture).greyscale().stats()
+  return channels[0]?.mean ?? Number.NaN
+}
 
 test('there is no console without an admin token, nor where it is switched off', async t => {
   const status = async (settings: Record<string, string>) =>

@@ -1,10 +1,10 @@
 /** Replicas that share their keys in a Redis of their own, while that is cut off, killed and emptied. */
-import { setTimeout as delay } from 'node:timers/promises'
+import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { buildService, IRIS, startService } from '../../support/build.js'
 import { AS_ADMIN, adminOf, TOKEN } from '../../support/keys.js'
 import { limitsFile } from '../../support/limits-file.js'
-import { startRedis, until } from '../../support/redis-fleet.js'
+import { type RedisProcess, startRedis, until } from '../../support/redis-fleet.js'
 import { startProxy } from '../../support/redis-proxy.js'
 
 const skip = process.env.REDIS_SERVER_BIN === undefined ? 'there is no Redis program here to start' : false
@@ -15,10 +15,17 @@ const LIMITS = {
 }
 const DURABLE = ['--appendonly', 'yes', '--appendfsync', 'always', '--maxmemory-policy', 'noeviction']
 
-const settingsOf = (t: Test, port: number, more: Record<string, string> = {}) => ({
-  ...{ KEYS_STORE: `redis://127.0.0.1:${port}`, ADMIN_TOKEN: TOKEN, LIMITS_FILE: limitsFile(t, LIMITS).path },
+/** One for all tests, which have name spaces of their own. */
+const redis = skip ? undefined : await startRedis(t, { args: DURABLE })
+const port = redis?.port ?? 0
+
+const settingsOf = (t: Test, more: Record<string, string> = {}) => ({
+  ...{ KEYS_STORE: `redis://127.0.0.1:${port}`, REDIS_NAMESPACE: `test:${randomUUID()}:`, ADMIN_TOKEN: TOKEN },
+  LIMITS_FILE: limitsFile(t, LIMITS).path,
   ...more,
 })
+/** The same, over another way to Redis. */
+const over = (settings: object, port: number) => ({ ...settings, KEYS_STORE: `redis://127.0.0.1:${port}` })
 
 const withKey = (key: string) => ({ headers: { 'x-api-key': key } })
 
@@ -26,10 +33,10 @@ t.test(
   'a replica that is cut off goes on with the keys it knows, says so, and catches up when it is back',
   { skip },
   async t => {
-    const redis = await startRedis(t, { args: DURABLE })
-    const proxy = await startProxy(t, redis.port)
-    const one = await buildService(t, settingsOf(t, redis.port))
-    const two = await buildService(t, settingsOf(t, proxy.port))
+    const proxy = await startProxy(t, port)
+    const settings = settingsOf(t)
+    const one = await buildService(t, settings)
+    const two = await buildService(t, over(settings, proxy.port))
     const { admin, create } = adminOf(one.ask)
     const stays = await create({ owner: 'acme', plan: 'free' })
     const goes = await create({ owner: 'acme', plan: 'free' })
@@ -60,12 +67,14 @@ t.test(
 )
 
 t.test('after KEYS_MAX_STALE such a key gets 503, and never 401; callers without one are served', { skip }, async t => {
-  const redis = await startRedis(t, { args: DURABLE })
-  const { predict, ask } = await buildService(t, settingsOf(t, redis.port, { KEYS_MAX_STALE: '3s' }))
+  const proxy = await startProxy(t, port)
+  const settings = over(settingsOf(t, { KEYS_MAX_STALE: '3s' }), proxy.port)
+  const { predict, ask } = await buildService(t, settings)
   const { create } = adminOf(ask)
   const { key } = await create({ owner: 'acme', plan: 'free' })
   t.equal((await predict(IRIS, withKey(key))).statusCode, 200)
-  await redis.kill()
+  proxy.dropsAnswers = true
+  proxy.cut()
   await until('the keys are too old', async () => (await predict(IRIS, withKey(key))).statusCode === 503)
   const refused = await predict(IRIS, withKey(key))
   t.match(refused.json(), { code: 'KEYS_UNAVAILABLE' })
@@ -75,12 +84,12 @@ t.test('after KEYS_MAX_STALE such a key gets 503, and never 401; callers without
 })
 
 t.test('a service that starts without its store is not ready, and turns no key away for good', { skip }, async t => {
-  const redis = await startRedis(t, { args: DURABLE })
-  const first = await buildService(t, settingsOf(t, redis.port))
+  const settings = settingsOf(t)
+  const first = await buildService(t, settings)
   const { key } = await adminOf(first.ask).create({ owner: 'acme', plan: 'free' })
-  const proxy = await startProxy(t, redis.port)
+  const proxy = await startProxy(t, port)
   proxy.dropsAnswers = true
-  const { predict, ask } = await buildService(t, settingsOf(t, proxy.port))
+  const { predict, ask } = await buildService(t, over(settings, proxy.port))
   t.equal((await ask('/health/ready')).statusCode, 503)
   t.equal((await predict(IRIS, withKey(key))).statusCode, 503)
   proxy.dropsAnswers = false
@@ -90,68 +99,68 @@ t.test('a service that starts without its store is not ready, and turns no key a
 })
 
 t.test('a store that lost its data takes no key away, and no change', { skip }, async t => {
-  const redis = await startRedis(t, { args: DURABLE })
-  const { predict, ask } = await buildService(t, settingsOf(t, redis.port))
+  const settings = settingsOf(t)
+  const { predict, ask } = await buildService(t, settings)
   const { admin, create } = adminOf(ask)
   const { key, id } = await create({ owner: 'acme', plan: 'free' })
-  await redis.client().flushall()
+  const client = (redis as RedisProcess).client()
+  await client.del(await client.keys(`${settings.REDIS_NAMESPACE}*`))
   await until('it is degraded', async () => (await ask('/health/ready')).json().status === 'degraded')
   t.equal((await predict(IRIS, withKey(key))).statusCode, 200)
   t.equal((await admin('DELETE', `keys/${id}`)).statusCode, 503)
 })
 
 t.test('the start says what of its Redis is not as keys need it', { skip }, async t => {
-  const redis = await startRedis(t, { args: ['--maxmemory-policy', 'allkeys-lru'] })
-  const settings = settingsOf(t, redis.port, { REDIS_URL: `redis://127.0.0.1:${redis.port}` })
-  const { output } = await startService(t, settings)
+  const { port } = await startRedis(t, { args: ['--maxmemory-policy', 'allkeys-lru'] })
+  const { output } = await startService(t, over(settingsOf(t, { REDIS_URL: `redis://127.0.0.1:${port}` }), port))
   await until('all is said', async () => output().includes('maxmemory-policy is allkeys-lru, and should be noeviction'))
   t.match(output(), /appendonly is no, and should be yes/)
   t.match(output(), /appendfsync is everysec, and should be always/)
   t.match(output(), /KEYS_STORE and REDIS_URL name one Redis/)
-
-  const durable = await startRedis(t, { args: DURABLE })
-  const quiet = await startService(t, settingsOf(t, durable.port))
-  await delay(300)
-  t.notMatch(quiet.output(), /may lose changes/)
 })
 
 t.test('removals that are long ago are still known to a replica that was away for them', { skip }, async t => {
-  const redis = await startRedis(t, { args: DURABLE })
-  const one = await buildService(t, settingsOf(t, redis.port))
+  const settings = settingsOf(t)
+  const one = await buildService(t, settings)
   const { admin, create } = adminOf(one.ask)
   const { key, id } = await create({ owner: 'acme', plan: 'free' })
-  const proxy = await startProxy(t, redis.port)
-  const two = await buildService(t, settingsOf(t, proxy.port))
+  const proxy = await startProxy(t, port)
+  const two = await buildService(t, over(settings, proxy.port))
   t.equal((await two.predict(IRIS, withKey(key))).statusCode, 200)
   proxy.dropsAnswers = true
   await admin('DELETE', `keys/${id}`)
   // As if ten thousand others had been removed since.
-  const [name] = await redis.client().keys('*{keys}:state')
-  const revision = await redis.client().hget(name as string, 'revision')
-  const revisions = (name as string).replace('state', 'revisions')
-  await redis.client().hset(name as string, 'floor', revision as string)
-  await redis.client().zrem(revisions, id)
+  const client = (redis as RedisProcess).client()
+  const name = (part: string) => `${settings.REDIS_NAMESPACE}{keys}:${part}`
+  await client.hset(name('state'), 'floor', (await client.hget(name('state'), 'revision')) as string)
+  await client.zrem(name('revisions'), id)
   await create({ owner: 'acme', plan: 'free' })
   proxy.dropsAnswers = false
   proxy.cut()
   await until('it knows', async () => (await two.predict(IRIS, withKey(key))).statusCode === 401)
 })
 
-t.test('a password in KEYS_STORE is shown by nothing', { skip }, async t => {
-  const redis = await startRedis(t, { args: DURABLE })
-  const settings = settingsOf(t, redis.port)
-  const secret = 'zq-password-of-the-keys'
-  const service = await startService(t, {
-    ...settings,
-    KEYS_STORE: `redis://:${secret}@127.0.0.1:${redis.port}`,
-    LOG_LEVEL: 'trace',
-  })
-  const answer = await fetch(`${service.url}/v1/admin/keys`, {
-    method: 'POST',
-    headers: { ...AS_ADMIN, 'content-type': 'application/json' },
-    body: JSON.stringify({ owner: 'acme', plan: 'free' }),
-  })
-  await redis.kill()
-  await until('the loss is told', async () => service.output().includes('the store of the keys is lost'))
-  t.notOk((service.output() + (await answer.text())).includes(secret))
-})
+t.test(
+  'a password in KEYS_STORE is shown by nothing, and of a Redis as keys need it there is nothing to say',
+  {
+    skip,
+  },
+  async t => {
+    const redis = await startRedis(t, { args: DURABLE })
+    const secret = 'zq-password-of-the-keys'
+    const service = await startService(t, {
+      ...settingsOf(t),
+      KEYS_STORE: `redis://:${secret}@127.0.0.1:${redis.port}`,
+      LOG_LEVEL: 'trace',
+    })
+    const answer = await fetch(`${service.url}/v1/admin/keys`, {
+      method: 'POST',
+      headers: { ...AS_ADMIN, 'content-type': 'application/json' },
+      body: JSON.stringify({ owner: 'acme', plan: 'free' }),
+    })
+    t.notMatch(service.output(), /may lose changes/)
+    await redis.kill()
+    await until('the loss is told', async () => service.output().includes('the store of the keys is lost'))
+    t.notOk((service.output() + (await answer.text())).includes(secret))
+  },
+)

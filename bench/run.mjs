@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { startChild } from './child.mjs'
 import { conditionsOf, describe } from './conditions.mjs'
 import { inferencePart, scenarios as models } from './inference/part.mjs'
+import { keysPart } from './keys/part.mjs'
 import { otherBuild } from './limiter/other-build.mjs'
 import { contenders, limiterPart, measurements, scenarios } from './limiter/part.mjs'
 import { overloadPart, scenarios as surges } from './overload/part.mjs'
@@ -14,7 +15,14 @@ const LIMITER = [...Object.keys(scenarios), ...Object.keys(measurements), 'memor
 const INFERENCE = [...Object.keys(models), 'neighbours']
 const OVERLOAD = [...Object.keys(surges), 'greedy']
 const STREAM = streams.map(name => `stream-${name}`)
-const SCENARIOS = { limiter: LIMITER, inference: INFERENCE, refusals: ['refusals'], stream: STREAM, overload: OVERLOAD }
+const SCENARIOS = {
+  limiter: LIMITER,
+  inference: INFERENCE,
+  refusals: ['refusals'],
+  keys: ['keys'],
+  stream: STREAM,
+  overload: OVERLOAD,
+}
 const PARTS = Object.keys(SCENARIOS)
 const USAGE = `npm run bench -- [parts] [options]
 
@@ -95,6 +103,7 @@ if (parts.includes('inference')) {
   )
 }
 if (parts.includes('refusals')) results.refusals = await refusalsPart(common, tools)
+if (parts.includes('keys')) results.keys = await keysPart({ ...common, profile: given.profile }, tools)
 if (parts.includes('stream')) {
   const named = only?.filter(name => STREAM.includes(name)).map(name => name.slice('stream-'.length))
   results.stream = await streamPart({ ...common, scenarios: named }, tools)

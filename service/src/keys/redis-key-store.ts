@@ -109,11 +109,15 @@ export class RedisKeyStore implements KeyStore {
   async start(listener: KeyListener): Promise<void> {
     this.#listener = listener
     const compare = () => void this.#compare()
-    const subscribe = () => this.#subscriber.subscribe(this.#channel).then(compare, () => {})
+    // A reader that is about to be ready compares then.
+    const compareSoon = () => {
+      if (this.#reader?.status === 'ready') compare()
+    }
+    const subscribe = () => this.#subscriber.subscribe(this.#channel).then(compareSoon, () => {})
     const onReady = () => void this.#sayWhatIsNotSo()
     this.#client.on('ready', onReady)
     this.#subscriber.on('ready', subscribe)
-    this.#subscriber.on('message', compare)
+    this.#subscriber.on('message', compareSoon)
     this.#heardAt = performance.now()
     this.#open()
     this.#timers = [
@@ -124,7 +128,7 @@ export class RedisKeyStore implements KeyStore {
     this.#close = () => {
       this.#client.off('ready', onReady)
       this.#subscriber.off('ready', subscribe)
-      this.#subscriber.off('message', compare)
+      this.#subscriber.off('message', compareSoon)
     }
     if (this.#subscriber.status === 'ready') void subscribe()
     if (this.#client.status === 'ready') void this.#sayWhatIsNotSo()

@@ -124,7 +124,7 @@ t.test('clients of a Unix socket share one count, and the log says so once', asy
   const bare = await serve({})
   t.strictSame([await bare.from('192.0.2.1'), await bare.from('192.0.2.2')], [200, 429])
   t.equal(bare.lines.length, 1)
-  t.match(bare.lines[0], /without a client address, as on a Unix socket, .*: set trustProxy or keyGenerator/)
+  t.match(bare.lines[0], /no client address, as on a Unix socket, .*: set trustProxy or keyGenerator/)
   const behind = await serve({ trustProxy: true })
   t.strictSame([await behind.from('192.0.2.1'), await behind.from('192.0.2.2')], [200, 200])
   t.strictSame(behind.lines, [])

@@ -101,7 +101,9 @@ t.test('a refund that the store does not take is logged, and the response was se
   }
   const app = await limited(t, { ...options, refundOn }, byStatus, { logger })
   t.equal((await app.inject('/200')).statusCode, 200)
-  await until('it is logged', async () => lines.some(line => line.includes('the cost of a request could not be given back')))
+  await until('it is logged', async () =>
+    lines.some(line => line.includes('the cost of a request could not be given back')),
+  )
 })
 
 t.test('refundOn is not asked about denied requests and clients on the allow list', async t => {

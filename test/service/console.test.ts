@@ -95,7 +95,8 @@ test('the console', async t => {
     t.equal(await ask(second), 401)
     t.equal(await page.evaluate('document.activeElement.dataset.act'), 'enable', 'the focus stays where it was')
     await page.keyboard.press('Enter')
-    await reads(page, '#keys', /active/)
+    const acme = page.locator('#keys li', { hasText: 'acme' })
+    await until('it is enabled', async () => (await acme.allInnerTexts()).some(each => each.includes('active')))
     t.equal(await ask(second), 200)
 
     await act(page, 'acme', 'revoke').press('Enter')

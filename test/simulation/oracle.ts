@@ -1,6 +1,6 @@
 /**
- * The rule over a whole history: no window (t − W, t] of true time holds more units than the limit. What docs/faults.md and
- * docs/how-it-works.md except is excepted here, and nothing else.
+ * The rule over a whole history: no window (t − W, t] of true time holds more units than the limit. What docs/exactness.md
+ * excepts is excepted here, and nothing else.
  */
 import type { Plan, Step } from './plan.js'
 
@@ -31,7 +31,7 @@ interface Forgotten {
 /** A grant that was taken before a reset, or a loss of data, may be spent until its end: one second at most. */
 const LONGEST_GRANT_US = 1_000_000
 
-/** A window across the beginning of an outage holds at most so many times the limit. */
+/** A window across the beginning of an outage may hold so many times the limit, or more if replicas know less. */
 const BEGINNING = 1.25
 
 export class History {
@@ -45,6 +45,7 @@ export class History {
   /** What went back to the store by identity. */
   readonly #returned: { readonly key: string; readonly policy: number; readonly at: number; readonly cost: number }[] =
     []
+  readonly #answers: { readonly replica: number; readonly key: string; readonly at: number }[] = []
   readonly #denials: { readonly key: string; readonly since: number; readonly at: number }[] = []
   /** When each replica was killed or closed. */
   readonly #gone = new Map<number, number>()
@@ -67,6 +68,11 @@ export class History {
   /** The clock of the server went forward. */
   jumped(at: number): void {
     this.#jumps.push(at)
+  }
+
+  /** The store has answered a replica about a key. */
+  answered(replica: number, key: string, at: number): void {
+    this.#answers.push({ replica, key, at })
   }
 
   flushed(at: number, clockUs: number): void {
@@ -134,11 +140,25 @@ export class History {
   /** The limit, and what is excepted. */
   #most(max: number, from: number, to: number, units: readonly Unit[]): number {
     const jumps = this.#jumps.filter(at => at > from && at <= to).length
-    const isAcrossBeginning = this.#outages.some(
+    const outage = this.#outages.find(
       outage =>
         from < outage.from && units.some(({ at }) => at <= outage.from) && units.some(({ at }) => at > outage.from),
     )
-    return max * (1 + jumps) * (isAcrossBeginning ? BEGINNING : 1)
+    if (outage === undefined) return max * (1 + jumps)
+    return max * jumps + Math.max(max * BEGINNING, max + this.#unknown(outage.from, units))
+  }
+
+  /** What replicas may admit beyond the limit: each its share of what others were admitted since it was last answered. */
+  #unknown(outageAt: number, units: readonly Unit[]): number {
+    const { length } = this.#plan.settings.rates
+    let sum = 0
+    for (let replica = 0; replica < length; replica++) {
+      const { key } = units[0] as Unit
+      const answers = this.#answers.filter(one => one.replica === replica && one.key === key && one.at <= outageAt)
+      const last = Math.max(0, ...answers.map(({ at }) => at))
+      sum += Math.ceil(sumOf(units.filter(({ at, kind }) => at > last && kind !== 'local')) / length)
+    }
+    return sum
   }
 
   /** Whether a unit counts in any window. */
@@ -155,6 +175,9 @@ export class History {
     // Died before it could report, or never saw the store.
     if (gone !== undefined && gone <= outage.to + 1_000_000) return false
     if (!unit.hasSeenStore) return false
+    // One that never asked about a key does not know its usage.
+    if (!this.#answers.some(one => one.replica === unit.replica && one.key === unit.key && one.at <= outage.from))
+      return false
     // A replica that was asked nothing does not notice a short outage.
     if (outage.to - outage.from < 1_500_000 && rates.length > 1) return false
     return true

@@ -294,7 +294,10 @@ class Run {
     const isLocal = store === main.stores[1]
     const call = this.#world.event?.call
     if (store === undefined) return
-    if (!isLocal) replica.hasSeenStore = true
+    if (!isLocal) {
+      replica.hasSeenStore = true
+      if (call?.ranAt !== undefined) this.#history.answered(process.id, key, call.ranAt)
+    }
     if (!decision.allowed) {
       this.#denials++
       this.#world.tell(() => `${process.name} denies ${key}${isLocal ? ' by itself' : ''}, ${decision.retryAfterMs} ms`)

@@ -189,7 +189,8 @@ export class Replicas {
     try {
       await this.#send()
     } catch {
-      // What was last seen stands; that Redis is away is told by those who need it.
+      // What was last seen stands. Redis refuses what it took before: others may admit by themselves meanwhile.
+      if (this.#lastTime > 0 && !this.#closed) this.#missed(false)
     }
   }
 

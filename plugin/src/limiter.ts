@@ -381,6 +381,12 @@ export class Limiter {
         if (isOtherPeriod) return this.#ask(key, this.#inPresentPeriod(check), false, again + 1)
         throw reason
       }
+      if (!outage.isGuarded(check)) {
+        // The node alone has decided meanwhile, and others may have had what was left.
+        own.concurrency?.lease?.release()
+        await local.refund(share, refundsOf(share, own))
+        return this.#withoutStore(key, check, false, reason)
+      }
       outage.gave(share, own, reason)
       return this.#decided(key, share, local, own)
     }

@@ -123,7 +123,10 @@ export class History {
       if (unit.isCharge || units[last + 1]?.at === unit.at) continue
       const { at } = unit
       const inWindow = units.slice(0, last + 1).filter(one => one.at > at - windowUs && !this.#isForgotten(one, at))
-      const own = inWindow.reduce((sum, one) => sum + left(one, at), 0)
+      // What was overdrawn before the clock of the server went forward has left with the rest.
+      const jumpedAt = this.#jumps.findLast(jump => jump <= at) ?? 0
+      const counted = inWindow.filter(one => !one.isCharge || one.at > jumpedAt)
+      const own = counted.reduce((sum, one) => sum + left(one, at), 0)
       const given = credits.filter(credit => credit.at > at - windowUs && credit.at <= at)
       const used = own - given.reduce((sum, { cost }) => sum + cost, 0)
       const most = this.#most(max, at - windowUs, at, inWindow)

@@ -282,7 +282,8 @@ class Run {
       },
       (error: { code?: string }) => {
         late()
-        if (!error?.code?.startsWith('ML_RATE_')) this.#wrong.push(`${what} was answered with ${error}`)
+        const code = error?.code ?? (error?.constructor as { code?: string } | undefined)?.code
+        if (!code?.startsWith('ML_RATE_')) this.#wrong.push(`${what} was answered with ${error}`)
       },
     )
   }
@@ -344,7 +345,8 @@ class Run {
     if (this.#resting.has(key)) return
     this.#resting.add(key)
     const { process, main } = replica
-    const again = this.#now + Math.ceil(retryAfterMs * 1000 * 1.01) + 2000
+    // A denial is remembered from when its answer came: other answers may have been longer on their way.
+    const again = this.#now + Math.ceil(retryAfterMs * 1000 * 1.01) + 2000 + 2 * this.#plan.settings.wayUs
     if (again > this.#plan.endUs) return
     this.#world.arrive(again, process, async () => {
       if (replica.isClosed) return

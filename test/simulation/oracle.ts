@@ -55,10 +55,12 @@ export class History {
 
   constructor(plan: Plan) {
     this.#plan = plan
-    const { profile, onStoreError } = plan.settings
+    const { profile, onStoreError, rates } = plan.settings
     const count = (act: Step['act']) => plan.steps.filter(step => step.act === act).length
     const lives = count('kill') + count('close') === 0
-    this.#isAlone = profile === 'network' && onStoreError === 'local' && count('start') === 1 && lives
+    // What a replica counts by itself goes by its own clock.
+    const isTrue = rates.every(rate => rate === 1)
+    this.#isAlone = isTrue && profile === 'network' && onStoreError === 'local' && count('start') === 1 && lives
   }
 
   outage(from: number, to: number, empties: boolean): void {

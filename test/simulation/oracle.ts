@@ -127,7 +127,8 @@ export class History {
       const inWindow = units.slice(0, last + 1).filter(one => one.at > at - windowUs && !this.#isForgotten(one, at))
       // What was overdrawn before the clock of the server went forward has left with the rest.
       const jumpedAt = this.#jumps.findLast(jump => jump <= at) ?? 0
-      const counted = inWindow.filter(one => !one.isCharge || one.at > jumpedAt)
+      // A charge of the same instant may have come after it.
+      const counted = inWindow.filter(one => !one.isCharge || (one.at > jumpedAt && one.at < at))
       const own = counted.reduce((sum, one) => sum + left(one, at), 0)
       const given = credits.filter(credit => credit.at > at - windowUs && credit.at <= at)
       const used = own - given.reduce((sum, { cost }) => sum + cost, 0)

@@ -1,8 +1,10 @@
+import { Redis } from 'ioredis'
 import t from 'tap'
 import { Denials } from '../../plugin/src/stores/denials.js'
 import { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
 import type { Answer, Check } from '../../plugin/src/stores/store.js'
 import { ask, inRedis, limited, redisClient, statuses } from '../support/plugin.js'
+import { startProxy } from '../support/redis-proxy.js'
 import { checkOf, namesOf, redisStore, refundsOf } from '../support/stores.js'
 
 /** Asks what is remembered first and a store then, as the Redis store does, and counts how often the store is asked. */
@@ -19,8 +21,9 @@ class Remembering {
     const denial = this.denials.find(check)
     if (denial !== undefined) return denial
     this.asked++
+    const asked = performance.now()
     const answer = this.#store.check(check)
-    if (!answer.allowed) this.denials.remember(check, answer)
+    if (!answer.allowed) this.denials.remember(check, answer, asked)
     return answer
   }
 }
@@ -133,6 +136,21 @@ t.test('the memory is bounded, and a denial in force is not forgotten for a newe
   none.check(check('x'))
   none.check(check('x'))
   t.equal(none.asked, 2, 'none is remembered')
+})
+
+t.test('a denial that was long on its way is remembered no longer than it holds', async t => {
+  const proxy = await startProxy(t, Number(new URL(process.env.REDIS_URL as string).port))
+  const client = new Redis(proxy.port, '127.0.0.1')
+  t.teardown(() => client.disconnect())
+  const app = await limited(t, { ...inRedis(t), redis: client, storeTimeout: 10_000, max: 1, timeWindow: 1500 })
+  t.equal((await ask(app)).statusCode, 200)
+  const since = performance.now()
+  proxy.delayMs = 1200
+  t.equal((await ask(app)).statusCode, 429)
+  proxy.delayMs = 0
+  const leftMs = since + 1520 - performance.now()
+  if (leftMs > 0) await new Promise(resolve => setTimeout(resolve, leftMs))
+  t.equal((await ask(app)).statusCode, 200, 'the window is over')
 })
 
 t.test('a quota given back while a check is on its way is not denied from memory afterwards', async t => {

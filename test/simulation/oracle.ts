@@ -204,11 +204,11 @@ export class History {
    * denial ends by the clock of the replica, which may be slow. What was given back is taken off the oldest units, so as much stays that is newer, for up to a window.
    */
   #deniedEarly(): string[] {
-    const { policies, cost, precision, wayUs } = this.#plan.settings
+    const { policies, cost, precision } = this.#plan.settings
     const wrong: string[] = []
     for (const { key, since, at } of this.#denials) {
       const isFull = policies.some(({ max, windowMs }, index) => {
-        const from = since - windowMs * 1000 * (1 + 2 * precision + 0.006) - 1000 - 2 * wayUs
+        const from = since - windowMs * 1000 * (1 + 2 * precision + 0.006) - 1000
         const units = this.units.filter(unit => unit.key === key && unit.at > from && unit.at <= at)
         const returned = this.#returned.filter(one => one.key === key && one.policy === index && one.at > from)
         return sumOf(units) + sumOf(returned.filter(one => one.at <= at)) + cost > max

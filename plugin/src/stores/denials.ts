@@ -41,7 +41,11 @@ export class Denials {
     return undefined
   }
 
-  remember(check: Check, answer: Answer): void {
+  /**
+   * `asked`: when the check was, by the monotonic clock. The store has answered since then, so the denial is over by its
+   * wait from then on, however long the answer was on its way. What is left to wait is told from now on, and is enough.
+   */
+  remember(check: Check, answer: Answer, asked: number): void {
     if (this.#capacity === 0 || check.penalty !== 'none') return
     let index = 0
     let retryMs = 0
@@ -53,11 +57,12 @@ export class Denials {
     }
     if (retryMs === 0) return // no permit left: that may change at any moment
     const now = monotonic()
+    const until = asked + Math.min(retryMs, LONGEST_MS)
+    if (until <= now) return
     if (this.#denials.size >= this.#capacity) this.#dropExpired(now)
     if (this.#denials.size >= this.#capacity) return
     const id = idOf(check.limiter, keyAt(check, index))
     this.#denials.delete(id)
-    const until = now + Math.min(retryMs, LONGEST_MS)
     this.#denials.set(id, { answer, at: now, until, asked: check.policies, keys: check.keys, index })
   }
 
@@ -77,6 +82,20 @@ export class Denials {
 
   forget(limiter: string, key: string): void {
     this.#denials.delete(idOf(limiter, key))
+  }
+
+  /**
+   * Does what frees quota of these keys. What is known of them is forgotten before, and once more behind it: a check that
+   * was on its way meanwhile may have been denied before.
+   */
+  async freeing<T>(limiters: readonly string[], keys: readonly string[], free: () => Promise<T>): Promise<T> {
+    const forget = () => {
+      for (const limiter of limiters) for (const key of keys) this.forget(limiter, key)
+    }
+    forget()
+    const result = await free()
+    forget()
+    return result
   }
 
   clear(): void {

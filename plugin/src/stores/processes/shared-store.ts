@@ -89,24 +89,14 @@ export class SharedStore implements Store {
   }
 
   async refund(check: Check, refunds: readonly Refund[]): Promise<readonly number[]> {
-    const forget = () => {
-      for (const { key = check.key } of refunds) this.#denials.forget(check.limiter, key)
-    }
     const { key, limiter } = check
-    forget()
-    const given = await this.#call(['refund', key, limiter, refunds.map(encodeRefund)])
-    // A check that was on its way meanwhile may have been denied before.
-    forget()
-    return given as AnswerSent
+    const keys = refunds.map(refund => refund.key ?? key)
+    const call: Call = ['refund', key, limiter, refunds.map(encodeRefund)]
+    return (await this.#denials.freeing([limiter], keys, () => this.#call(call))) as AnswerSent
   }
 
   async reset(key: string, names: Names): Promise<void> {
-    const forget = () => {
-      for (const limiter of names.limiters) this.#denials.forget(limiter, key)
-    }
-    forget()
-    await this.#call(['reset', key, names])
-    forget()
+    await this.#denials.freeing(names.limiters, [key], () => this.#call(['reset', key, names]))
   }
 
   /** One clock tells all processes of a machine until when it may happen. */
@@ -126,6 +116,7 @@ export class SharedStore implements Store {
 
   #ask(operation: 'check' | 'peek' | 'charge', check: Check): Promise<Answer> {
     return new Promise((resolve, reject) => {
+      const asked = monotonic()
       let isGivenUp = false
       const settle = (result: Result) => {
         if (result === 'too-large') {
@@ -137,7 +128,7 @@ export class SharedStore implements Store {
           this.#takeBack(operation, check, answer, permit)
           return
         }
-        if (operation === 'check' && !answer.allowed) this.#denials.remember(check, answer)
+        if (operation === 'check' && !answer.allowed) this.#denials.remember(check, answer, asked)
         resolve(permit === 0 ? answer : this.#withLease(answer, permit))
       }
       const fail = (error: Error) => {

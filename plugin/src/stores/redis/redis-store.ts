@@ -150,25 +150,19 @@ export class RedisStore implements Store {
     return this.#ask('charge', check)
   }
 
-  async refund(check: Check, refunds: readonly Refund[]): Promise<readonly number[]> {
-    const forget = () => {
-      for (const { key = check.key } of refunds) this.#denials.forget(check.limiter, key)
-    }
-    forget()
-    const given = await this.#ask<readonly number[]>('refund', check, refunds)
-    // A check that was on its way meanwhile may have been denied before.
-    forget()
-    return given
+  refund(check: Check, refunds: readonly Refund[]): Promise<readonly number[]> {
+    const keys = refunds.map(({ key = check.key }) => key)
+    return this.#denials.freeing([check.limiter], keys, () => this.#ask('refund', check, refunds))
   }
 
-  async reset(key: string, { limiters, logs, permits }: Names): Promise<void> {
-    const forget = () => {
-      for (const limiter of limiters) this.#denials.forget(limiter, key)
-    }
+  reset(key: string, names: Names): Promise<void> {
+    return this.#denials.freeing(names.limiters, [key], () => this.#reset(key, names))
+  }
+
+  async #reset(key: string, { logs, permits }: Names): Promise<void> {
     const stored = this.#stored(key)
     const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
     const keys = [...names, ...permits].map(name => redisKey(this.#nameSpace, stored, name))
-    forget()
     this.#prefetch.forget(key)
     const { circuit, clock } = this.#nodes.of(stored)
     const error = this.#missing ?? circuit.error
@@ -177,7 +171,6 @@ export class RedisStore implements Store {
       const late = await this.#within(RESET, keys, [clock.latest(monotonic() + this.#options.timeoutMs)])
       if (Number(late) < 0) throw new StoreTimeout(this.#options.timeoutMs)
     }
-    forget()
     for (const log of permits) this.#permits.forget(redisKey(this.#nameSpace, stored, log))
   }
 
@@ -260,8 +253,9 @@ export class RedisStore implements Store {
 
   async #askAcross(operation: keyof AcrossSlots, check: Check, refunds: readonly Refund[]): Promise<unknown> {
     if (operation !== 'check') return this.#across[operation](check, refunds)
+    const asked = monotonic()
     const answer = await this.#across.check(check)
-    if (!answer.allowed) this.#denials.remember(check, answer)
+    if (!answer.allowed) this.#denials.remember(check, answer, asked)
     return answer
   }
 
@@ -437,7 +431,7 @@ export class RedisStore implements Store {
     else if (operation === 'check') {
       // What this replica has taken ahead and not spent comes back before it denies.
       if (this.#prefetch.callBack(check) && this.#mayAskAgain(pending)) return
-      this.#denials.remember(check, answer)
+      this.#denials.remember(check, answer, pending.since)
     }
     if (check.concurrency === undefined || permit === 0) {
       this.#settle(pending, answer as never)

@@ -129,6 +129,7 @@ async function furnish(server: Server, config: Config, dependencies: Dependencie
   const models = await opening
   const meters = { metrics, stats }
   const front = readRequests(server, config, meters, isStopping)
+  if (config.maxConnections !== undefined) limitConnections(app, config.maxConnections, config.webProcesses > 1)
   if (config.corsOrigins.length > 0) {
     await allowOrigins(app, config.corsOrigins, () => {
       throw new Refusal(unknownUrl(app))
@@ -320,7 +321,6 @@ function createServer(config: Config): Server {
     clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
   })
   malformed.watch(app)
-  if (config.maxConnections !== undefined) limitConnections(app, config.maxConnections, config.webProcesses > 1)
   noteArrivals(app)
   // Each hook has its price, so these three are one.
   app.addHook('onRequest', (request, reply, done) => {

@@ -1,8 +1,10 @@
 /**
  * The front: answers requests that cannot be admitted before Node's parser and the framework see them, at a fraction of
- * what they cost there. It reads only connections over which requests are refused, so that all others are as fast as
- * without it, and knows nothing by itself: `EarlyRefusals` says what is refused, `Answers` has the bytes.
+ * what they cost there. It reads the first request of each connection, and all requests of those over which requests are
+ * refused. All others are as fast as without it. It knows nothing by itself: `EarlyRefusals` says what is refused,
+ * `Answers` has the bytes.
  */
+import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { addressKeyOf, digestOfKey, keyTextOf, trustIn } from '../auth.js'
@@ -20,15 +22,15 @@ import { type Answer, Answers } from './answers.js'
 import type { Head } from './head.js'
 import { ReadingControl } from './reading.js'
 import { RouteTable } from './route-table.js'
-import { SocketReader } from './socket-reader.js'
+import { type Parse, SocketReader, type Unparsed } from './socket-reader.js'
 
 /** One refusal of so many goes the long way, so that logs and traces show some. */
 const SAMPLE = 500
 
-/** Milliseconds between two looks for refused requests whose bodies do not come. */
+/** Milliseconds between two looks for connections over which nothing more comes. */
 const SWEEP_MS = 500
 
-/** A connection that opens within so many milliseconds after a refusal is read from its first byte. */
+/** A connection that gets its parser within so many milliseconds after a refusal is read in front of that. */
 const RECENT_MS = 1000
 
 /** Refusals that are an answer to load, by their code. */
@@ -73,7 +75,7 @@ interface Target {
 const readerOf = Symbol('ml-api-rate-limiter.reader')
 
 interface ReadSocket extends Socket {
-  [readerOf]?: SocketReader
+  [readerOf]?: SocketReader | undefined
 }
 
 export class Front {
@@ -93,6 +95,7 @@ export class Front {
   #usage: UsageMeter | undefined
   #refusedAt = Number.NEGATIVE_INFINITY
   #refusals = 0
+  #isClosing = false
 
   constructor(app: FastifyInstance, malformed: Malformed, options: FrontOptions, watchers: FrontWatchers) {
     this.#options = options
@@ -103,20 +106,21 @@ export class Front {
     app.addHook('onRoute', ({ method, url, config }) => {
       if (method === 'POST' && config?.rateLimit === undefined) this.#routes.add(url)
     })
-    app.server.on('connection', (socket: Socket) => {
-      const now = performance.now()
-      if (now - this.#refusedAt < RECENT_MS) {
-        const reader = this.#read(socket)
-        if (reader === undefined) return
-        reader.beginAtFirstByte()
-        this.#control.opened(reader, now)
-        return
-      }
-      this.#unread.add(socket)
-      socket.once('close', () => this.#unread.delete(socket))
-    })
-    const sweep = setInterval(() => this.#sweep(), SWEEP_MS).unref()
+    // Node's own listener, and those of the app, follow when the connection gets its parser.
+    const parsers = app.server.listeners('connection') as Parse[]
+    app.server.removeAllListeners('connection')
+    const parse = (socket: Socket) => {
+      for (const parser of parsers) parser.call(app.server, socket)
+    }
+    const unparsed: Unparsed = { parse, parsed: reader => this.#parsed(reader) }
+    app.server.on('connection', (socket: Socket) => this.#opened(socket, unparsed))
+    const sweep = setInterval(() => this.#sweep(app.server), SWEEP_MS).unref()
     watchers.metrics?.watchFront(this.#control)
+    app.addHook('preClose', done => {
+      this.#isClosing = true
+      for (const reader of this.#readers) if (reader.isHeld) reader.end(options.uploadTimeoutMs)
+      done()
+    })
     app.addHook('onClose', () => {
       clearInterval(sweep)
       this.#control.close()
@@ -143,14 +147,17 @@ export class Front {
     const reader = (socket as ReadSocket)[readerOf]
     if (reader !== undefined) reader.begin()
     // Not while the parser is at work on that very request.
-    else setImmediate(() => this.#read(socket))
-    if (refusedAs === OVERLOADED && !this.#isSpreading && this.#unread.size > 0) {
-      this.#isSpreading = true
-      setImmediate(() => this.#spread())
-    }
+    else queueMicrotask(() => this.#read(socket))
+    if (refusedAs === OVERLOADED) this.#noRoom()
   }
 
-  /** There is no room, so all connections are about to be refused: those that are idle are read from now on, a few a turn. */
+  /** All connections are about to be refused: those that are idle are read from now on, a few a turn. */
+  #noRoom(): void {
+    if (this.#isSpreading || this.#unread.size === 0) return
+    this.#isSpreading = true
+    setImmediate(() => this.#spread())
+  }
+
   #spread(): void {
     let left = SPREAD_AT_ONCE
     for (const socket of this.#unread) {
@@ -162,15 +169,40 @@ export class Front {
     if (this.#isSpreading) setImmediate(() => this.#spread())
   }
 
-  #read(socket: ReadSocket): SocketReader | undefined {
-    if (socket[readerOf] !== undefined) return undefined
+  #opened(socket: ReadSocket, unparsed: Unparsed): void {
+    if (this.#isClosing) {
+      unparsed.parse(socket)
+      return
+    }
+    const reader = SocketReader.hold(socket, this.#refuse, this.#malformed, this.#control, unparsed)
+    this.#keep(reader)
+    this.#control.opened(reader, performance.now())
+  }
+
+  /** Whether a connection that has got its parser is still read in front of that. */
+  #parsed(reader: SocketReader): boolean {
+    if (performance.now() - this.#refusedAt < RECENT_MS) return true
+    const socket: ReadSocket = reader.socket
+    socket[readerOf] = undefined
+    this.#readers.delete(reader)
+    this.#unread.add(socket)
+    socket.once('close', () => this.#unread.delete(socket))
+    return false
+  }
+
+  #read(socket: ReadSocket): void {
+    if (socket[readerOf] !== undefined) return
     const reader = SocketReader.open(socket, this.#refuse, this.#malformed, this.#control)
-    if (reader === undefined) return undefined
-    socket[readerOf] = reader
+    if (reader === undefined) return
     this.#unread.delete(socket)
+    this.#keep(reader)
+  }
+
+  #keep(reader: SocketReader): void {
+    const socket: ReadSocket = reader.socket
+    socket[readerOf] = reader
     this.#readers.add(reader)
     socket.once('close', () => this.#readers.delete(reader))
-    return reader
   }
 
   readonly #refuse = (head: Head, reader: SocketReader, arrivedAt: number): string | undefined => {
@@ -184,6 +216,8 @@ export class Front {
     if (target.asked === undefined) return undefined
     const refusal = early.of(target.asked, arrivedAt)
     if (refusal === undefined || ++this.#refusals % SAMPLE === 0) return undefined
+    this.#refusedAt = performance.now()
+    if (refusal.denial === undefined) this.#noRoom()
     const answer = this.#answerTo(refusal, target.isV2)
     this.#count(refusal, answer, target)
     return answer.text
@@ -240,11 +274,12 @@ export class Front {
     return observe
   }
 
-  /** Ends connections over which the rest of a refused request does not come. */
-  #sweep(): void {
+  /** Ends connections over which what is due does not come. Node watches over those that have a parser. */
+  #sweep({ keepAliveTimeout }: Server): void {
     const now = performance.now()
     for (const reader of this.#readers) {
-      if (reader.skippingMs(now) > this.#options.uploadTimeoutMs) reader.socket.destroy()
+      const isOverdue = reader.skippingMs(now) > this.#options.uploadTimeoutMs
+      if (isOverdue || (reader.isHeld && reader.idleMs(now) > keepAliveTimeout)) reader.socket.destroy()
     }
   }
 }

@@ -4,16 +4,25 @@
  * clients wait meanwhile. Connections with requests that are admitted are always read.
  */
 
-/** Share of the main thread that refusals may take while something is admitted. */
-const MOST_SHARE = 1 / 3
+/**
+ * Share of the main thread that refusals may take while something is admitted. Results of runs go first in any case. With a
+ * smaller share more clients wait, and a client that waits opens one more connection, which costs more than to refuse it.
+ */
+const MOST_SHARE = 1 / 2
 /** Milliseconds between two turns. */
 const TURN_MS = 5
 /** Milliseconds after which a connection has its turn, whatever the share. */
-const LONGEST_PAUSE_MS = 80
+const LONGEST_PAUSE_MS = 40
 /** Refusals in a row, over one connection, from which on it is paused. */
 const FEWEST_REFUSALS = 2
 /** New connections that are read in one turn of the event loop, while refusals take more than their share. */
 const MOST_NEW_AT_ONCE = 50
+/**
+ * Milliseconds of refusals in one turn of the event loop. Whoever is refused later in that turn is not read again before the
+ * next one. libuv polls up to 48 times in one turn as long as it finds 1,024 readable connections, and all timers wait
+ * meanwhile: without this, a turn has taken two seconds.
+ */
+const LONGEST_TURN_MS = 20
 /** What the kernel and libuv add to the time that a refusal takes in JavaScript. */
 const READING_FACTOR = 1.6
 
@@ -57,7 +66,9 @@ export class ReadingControl {
   readonly #budget = new RefusalBudget(performance.now())
   /** Since when, the longest paused first. */
   readonly #paused = new Map<Pausable, number>()
-  #toPause: Pausable[] = []
+  /** Whether this turn of the event loop has begun for us, and when. */
+  #isInTurn = false
+  #turnBegan = 0
   #timer: NodeJS.Timeout | undefined
   /** Connections that have opened in this turn of the event loop. */
   #opened = 0
@@ -79,21 +90,31 @@ export class ReadingControl {
     const ms = (now - from) * READING_FACTOR
     this.#refusalMs += (ms - this.#refusalMs) / 64
     this.#budget.spend(ms)
-    if (connection.refusalsInRow < FEWEST_REFUSALS || this.#budget.leftMs(now) > 0 || !this.#isBusy()) return
-    // In one go once this turn of the event loop has read what there was: Node's stream reads on behind each chunk.
-    if (this.#toPause.push(connection) === 1) setImmediate(() => this.#pause())
+    this.#beginTurn(now)
+    const isLong = now - this.#turnBegan > LONGEST_TURN_MS
+    const isRefused = connection.refusalsInRow >= FEWEST_REFUSALS
+    if (!isLong && !(isRefused && this.#budget.leftMs(now) <= 0 && this.#isBusy())) return
+    // Behind all ticks, since one of them has Node's stream read on.
+    queueMicrotask(() => this.#hold(connection, performance.now()))
   }
 
   /** A connection has opened: it is read at once, unless many have in this turn of the event loop, and there is no time. */
   opened(connection: Pausable, now: number): void {
-    if (++this.#opened === 1) {
-      setImmediate(() => {
-        this.#opened = 0
-      })
-    }
-    if (this.#opened <= MOST_NEW_AT_ONCE || this.#budget.leftMs(now) > 0 || !this.#isBusy()) return
+    this.#beginTurn(now)
+    if (++this.#opened <= MOST_NEW_AT_ONCE || this.#budget.leftMs(now) > 0 || !this.#isBusy()) return
     this.#hold(connection, now)
-    this.#timer ??= setInterval(() => this.#turn(), TURN_MS)
+  }
+
+  /** Notes when the first refusal, or connection, of a turn of the event loop came. */
+  #beginTurn(now: number): void {
+    if (this.#isInTurn) return
+    this.#isInTurn = true
+    this.#turnBegan = now
+    setImmediate(() => {
+      this.#isInTurn = false
+      this.#opened = 0
+      if (this.#paused.size > 0) this.#turn()
+    })
   }
 
   /** Reads all connections again. */
@@ -108,14 +129,10 @@ export class ReadingControl {
     this.#paused.delete(connection)
   }
 
-  #pause(): void {
-    const now = performance.now()
-    for (const connection of this.#toPause.splice(0)) this.#hold(connection, now)
-    if (this.#paused.size > 0) this.#timer ??= setInterval(() => this.#turn(), TURN_MS)
-  }
-
   #hold(connection: Pausable, now: number): void {
-    if (!this.#paused.has(connection) && connection.pause(now)) this.#paused.set(connection, now)
+    if (this.#paused.has(connection) || !connection.pause(now)) return
+    this.#paused.set(connection, now)
+    this.#timer ??= setInterval(() => this.#turn(), TURN_MS)
   }
 
   /** Reads those again whose turn it is. */

@@ -1,10 +1,12 @@
 /**
  * Reads the requests of one connection in front of Node's parser, and answers those that are refused.
  *
- * What is not refused goes to the parser byte by byte as it came. The reader has to know where a request begins, so it
- * follows the length of each message that it lets pass, and gives the connection up, until it is told to begin again,
- * where it meets anything that it does not understand in full. It begins only once it and the parser have read a whole
- * request alike, from the same first byte: before that, bytes of a request that it has not seen may be in the parser.
+ * What is not refused goes to the parser byte by byte as it came. A new connection has no parser before the first such
+ * request: where all is refused, it never costs one. The reader has to know where a request begins. So it follows the
+ * length of each message that it lets pass. Where it meets anything that it does not understand in full, it gives the
+ * connection up, until it is told to begin again. A connection that a parser has read before is taken up only once both
+ * have read a whole request alike, from the same first byte: the parser may hold bytes of a request that the reader has
+ * not seen.
  */
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
@@ -43,6 +45,16 @@ interface Seen {
 
 type Listener = (chunk: Buffer) => void
 
+/** What Node's server does with a new connection: it makes a parser, which reads the connection. */
+export type Parse = (socket: Socket) => void
+
+/** A connection without a parser so far. */
+export interface Unparsed {
+  readonly parse: Parse
+  /** Called when it gets its parser. Says whether the reader goes on to read in front of that. */
+  readonly parsed: (reader: SocketReader) => boolean
+}
+
 /** The part of a connection's handle that starts and stops reading, as Node's own HTTP server uses it. */
 interface Handle {
   reading: boolean
@@ -58,33 +70,81 @@ export class SocketReader implements Pausable {
   readonly #refuse: Refuse
   readonly #parsed: Parsed
   readonly #control: ReadingControl
-  readonly #toParser: Listener
+  readonly #listener: Listener = chunk => this.#read(chunk)
+  /** Undefined while there is no parser. */
+  #toParser: Listener | undefined
+  #unparsed: Unparsed | undefined
   #state: State = 'unsure'
   #rest = 0
-  #passesNext = false
+  #endsNext = false
   /** When the connection was last seen empty, where it has not been read since. */
   #emptyAt: number | undefined
   #seen: Seen | undefined
-  /** `performance.now()` since when the body of a refused request is skipped. */
-  #skippingSince = 0
+  /** `performance.now()` when the last request began, or the connection opened. */
+  #begunAt = performance.now()
 
-  /** Undefined where somebody else reads the connection. */
+  /** A connection that has a parser. Undefined where somebody else reads it. */
   static open(socket: Socket, refuse: Refuse, parsed: Parsed, control: ReadingControl): SocketReader | undefined {
     const listeners = socket.listeners('data')
     if (listeners.length !== 1 || socket.destroyed) return undefined
-    return new SocketReader(socket, refuse, parsed, control, listeners[0] as Listener)
+    const reader = new SocketReader(socket, refuse, parsed, control)
+    reader.#readInFrontOf(listeners[0] as Listener)
+    return reader
   }
 
-  private constructor(socket: Socket, refuse: Refuse, parsed: Parsed, control: ReadingControl, toParser: Listener) {
+  /** A connection that has only just opened. */
+  static hold(
+    socket: Socket,
+    refuse: Refuse,
+    parsed: Parsed,
+    control: ReadingControl,
+    unparsed: Unparsed,
+  ): SocketReader {
+    const reader = new SocketReader(socket, refuse, parsed, control)
+    reader.#unparsed = unparsed
+    reader.#state = 'boundary'
+    socket.on('data', reader.#listener)
+    socket.on('end', reader.#end)
+    socket.on('error', nothing)
+    return reader
+  }
+
+  private constructor(socket: Socket, refuse: Refuse, parsed: Parsed, control: ReadingControl) {
     this.socket = socket
     this.#refuse = refuse
     this.#parsed = parsed
     this.#control = control
+    socket.once('close', () => control.forget(this))
+  }
+
+  readonly #end = (): void => {
+    this.socket.end(() => this.socket.destroy())
+  }
+
+  #readInFrontOf(toParser: Listener): void {
     this.#toParser = toParser
     // Node's server stops reading the connection by itself as soon as somebody else listens.
-    socket.removeListener('data', toParser)
-    socket.on('data', chunk => this.#read(chunk))
-    socket.once('close', () => control.forget(this))
+    this.socket.removeListener('data', toParser)
+    this.socket.on('data', this.#listener)
+  }
+
+  #pass(bytes: Buffer): void {
+    const toParser = this.#toParser ?? this.#handOver()
+    toParser?.(bytes)
+  }
+
+  /** The connection gets its parser. Undefined where that does not listen. */
+  #handOver(): Listener | undefined {
+    const { socket } = this
+    const { parse, parsed } = this.#unparsed as Unparsed
+    this.#unparsed = undefined
+    socket.off('data', this.#listener)
+    socket.off('end', this.#end)
+    socket.off('error', nothing)
+    parse(socket)
+    const toParser = socket.listeners('data').at(-1) as Listener | undefined
+    if (toParser !== undefined && parsed(this)) this.#readInFrontOf(toParser)
+    return toParser
   }
 
   pause(now: number): boolean {
@@ -112,18 +172,28 @@ export class SocketReader implements Pausable {
     if (this.#state === 'given-up') this.#state = 'unsure'
   }
 
-  /**
-   * Nothing was sent over the connection so far. Its first request goes to the parser, which would otherwise take it for a
-   * connection that has sent nothing, and close it.
-   */
-  beginAtFirstByte(): void {
-    this.#state = 'boundary'
-    this.#passesNext = true
+  /** Whether it has no parser so far. */
+  get isHeld(): boolean {
+    return this.#unparsed !== undefined
+  }
+
+  /** Milliseconds since a request over it began, or since it opened; 0 while one is under way. */
+  idleMs(now: number): number {
+    return this.#state === 'boundary' ? now - this.#begunAt : 0
+  }
+
+  /** Ends a held connection, once what was refused over it has come as a whole, or within so many milliseconds. */
+  end(mostMs: number): void {
+    if (this.#state === 'boundary') this.#end()
+    else {
+      this.#endsNext = true
+      this.socket.setTimeout(mostMs, () => this.socket.destroy())
+    }
   }
 
   /** Milliseconds for which it has been waiting for the rest of a refused request; 0 where it is not. */
   skippingMs(now: number): number {
-    return this.#state === 'skipping' ? now - this.#skippingSince : 0
+    return this.#state === 'skipping' ? now - this.#begunAt : 0
   }
 
   /** Whether it stands between two requests, and none is being answered. */
@@ -144,12 +214,14 @@ export class SocketReader implements Pausable {
     if (this.#state === 'boundary') this.#begins(bytes)
     else if (this.#state === 'passing') this.#passes(bytes)
     else if (this.#state === 'unsure') this.#compares(bytes)
-    else this.#toParser(bytes)
+    else this.#pass(bytes)
   }
 
   #skipped(count: number): void {
     this.#rest -= count
-    if (this.#rest === 0) this.#state = 'boundary'
+    if (this.#rest > 0) return
+    this.#state = 'boundary'
+    if (this.#endsNext) this.#end()
   }
 
   #begins(bytes: Buffer): void {
@@ -158,30 +230,26 @@ export class SocketReader implements Pausable {
     // Not understood, or with another request behind it.
     if (head === undefined || rest < 0) {
       this.#state = 'given-up'
-      this.#toParser(bytes)
+      this.#pass(bytes)
       return
     }
     this.#rest = rest
     const from = performance.now()
+    this.#begunAt = from
     // What waited while the connection was not read may have waited for all of that time.
     const arrivedAt = this.#emptyAt ?? from
     this.#emptyAt = undefined
-    const passes = this.#passesNext || this.#parsed.isBusy(this.socket)
-    this.#passesNext = false
-    const answer = passes ? undefined : this.#refuse(head, this, arrivedAt)
+    const answer = this.#parsed.isBusy(this.socket) ? undefined : this.#refuse(head, this, arrivedAt)
     if (answer === undefined) {
       this.refusalsInRow = 0
       this.#state = rest === 0 ? 'boundary' : 'passing'
       noteEmpty(this.socket, arrivedAt)
-      this.#toParser(bytes)
+      this.#pass(bytes)
       noteEmpty(this.socket, undefined)
       return
     }
     this.refusalsInRow++
-    if (rest > 0) {
-      this.#state = 'skipping'
-      this.#skippingSince = from
-    }
+    if (rest > 0) this.#state = 'skipping'
     // A client that reads no answers gets no more of them, so that they do not pile up.
     if (!this.socket.write(answer, 'latin1')) {
       this.socket.pause()
@@ -193,7 +261,7 @@ export class SocketReader implements Pausable {
   #passes(bytes: Buffer): void {
     if (bytes.length > this.#rest) this.#state = 'given-up'
     else this.#skipped(bytes.length)
-    this.#toParser(bytes)
+    this.#pass(bytes)
   }
 
   /** Lets a request pass, and sees whether the parser began it with the same byte. */
@@ -201,7 +269,7 @@ export class SocketReader implements Pausable {
     const head = this.#headOf(bytes)
     const before = this.#parsed.newest(this.socket)
     const isOver = before === undefined || before.complete
-    this.#toParser(bytes)
+    this.#pass(bytes)
     if (head === undefined || !isOver) return
     const request = this.#parsed.newest(this.socket)
     if (request === undefined || request === before || !isSame(request, head, bytes)) return
@@ -222,6 +290,9 @@ export class SocketReader implements Pausable {
     return head
   }
 }
+
+/** A held connection that fails is closed by itself, and nobody else has to know. */
+const nothing = (): void => {}
 
 /** Undefined where the connection is gone, or is none of the system's. */
 function handleOf(socket: Socket): Handle | undefined {

@@ -114,7 +114,7 @@ async function listening(t: Test, settings: Readonly<Record<string, string | num
   return { ...service, port, open, takeReached }
 }
 
-/** Asks until the front reads the connection: one refusal behind it, and one that both read. */
+/** Asks until the front reads the connection. */
 async function engaged(connection: Connection, request: string, until = 429): Promise<Answer> {
   let last = await connection.ask(request)
   while (last.status !== until) last = await connection.ask(request)
@@ -342,6 +342,31 @@ t.test('where every request is logged, every request goes through the framework'
   for (let i = 0; i < 20; i++) await connection.ask(post())
   const logged = () => output().match(/"msg":"request completed"/g)?.length
   while (logged() !== 20) await delay(10)
+})
+
+t.test('the first request of a new connection is refused in front as well', async t => {
+  const room = crowded()
+  const { open, takeReached } = await listening(t, { RATE_LIMIT_MAX: 1000 }, room.models)
+  for (let i = 0; i < 20; i++) t.equal((await open().ask(post())).status, 429)
+  t.equal(takeReached(), 0)
+  room.full = false
+  const served = open()
+  t.equal((await served.ask(post())).status, 400, 'a request that may be served goes on to its route')
+  t.equal((await served.ask(post())).status, 400)
+})
+
+t.test('a new connection that sends nothing is closed after the time of an idle one, and by a stop', async t => {
+  const { open, app } = await listening(t, {})
+  const silent = open()
+  await once(silent.socket, 'connect')
+  app.server.keepAliveTimeout = 300
+  await once(silent.socket, 'close')
+  app.server.keepAliveTimeout = 72_000
+  const other = open()
+  await once(other.socket, 'connect')
+  const closed = once(other.socket, 'close')
+  await app.close()
+  await closed
 })
 
 t.test('a connection that opens while requests are refused may stay idle as any other', async t => {

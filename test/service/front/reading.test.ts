@@ -26,13 +26,13 @@ class Connection implements Pausable {
   }
 }
 
-t.test('refusals have a third of the time, and what they did not use is gone', async t => {
+t.test('refusals have half of the time, and what they did not use is gone', async t => {
   const budget = new RefusalBudget(0)
-  t.equal(Math.round(budget.leftMs(3)), 1)
+  t.equal(budget.leftMs(2), 1)
   budget.spend(5)
-  t.ok(budget.leftMs(3) < 0, 'more than their share')
-  t.ok(budget.leftMs(12) < 0)
-  t.ok(budget.leftMs(18) > 0, 'five milliseconds are a third of fifteen')
+  t.ok(budget.leftMs(2) < 0, 'more than their share')
+  t.ok(budget.leftMs(9) < 0)
+  t.ok(budget.leftMs(12) > 0, 'five milliseconds are half of ten')
   t.ok(budget.leftMs(100_000) < 10)
   budget.spend(60_000)
   t.ok(budget.leftMs(102_000) > 0, 'a stall is not paid for for ever')
@@ -55,6 +55,22 @@ t.test('beyond their share connections are not read, and each gets its turn', as
   while (control.paused > 0) await delay(5)
   t.ok(connections.every(({ isPaused }) => !isPaused))
   t.ok(connections.some(({ settled }) => settled > 0))
+})
+
+t.test('a turn of the event loop in which much is refused comes to its end', async t => {
+  const control = new ReadingControl(() => true)
+  t.teardown(() => control.close())
+  const connection = new Connection()
+  connection.refusalsInRow = 1
+  const now = performance.now()
+  control.refused(connection, now, now)
+  await Promise.resolve()
+  t.equal(connection.isPaused, false)
+  control.refused(connection, now + 60, now + 60)
+  await Promise.resolve()
+  t.equal(connection.isPaused, true, 'though there is time left for refusals')
+  await new Promise(resolve => setImmediate(resolve))
+  t.equal(connection.isPaused, false, 'the next turn has begun')
 })
 
 t.test('many that open at once are read in turns, and a few at once always', async t => {

@@ -62,7 +62,18 @@ function serverOf(t: Test) {
   }
   const control = new ReadingControl(() => false)
   const read = (client: Client) => SocketReader.open(client.socket as Socket, refuse, parsed, control) as SocketReader
-  return { connect, read, reached }
+  let parsers = 0
+  /** A connection that gets its parser when it needs one; `follows`: whether it is read in front of that. */
+  const hold = (follows: boolean) => {
+    const client = new Client()
+    const parse = (socket: Socket) => {
+      parsers++
+      server.emit('connection', socket)
+    }
+    const reader = SocketReader.hold(client.socket as Socket, refuse, parsed, control, { parse, parsed: () => follows })
+    return { client, reader }
+  }
+  return { connect, read, hold, reached, parsers: () => parsers }
 }
 
 const post = (url: string, body = 'abc') =>
@@ -79,6 +90,53 @@ t.test('a request that is refused reaches nobody, and the connection goes on', a
   await client.send(post('/no/3'))
   t.strictSame(reached, ['/no/1 3', '/yes 3'])
   t.strictSame(client.answers, [200, 429, 200, 429])
+})
+
+t.test('a new connection has no parser before a request that passes', async t => {
+  for (const follows of [true, false]) {
+    const { hold, reached, parsers } = serverOf(t)
+    const { client, reader } = hold(follows)
+    await client.send(post('/no/1'))
+    await client.send(post('/no/2'))
+    t.strictSame([client.answers, parsers(), reader.isHeld], [[429, 429], 0, true])
+    const [head = '', body = ''] = post('/yes').split(/(?<=\r\n\r\n)/)
+    await client.send(head)
+    await client.send(body)
+    t.strictSame([client.answers, parsers(), reader.isHeld], [[429, 429, 200], 1, false])
+    await client.send(post('/no/3'))
+    t.strictSame(reached, follows ? ['/yes 3'] : ['/yes 3', '/no/3 3'])
+    t.equal(parsers(), 1)
+  }
+})
+
+t.test('a client that ends a new connection has its answer, and one that fails is closed', async t => {
+  const { hold } = serverOf(t)
+  const { client } = hold(true)
+  await client.send(post('/no'))
+  client.socket.push(null)
+  await client.send('')
+  t.strictSame([client.answers, client.socket.writableFinished], [[429], true])
+  const failing = hold(true).client
+  failing.socket.destroy(new Error('reset'))
+  await turn()
+  t.equal(failing.socket.destroyed, true)
+})
+
+t.test('at the end a new connection is closed, after what was refused over it has come', async t => {
+  const { hold } = serverOf(t)
+  const idle = hold(true)
+  idle.reader.end(60_000)
+  await turn()
+  t.equal(idle.client.socket.destroyed, true)
+  const { client, reader } = hold(true)
+  ;(client.socket as Socket).setTimeout = () => client.socket as Socket
+  const [head = '', body = ''] = post('/no').split(/(?<=\r\n\r\n)/)
+  await client.send(head)
+  reader.end(60_000)
+  await turn()
+  t.equal(client.socket.destroyed, false)
+  await client.send(body)
+  t.equal(client.socket.destroyed, true)
 })
 
 t.test('the body of a refused request is skipped, in however many pieces it comes', async t => {
@@ -151,12 +209,14 @@ t.test('whatever comes, in whatever chunks, the same requests reach the server b
       fc.array(fc.nat({ max: 400 }), { maxLength: 8 }),
       fc.nat({ max: 4 }),
       fc.boolean(),
-      async (pieces, cuts, readFrom, isWhole) => {
+      fc.boolean(),
+      fc.boolean(),
+      async (pieces, cuts, readFrom, isWhole, isHeld, isRead) => {
         const bytes = Buffer.from(pieces.join(''), 'latin1')
         const ends = isWhole
           ? pieces.map((_, index) => pieces.slice(0, index + 1).join('').length)
           : [...new Set([...cuts.filter(cut => cut < bytes.length), bytes.length])].sort((a, b) => a - b)
-        const { connect, read, reached } = serverOf(t)
+        const { connect, read, hold, reached } = serverOf(t)
         const plain = connect()
         const from = async (client: Client, act: (index: number) => void) => {
           let at = 0
@@ -169,10 +229,12 @@ t.test('whatever comes, in whatever chunks, the same requests reach the server b
           return reached.splice(0)
         }
         const expected = await from(plain, () => {})
-        const watched = connect()
-        let reader: SocketReader | undefined
+        // From the first byte, or where somebody begins to read a connection that the parser has.
+        const held = isHeld ? hold(isRead) : undefined
+        const watched = held?.client ?? connect()
+        let reader = held?.reader
         const actual = await from(watched, index => {
-          if (index === readFrom) reader = read(watched)
+          if (reader === undefined && index === readFrom) reader = read(watched)
           reader?.begin()
         })
         // What is missing are refused ones, and nothing is new.

@@ -19,6 +19,7 @@ import { Malformed } from './http/malformed.js'
 import { Refusal, sendError } from './http/problem.js'
 import { requestLog } from './http/request-log.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
+import { watchUnfinished } from './http/unfinished.js'
 import { discardRest, isUnread } from './http/unread-body.js'
 import type { InferenceEvent } from './inference/index.js'
 import { readJsonText } from './inference/tensors/json-text.js'
@@ -321,6 +322,11 @@ function createServer(config: Config): Server {
     clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
   })
   malformed.watch(app)
+  const closes = watchUnfinished(app.server, malformed)
+  app.addHook('preClose', done => {
+    closes()
+    done()
+  })
   noteArrivals(app)
   // Each hook has its price, so these three are one.
   app.addHook('onRequest', (request, reply, done) => {

@@ -9,6 +9,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Malformed } from './http/malformed.js'
 import { MEDIA_TYPE, problemOf } from './http/problem.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
+import { watchUnfinished } from './http/unfinished.js'
 
 /** What it answers: everything that is never limited and tells of the process, or steers it. */
 const SERVED = /^\/(?:v2\/)?health\/|^\/metrics(?:[/?]|$)|^\/v1\/admin\//
@@ -27,9 +28,11 @@ export function openOps(app: FastifyInstance, malformed: Malformed): Ops {
     else sendUnknown(response)
   })
   server.on('clientError', malformed.handle)
+  const closes = watchUnfinished(server, malformed)
   // As long as the app answers, so does this: it says that the app is stopping.
   app.addHook('onClose', () => {
     if (!server.listening) return undefined
+    closes()
     const closed = new Promise<void>(resolve => server.close(() => resolve()))
     server.closeIdleConnections()
     return closed

@@ -118,7 +118,11 @@ export class Front {
     watchers.metrics?.watchFront(this.#control)
     app.addHook('preClose', done => {
       this.#isClosing = true
-      for (const reader of this.#readers) if (reader.isHeld) reader.end(options.uploadTimeoutMs)
+      for (const reader of this.#readers) {
+        // Its first request may be on its way, and is answered. The parser has a time limit for that.
+        if (reader.isSilent) reader.handOver()
+        else if (reader.isHeld) reader.end(options.uploadTimeoutMs)
+      }
       done()
     })
     app.addHook('onClose', () => {
@@ -275,11 +279,12 @@ export class Front {
   }
 
   /** Ends connections over which what is due does not come. Node watches over those that have a parser. */
-  #sweep({ keepAliveTimeout }: Server): void {
+  #sweep({ headersTimeout, keepAliveTimeout }: Server): void {
     const now = performance.now()
     for (const reader of this.#readers) {
       const isOverdue = reader.skippingMs(now) > this.#options.uploadTimeoutMs
       if (isOverdue || (reader.isHeld && reader.idleMs(now) > keepAliveTimeout)) reader.socket.destroy()
+      else if (reader.isSilent && reader.idleMs(now) > headersTimeout) this.#malformed.timedOut(reader.socket)
     }
   }
 }

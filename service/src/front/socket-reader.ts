@@ -129,12 +129,12 @@ export class SocketReader implements Pausable {
   }
 
   #pass(bytes: Buffer): void {
-    const toParser = this.#toParser ?? this.#handOver()
+    const toParser = this.#toParser ?? this.handOver()
     toParser?.(bytes)
   }
 
-  /** The connection gets its parser. Undefined where that does not listen. */
-  #handOver(): Listener | undefined {
+  /** Gives a held connection its parser. Undefined if the parser does not listen. */
+  handOver(): Listener | undefined {
     const { socket } = this
     const { parse, parsed } = this.#unparsed as Unparsed
     this.#unparsed = undefined
@@ -175,6 +175,11 @@ export class SocketReader implements Pausable {
   /** Whether it has no parser so far. */
   get isHeld(): boolean {
     return this.#unparsed !== undefined
+  }
+
+  /** Whether it is held, and no request has begun over it. */
+  get isSilent(): boolean {
+    return this.isHeld && this.#state === 'boundary' && this.refusalsInRow === 0
   }
 
   /** Milliseconds since a request over it began, or since it opened; 0 while one is under way. */

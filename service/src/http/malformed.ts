@@ -36,10 +36,12 @@ const isOut = (answer: ServerResponse): boolean => answer.writableFinished || an
 /** How long a client may take to read the refusal and close. */
 const LINGER_MS = 1000
 
+const TIMED_OUT = 'ERR_HTTP_REQUEST_TIMEOUT'
+
 /** What the parser refuses: status, code and detail by the code of its error. */
 const REFUSALS = {
   HPE_HEADER_OVERFLOW: [431, 'HEADERS_TOO_LARGE', 'the headers are too long'],
-  ERR_HTTP_REQUEST_TIMEOUT: [408, 'REQUEST_TIMEOUT', 'the request did not arrive in time'],
+  [TIMED_OUT]: [408, 'REQUEST_TIMEOUT', 'the request did not arrive in time'],
 } as const
 const MALFORMED = [400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request'] as const
 
@@ -91,13 +93,18 @@ export class Malformed {
     return newest !== undefined && !isOut(newest.answer)
   }
 
+  /** Ends a connection whose request did not arrive in time. */
+  timedOut(socket: Socket): void {
+    this.handle(Object.assign(new Error('the request did not arrive'), { code: TIMED_OUT }), socket)
+  }
+
   /** For Fastify's `clientErrorHandler`. */
   readonly handle: ClientErrorHandler = (error, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
       socket.destroy()
       return
     }
-    if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && (socket as WatchedSocket)[hasLongBody]?.complete === false) return
+    if (error.code === TIMED_OUT && (socket as WatchedSocket)[hasLongBody]?.complete === false) return
     // Whatever else comes is refused as well, and was told so.
     if (this.#refused.has(socket)) return
     this.#refused.add(socket)

@@ -94,6 +94,9 @@ function post({ url = '/v1/predict', body = JSON.stringify(IRIS), headers = {} }
   return `POST ${url} HTTP/1.1\r\n${lines.join('')}\r\n${body}`
 }
 
+/** What has such a header goes to the framework. */
+const NOT_PLAIN = { te: 'trailers' }
+
 /** The service on a port. `seen`: URLs that reached the framework since the last look. */
 async function listening(t: Test, settings: Readonly<Record<string, string | number | undefined>>, models?: Models) {
   const service = await buildService(t, settings, models)
@@ -133,7 +136,8 @@ for (const { name, settings } of STORES) {
       const answers: Answer[] = []
       for (let i = 0; i < 20; i++) answers.push(await connection.ask(request))
       t.ok(takeReached() <= 1, 'no more than a sample reaches it')
-      const behind = await open().ask(post({ url }))
+      const behind = await open().ask(post({ url, headers: NOT_PLAIN }))
+      t.equal(takeReached(), 1)
       for (const answer of answers) t.strictSame(answer.alike, behind.alike)
     }
     const { payload } = await ask('/v1/limits')
@@ -193,7 +197,7 @@ t.test('what browsers may read of an answer does not depend on where it is made'
     for (const origin of [undefined, 'https://a.example', 'https://x.example']) {
       const headers = origin === undefined ? {} : { origin }
       const answer = await connection.ask(post({ headers }))
-      const behind = await open().ask(post({ headers }))
+      const behind = await open().ask(post({ headers: { ...headers, ...NOT_PLAIN } }))
       t.strictSame(answer.alike, behind.alike, `${CORS_ORIGINS}, ${origin}`)
     }
   }
@@ -281,7 +285,8 @@ for (const status of [429, 503]) {
     takeReached()
     const answer = await connection.ask(post())
     t.equal(takeReached(), 0)
-    const behind = await open().ask(post())
+    const behind = await open().ask(post({ headers: NOT_PLAIN }))
+    t.equal(takeReached(), 1)
     t.strictSame(answer.alike, behind.alike)
     t.match(JSON.parse(answer.body), { code: 'INFERENCE_OVERLOADED', status, retryAfter: 2 })
     room.full = false
@@ -355,17 +360,28 @@ t.test('the first request of a new connection is refused in front as well', asyn
   t.equal((await served.ask(post())).status, 400)
 })
 
-t.test('a new connection that sends nothing is closed after the time of an idle one, and by a stop', async t => {
+t.test('a new connection that sends nothing gets 408 after the time that headers may take', async t => {
+  const { open } = await listening(t, { UPLOAD_TIMEOUT_MS: 300 })
+  const answer = await open().answer()
+  t.equal(answer.status, 408)
+  t.match(JSON.parse(answer.body), { code: 'REQUEST_TIMEOUT' })
+})
+
+t.test('a connection over which all was refused is closed after the time of an idle one', async t => {
+  const { open, app } = await listening(t, {}, crowded().models)
+  const idle = open()
+  t.equal((await idle.ask(post())).status, 429)
+  app.server.keepAliveTimeout = 300
+  await once(idle.socket, 'close')
+})
+
+t.test('a stop answers the first request of a connection that was open before', async t => {
   const { open, app } = await listening(t, {})
   const silent = open()
-  await once(silent.socket, 'connect')
-  app.server.keepAliveTimeout = 300
-  await once(silent.socket, 'close')
-  app.server.keepAliveTimeout = 72_000
-  const other = open()
-  await once(other.socket, 'connect')
-  const closed = once(other.socket, 'close')
-  await app.close()
+  await once(app.server, 'connection')
+  const closed = app.close()
+  const answer = await silent.ask(post())
+  t.equal(answer.status, 200)
   await closed
 })
 

@@ -36,7 +36,7 @@ t.test('the plugin as it is packed works as it is, and in every bundle', { skip:
     ['webpack', 'app.mjs', 'bundle.cjs'],
     ['webpack', 'app.cjs', 'bundle.cjs'],
     ['ncc', 'app.cjs', 'bundle.cjs'],
-    ['ncc', 'app.mjs', 'bundle.cjs'],
+    ['ncc', 'app.mjs', 'bundle.mjs'],
   ] as const) {
     const empty = emptyFolder(t)
     await node([resolve('test/doors/bundle.mjs'), kind, entry, join(empty, file)], folder)

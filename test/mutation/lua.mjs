@@ -1,7 +1,7 @@
 /**
  * Mutation testing of the Lua files: makes every mutant of them, and runs the tests of the stores against each.
  *
- *   npm run mutate -- [--only log.lua] [--operator comparison] [--workers 2] [--part 1/4] [--report FILE] [--list]
+ *   npm run mutate -- lua [--only log.lua] [--operator comparison] [--workers 2] [--part 1/4] [--report FILE] [--list]
  *
  * A mutant is killed when a test fails or does not end in time. Survivors must be in `lua-harmless.json`, with the reason
  * why they do no harm. Ends with 1 when another one survives, when one that is listed there is killed or is no mutant any

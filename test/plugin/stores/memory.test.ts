@@ -1,5 +1,4 @@
 import t from 'tap'
-import { SlidingLog } from '../../../plugin/src/window.js'
 import { ask, limited, statuses } from '../../support/plugin.js'
 import { checkOf, memoryStore } from '../../support/stores.js'
 
@@ -55,21 +54,6 @@ t.test('a clock that goes back keeps nobody waiting for it: time goes on from wh
   t.match(await timed.store.check(check), { allowed: false, policies: [{ retryMs: 1 }] })
   timed.set(6000)
   t.match(await timed.store.check(check), { allowed: true })
-})
-
-t.test('a log frees what it has forgotten, and still adds up', async t => {
-  const log = new SlidingLog()
-  for (let now = 0; now < 1000; now++) log.append(now, 1, 0)
-  t.match(log.read(999, 100, 100, 1), { used: 100, resetMs: 0 + 100 - 99, retryMs: 1 })
-  log.append(1000, 0, 0)
-  t.match(log.read(1000, 100, 100, 1), { used: 99, retryMs: 0 })
-  t.match(log.read(1000, 100, 100, 101), { retryMs: 100 }, 'more than fits into any window')
-  log.refund(90)
-  t.match(log.read(1000, 100, 100, 1), { used: 9 })
-  t.match(log.read(1000, 5, 100, 1), { used: 4, resetMs: 1 }, 'a shorter window')
-  log.refund(1000)
-  t.match(log.read(1000, 100, 100, 1), { used: 0, resetMs: 0 })
-  t.equal(log.resetMs(1000, 100), 0)
 })
 
 t.test('a route with a cache size of its own has a store of its own', async t => {

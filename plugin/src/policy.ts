@@ -37,5 +37,5 @@ export const UNLIMITED = Number.MAX_SAFE_INTEGER
  * longer, and never shorter. 0 keeps every admission apart: a true log.
  */
 export function sharesSlices(limit: number, precision: number): boolean {
-  return precision > 0 && limit > 1 / precision
+  return limit > 1 / precision // 1 / 0 is infinite
 }

@@ -190,6 +190,9 @@ export const PLANTS: readonly Plant[] = [
   inQuota('answer-after-deadline', 'a grant is spent although its answer came after its end', GRANTS, {
     lateAnswer: true,
   }),
+  inQuota('others-units-back', 'what was not used comes off another entry after its own has left the window', GRANTS, {
+    aheadAnyTime: true,
+  }),
   inQuota('spent-after-back', 'a grant is spent although it was given back', GRANTS, { spentAfterBack: true }),
   inQuota('refund-without-identity', 'a refund takes units, whosever they are', REFUNDS, {
     backAnyTime: true,

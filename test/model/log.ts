@@ -40,6 +40,8 @@ export interface LogPlants {
   readonly anyGeneration?: boolean
   /** A refund takes the newest units. */
   readonly backNewest?: boolean
+  /** What was not used comes off the next entry after its own has left the window. */
+  readonly aheadAnyTime?: boolean
 }
 
 /** How far the newest entry may be ahead of the clock (`ahead_of`). */
@@ -141,6 +143,29 @@ export function giveBack(
     if (entry.units > off) kept.push({ score: entry.score, units: entry.units - off })
   }
   return plants.backNewest ? kept.reverse() : kept
+}
+
+/**
+ * The log without `units` that were taken ahead and not used, off the entry that holds them (`give_back_ahead`): the first
+ * that is dated as they are, or later. What that does not hold any more, and all of the log, goes off the oldest.
+ */
+export function giveBackAhead(
+  log: Log,
+  units: number,
+  identity: Identity,
+  constants: LogConstants,
+  plants: LogPlants,
+): Log {
+  const index = log.findIndex(({ score }) => score >= identity.score)
+  const own = log[index]
+  const isOld = !plants.aheadAnyTime && identity.score <= Math.max(0, log.at(-1)?.score ?? 0) - constants.window
+  if (own === undefined || !identity.isCurrent || isOld || usedOf(log, constants, plants) <= units) {
+    return giveBack(log, units, identity, constants, plants)
+  }
+  const off = Math.min(units, own.units)
+  const without = log.map((entry, at) => (at === index ? { ...entry, units: entry.units - off } : entry))
+  const kept = without.filter(entry => entry.units > 0)
+  return units === off ? kept : giveBack(kept, units - off, identity, constants, plants)
 }
 
 /** Ticks until `units` fit (`wait`). */

@@ -5,7 +5,7 @@
  * Calls of a replica run, and are answered, in the order in which they were sent, as on one connection; each takes as long
  * as it likes. None is lost: what is lost stays counted, as the docs say.
  */
-import { append, giveBack, type Log, type LogConstants, moved, usedOf } from './log.js'
+import { append, giveBackAhead, type Log, type LogConstants, moved, usedOf } from './log.js'
 import type { Model, Visit } from './search.js'
 
 export interface LoneConstants extends LogConstants {
@@ -94,7 +94,7 @@ export const LONE_SOURCES: Readonly<Record<string, readonly string[]>> = {
   'grant ends': [`${PREFETCH}#retire`],
   'check runs': [`${CHECK_LUA}#check`],
   'take runs': [`${CHECK_LUA}#grant`],
-  'back runs': ['plugin/src/stores/redis/log.lua#give_back', 'plugin/src/stores/redis/batcher.ts#sendSome'],
+  'back runs': ['plugin/src/stores/redis/log.lua#give_back_ahead', 'plugin/src/stores/redis/batcher.ts#sendSome'],
   'check answered': [`${STORE}#answer`, `${PREFETCH}#callBack`, `${STORE}#mayAskAgain`, `${PREFETCH}#seen`],
   'take answered': [`${PREFETCH}#granted`, `${PREFETCH}#answerRest`],
   'back answered': [`${PREFETCH}#retire`],
@@ -172,7 +172,7 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
     })
     const room = limit - usedOf(state.log, constants, {})
     if (call.kind === 'back') {
-      const log = giveBack(state.log, call.units, { score: call.score, isCurrent: true }, constants, {})
+      const log = giveBackAhead(state.log, call.units, { score: call.score, isCurrent: true }, constants, {})
       visit('back runs', 0, call.units, having({ ...state, log }, {}))
       return
     }

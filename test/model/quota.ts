@@ -14,6 +14,7 @@ import {
   aheadOf,
   append,
   giveBack,
+  giveBackAhead,
   type Identity,
   type Log,
   type LogConstants,
@@ -88,6 +89,8 @@ interface Replica {
 /** A call that gives something back. */
 interface Message extends Identity {
   readonly units: number
+  /** Of a grant, that has not used them. */
+  readonly isAhead: boolean
   /** Whether it has run: only its marker in the store is left of it, should the client send it again. */
   readonly hasRun: boolean
 }
@@ -127,7 +130,7 @@ export const QUOTA_SOURCES: Readonly<Record<string, readonly string[]>> = {
   spend: [`${PREFETCH}#spend`],
   'give a grant back': [`${PREFETCH}#retire`, `${PREFETCH}#callBack`],
   refund: ['plugin/src/limiter.ts#refundDecision', 'plugin/src/ledger.ts#take'],
-  'give back runs': [`${LOG_LUA}#give_back`, `${STORE}#sendRefunds`],
+  'give back runs': [`${LOG_LUA}#give_back`, `${LOG_LUA}#give_back_ahead`, `${STORE}#sendRefunds`],
   'give back lost': [`${STORE}#sendRefunds`],
   'give back sent again': ['plugin/src/stores/redis/refund.lua:NX', `${STORE}#sendRefunds`],
   reset: ['plugin/src/stores/redis/reset.lua:UNLINK', `${STORE}#reset`],
@@ -311,7 +314,8 @@ export function quota(constants: QuotaConstants, plants: QuotaPlants = {}): Mode
         serve(withReplica(state, index, { grants: kept, takes }), 'spend', index, cost, grant, visit)
       }
       if (state.messages.length >= mostMessages) continue
-      const message = { units: grant.left, score: grant.score, isCurrent: grant.isCurrent, hasRun: false }
+      const { left: units, score, isCurrent } = grant
+      const message = { units, score, isCurrent, isAhead: true, hasRun: false }
       const next = plants.spentAfterBack ? state : withReplica(state, index, { grants: others, takes })
       visit('give a grant back', index, grant.left, { ...next, messages: [...state.messages, message] })
     }
@@ -322,7 +326,7 @@ export function quota(constants: QuotaConstants, plants: QuotaPlants = {}): Mode
     for (const [at, one] of state.refundable.entries()) {
       const refundable = state.refundable.filter((_one, each) => each !== at)
       const served = state.served.map((units, age) => (age === one.age ? units - one.cost : units))
-      const message = { units: one.cost, score: one.score, isCurrent: one.isCurrent, hasRun: false }
+      const message = { units: one.cost, score: one.score, isCurrent: one.isCurrent, isAhead: false, hasRun: false }
       visit('refund', 0, one.cost, { ...state, served, refundable, messages: [...state.messages, message] })
     }
   }
@@ -338,7 +342,8 @@ export function quota(constants: QuotaConstants, plants: QuotaPlants = {}): Mode
       }
       const state = look(given)
       const identity = state.messages[at] as Message
-      const log = giveBack(state.log, message.units, identity, constants, plants)
+      const back = message.isAhead ? giveBackAhead : giveBack
+      const log = back(state.log, message.units, identity, constants, plants)
       const ran = state.messages.map((one, each) => (each === at ? { ...one, hasRun: true } : one))
       const next = { ...state, log, messages: message.hasRun ? others : ran }
       // A log that was emptied is made anew.
@@ -497,8 +502,8 @@ function encodeQuota({ log, phase, clock, served, refundable, replicas, messages
     String.fromCharCode(age, cost, ZERO + score, isCurrent ? 1 : 0),
   )
   text += '|'
-  text += sorted(messages, ({ units, score, isCurrent, hasRun }) =>
-    String.fromCharCode(units, ZERO + score, (isCurrent ? 2 : 0) + (hasRun ? 1 : 0)),
+  text += sorted(messages, ({ units, score, isCurrent, isAhead, hasRun }) =>
+    String.fromCharCode(units, ZERO + score, (isAhead ? 4 : 0) + (isCurrent ? 2 : 0) + (hasRun ? 1 : 0)),
   )
   return text + sorted(replicas, encodeReplica)
 }

@@ -201,7 +201,8 @@ export class History {
 
   /**
    * Lone clients that were denied although there was room. Slices and grants may count longer, by a slice each. A remembered
-   * denial ends by the clock of the replica, which may be slow. What was given back is taken off the oldest units, so as much stays that is newer, for up to a window.
+   * denial ends by the clock of the replica, which may be slow. What a request gives back is taken off the oldest units, so as
+   * much stays that is newer, for up to a window.
    */
   #deniedEarly(): string[] {
     const { policies, cost, precision } = this.#plan.settings

@@ -410,9 +410,10 @@ class Run {
         if (!(given > 0)) continue
         const key = keyIn(call.keys[1 + index])
         const policy = Number(/p(\d+)$/.exec(call.keys[1 + index] ?? '')?.[1])
-        // What an operator gives back has no identity.
-        const isCredit = Number(call.args[2 + index * 6 + 4]) === 0
-        this.#history[isCredit ? 'credited' : 'returned'](key, policy, this.#now, given)
+        const [flags, generation] = call.args.slice(2 + index * 6 + 3).map(Number)
+        // What an operator gives back has no identity. What was taken ahead and not used leaves no trace.
+        if (generation === 0) this.#history.credited(key, policy, this.#now, given)
+        else if ((flags as number) < 2) this.#history.returned(key, policy, this.#now, given)
       }
     }
   }

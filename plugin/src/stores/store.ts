@@ -104,6 +104,8 @@ export interface Refund {
   readonly cost: number
   /** Whose cost it is. Undefined: an operator's refund, which takes the oldest units whoever was charged for them. */
   readonly admission: Admission | undefined
+  /** The cost was taken ahead and not used: it comes off its own entry instead of off the oldest units. */
+  readonly isAhead?: boolean | undefined
   /** The partition key of the log. Undefined: that of the check. */
   readonly key?: string | undefined
 }

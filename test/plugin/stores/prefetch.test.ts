@@ -48,6 +48,13 @@ async function until(condition: () => Promise<boolean> | boolean): Promise<void>
   while (!(await condition())) await pause(5)
 }
 
+/** Until what was taken ahead and not spent is back, so that just so many units count. */
+const counting = (store: RedisStore, check: Check, units: number) =>
+  until(async () => {
+    const [policy] = (await store.peek(check)).policies
+    return policy?.prefetched === undefined && policy?.used === units
+  })
+
 /** Makes a key busy, so that quota is out when it returns. */
 async function warm(store: RedisStore, check: Check): Promise<number> {
   let admitted = 0
@@ -66,8 +73,7 @@ t.test('most requests of a busy key are answered without Redis, and each is coun
     if (!(await store.check(check)).allowed) t.fail('denied')
   }
   t.ok(calls() < 500, `${calls()} calls`)
-  await until(async () => (await store.peek(check)).policies[0]?.prefetched === undefined)
-  t.equal((await store.peek(check)).policies[0]?.used, 5000)
+  await counting(store, check, 5000)
 })
 
 t.test('a key that is seen once takes nothing ahead', async t => {
@@ -84,8 +90,70 @@ t.test('what was taken ahead and not spent goes back at its end, without traffic
   const { store } = newStore(t)
   const check = ahead([{ limit: 100_000, windowMs: MINUTE }])
   const admitted = await warm(store, check)
-  await until(async () => (await store.peek(check)).policies[0]?.prefetched === undefined)
-  t.equal((await store.peek(check)).policies[0]?.used, admitted)
+  await counting(store, check, admitted)
+})
+
+t.test('what goes back leaves older units their time, and its own entry only what was used', async t => {
+  for (const othersAfter of [0, 10]) {
+    const { store, client, nameSpace } = newStore(t)
+    const policies = [{ limit: 100_000, windowMs: MINUTE }]
+    const check = ahead(policies)
+    await store.check(ahead([{ ...policies[0], cost: 500 } as PolicySpec], { prefetch: undefined }))
+    const [key] = (await client.keys(`${nameSpace}*`)) as [string]
+    await shiftLog(client, key, -50_000)
+    let admitted = await warm(store, check)
+    // Another replica, that takes nothing ahead.
+    const other = newStore(t, { nameSpace }).store
+    for (; admitted > 0 && othersAfter > 0 && admitted % othersAfter !== 0; admitted++) {
+      t.equal((await other.check({ ...check, prefetch: undefined })).allowed, true)
+    }
+    await counting(store, check, 500 + admitted)
+    const [first] = (await readLog(client, key)).entries
+    t.equal(first?.total, 500, 'the old ones are still there')
+    await shiftLog(client, key, -15_000)
+    t.equal((await store.peek(check)).policies[0]?.used, admitted, 'and leave at their time')
+  }
+})
+
+t.test('what was not used comes off its own entry, and off the oldest units where many entries are newer', async t => {
+  for (const newer of [0, 3, 40]) {
+    for (const cost of [3, 4]) {
+      const { store, client, nameSpace } = newStore(t)
+      const admit = async (cost: number) => {
+        const check = ahead([{ limit: 1000, windowMs: MINUTE, cost }], { prefetch: undefined })
+        const [policy] = (await store.check(check)).policies
+        const [key] = (await client.keys(`${nameSpace}*`)).filter(key => !key.includes('~'))
+        // Each in a slice of its own.
+        await shiftLog(client, key as string, -700)
+        return { check, key: key as string, admission: policy?.admission }
+      }
+      const { key } = await admit(5)
+      const { check, admission } = await admit(4)
+      for (let index = 0; index < newer; index++) await admit(1)
+      const policy = check.policies[0] as (typeof check.policies)[number]
+      t.strictSame(await store.refund(check, [{ policy, cost, admission, isAhead: true }]), [cost])
+      t.equal((await store.peek(check)).policies[0]?.used, 9 - cost + newer)
+      // The first one leaves the window.
+      await shiftLog(client, key, -60_000 + 700 * (newer + 1) + 300)
+      const left = newer > 32 ? 4 : 4 - cost
+      t.equal((await store.peek(check)).policies[0]?.used, left + newer, `${newer} newer entries`)
+    }
+  }
+})
+
+t.test('of what was not used nothing comes back that has left the window, or of another generation', async t => {
+  const { store, client, nameSpace } = newStore(t)
+  const check = ahead([{ limit: 1000, windowMs: MINUTE, cost: 5 }], { prefetch: undefined })
+  const policy = check.policies[0] as (typeof check.policies)[number]
+  const admission = (await store.check(check)).policies[0]?.admission
+  const [key] = (await client.keys(`${nameSpace}*`)) as [string]
+  await shiftLog(client, key, -60_001)
+  await store.check(check)
+  t.strictSame(await store.refund(check, [{ policy, cost: 2, admission, isAhead: true }]), [0])
+  await store.reset('client', namesOf(check))
+  await store.check(check)
+  t.strictSame(await store.refund(check, [{ policy, cost: 2, admission, isAhead: true }]), [0])
+  t.equal((await store.peek(check)).policies[0]?.used, 5)
 })
 
 t.test('status tells what this replica has taken ahead, and what all have', async t => {

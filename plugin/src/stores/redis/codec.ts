@@ -237,9 +237,9 @@ export function encodeRefunds(
   const keys = [redisKey(nameSpace, (pending[0] as Pending).key, `~${marker}`)]
   const args: (string | number)[] = [latest, lifeMs]
   for (const { key, keys: own, refunds } of pending) {
-    for (const [index, { policy, cost, admission }] of refunds.entries()) {
+    for (const [index, { policy, cost, admission, isAhead }] of refunds.entries()) {
       keys.push(redisKey(nameSpace, own?.[index] ?? key, policy.log))
-      args.push(cost, policy.windowMs * 1000, sliceUs(policy), policy.sliced ? 1 : 0)
+      args.push(cost, policy.windowMs * 1000, sliceUs(policy), (policy.sliced ? 1 : 0) + (isAhead ? 2 : 0))
       args.push(admission?.generation ?? 0, admission?.time ?? 0)
     }
   }

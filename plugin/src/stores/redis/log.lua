@@ -35,6 +35,9 @@ local LOOSE = 8
 -- Entries that one call removes or merges at most, so that no call takes long however large the log is.
 local MOST = 250
 
+-- Entries behind its own that what was taken ahead may change when it comes back.
+local NEWER = 32
+
 -- The most that a window can hold; see LARGEST_TOTAL in policy.ts.
 local LARGEST = 9007199254740928
 
@@ -328,4 +331,38 @@ local function give_back(key, log, cost, window, generation, time)
   end
   trim(key, rank)
   return given
+end
+
+-- Units that were taken ahead and not used come off their own entry: the first that is dated at `time` or later, which
+-- holds them also where its slice has been merged. So what was used keeps its time. That lowers the totals behind it, so
+-- the oldest units go instead where more than NEWER entries are newer, or where nothing would be left.
+-- Returns the cost given back. `ahead`: µs that the newest entry may be ahead of the clock.
+local function give_back_ahead(key, log, clock, cost, window, ahead, generation, time)
+  local own = 0
+  local counts = log.summary and generation == log.generation and time > max(log.now, log.last) - window
+  if counts and log.total - log.base > cost then
+    local all = call('ZRANGEBYSCORE', key, text(time), '(inf', 'WITHSCORES', 'LIMIT', '0', text(NEWER + 1))
+    local before = tonumber(call('ZREVRANGEBYSCORE', key, '(' .. text(time), '-inf', 'LIMIT', '0', '1')[1]) or 0
+    before = max(log.base, before)
+    if all[1] and #all <= 2 * NEWER then own = min(cost, tonumber(all[1]) - before) end
+    if own > 0 then
+      local old, new = {}, {}
+      for i = 1, #all, 2 do
+        local total = tonumber(all[i]) - own
+        old[#old + 1] = all[i]
+        if total > before then
+          new[#new + 1] = all[i + 1]
+          new[#new + 1] = text(total)
+        elseif tonumber(all[i + 1]) == log.first then
+          local news = summary(log, log.kept, tonumber(all[i + 3]), log.before)
+          call('ZADD', key, '+inf', news)
+          call('ZREM', key, log.summary)
+        end
+      end
+      call('ZREM', key, unpack(old))
+      if new[1] then call('ZADD', key, unpack(new)) end
+      look(log, key, clock, window, ahead, true)
+    end
+  end
+  return own + give_back(key, log, cost - own, window, generation, time)
 end

@@ -5,7 +5,7 @@
  * that takes it until its window has passed over its end, because its entry is dated at that end. It is spent here, by a
  * monotonic clock that was read before the call was sent, up to its end less a margin. So at every moment at which it is
  * spent it counts, and no window holds more than its limit; docs/how-it-works.md has the proof. What it did not spend goes
- * back by identity.
+ * back by identity, off its own entry.
  *
  *   quiet ─ several requests within a life ─▶ a grant is taken ─ spent here, the next is taken before it runs out ─▶ …
  *   near the limit Redis grants nothing ahead: each request asks for itself, until there is room again
@@ -433,6 +433,7 @@ export class Prefetch {
       policy,
       cost: policy.cost * left,
       admission: admissions[index],
+      isAhead: true,
       key: keyAt(check, index),
     }))
     const outs = keysOf(check).map(key => [key, this.#outOf(key)] as const)

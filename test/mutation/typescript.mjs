@@ -22,6 +22,11 @@ const stores = (...names) => plugin(...names.map(name => `stores/${name}`))
 
 /** What is mutated, and the tests that kill its mutants. */
 const FILES = {
+  'plugin/src/decision.ts': plugin('decision'),
+  'plugin/src/stores/denials.ts': stores('denials'),
+  'plugin/src/stores/memory/blocks.ts': stores('rows'),
+  'plugin/src/stores/memory/memory-store.ts': stores('memory-store'),
+  'plugin/src/stores/memory/table.ts': stores('rows'),
   'plugin/src/policy.ts': stores('window'),
   'plugin/src/window.ts': stores('window'),
 }
@@ -82,7 +87,7 @@ function mutate(file) {
     ignoreStatic: true,
     disableTypeChecks: file,
     concurrency: 1,
-    timeoutMS: 20_000,
+    timeoutMS: 10_000,
     timeoutFactor: 3,
     reporters: ['json', 'progress-append-only'],
     jsonReporter: { fileName: report },

@@ -23,11 +23,16 @@ interface Denial {
  */
 export class Denials {
   readonly #capacity: number
+  readonly #clock: () => number
   readonly #denials = new Map<string, Denial>()
 
-  /** `capacity`: denials remembered, 0 for none. One still in force is never dropped for a newer one. */
-  constructor(capacity: number) {
+  /**
+   * `capacity`: denials remembered, 0 for none. One still in force is never dropped for a newer one. `clock`:
+   * milliseconds that never step back.
+   */
+  constructor(capacity: number, clock: () => number = monotonic) {
     this.#capacity = capacity
+    this.#clock = clock
   }
 
   /** The denial that answers a check, if there is one. */
@@ -42,7 +47,7 @@ export class Denials {
   }
 
   /**
-   * `asked`: when the check was, by the monotonic clock. The store has answered since then, so the denial is over by its
+   * `asked`: when the check was, by the same clock. The store has answered since then, so the denial is over by its
    * wait from then on, however long the answer was on its way. What is left to wait is told from now on, and is enough.
    */
   remember(check: Check, answer: Answer, asked: number): void {
@@ -56,7 +61,7 @@ export class Denials {
       }
     }
     if (retryMs === 0) return // no permit left: that may change at any moment
-    const now = monotonic()
+    const now = this.#clock()
     const until = asked + Math.min(retryMs, LONGEST_MS)
     if (until <= now) return
     if (this.#denials.size >= this.#capacity) this.#dropExpired(now)
@@ -71,7 +76,7 @@ export class Denials {
     const id = idOf(check.limiter, key)
     const denial = this.#denials.get(id)
     if (denial === undefined) return undefined
-    const now = monotonic()
+    const now = this.#clock()
     if (now >= denial.until) {
       this.#denials.delete(id)
       return undefined

@@ -1,0 +1,291 @@
+import t from 'tap'
+import { MemoryStore } from '../../../plugin/src/stores/memory/memory-store.js'
+import type { Answer, Check, PolicyAnswer, Refund } from '../../../plugin/src/stores/store.js'
+import { type CheckSpec, checkOf, namesOf, type PolicySpec } from '../../support/stores.js'
+
+const WINDOW = 1000
+
+/** A store at the time 10,000. */
+function opened(capacity = 100) {
+  const clock = { now: 10_000 }
+  const store = new MemoryStore(capacity, () => clock.now)
+  return { store, clock }
+}
+const one = (spec: Partial<PolicySpec> = {}, rest: CheckSpec = {}) =>
+  checkOf([{ limit: 3, windowMs: WINDOW, ...spec }], rest)
+const two = (cost: number, other: number, rest: CheckSpec = {}) =>
+  checkOf(
+    [
+      { name: 'a', limit: 3, windowMs: WINDOW, cost },
+      { name: 'b', limit: 9, windowMs: 2 * WINDOW, cost: other },
+    ],
+    rest,
+  )
+const first = ({ policies }: Answer) => policies[0] as PolicyAnswer
+/** How many units of each policy are used. */
+const usedOf = ({ policies }: Answer) => policies.map(({ used }) => used)
+
+t.test('a check charges all policies or none, and a peek changes nothing', async t => {
+  const { store, clock } = opened()
+  t.strictSame(store.peek(two(1, 4)), {
+    allowed: true,
+    policies: [
+      { used: 0, resetMs: 0, retryMs: 0, denials: 0 },
+      { used: 0, resetMs: 0, retryMs: 0, denials: 0 },
+    ],
+  })
+  const answer = store.check(two(2, 4))
+  t.match(answer, {
+    allowed: true,
+    policies: [
+      { used: 2, resetMs: 1000 },
+      { used: 4, resetMs: 2000 },
+    ],
+  })
+  t.match(first(answer).admission, { time: 10_000 })
+  clock.now += 100
+  const denied = store.check(two(2, 4))
+  t.match(denied, {
+    allowed: false,
+    policies: [
+      { used: 2, retryMs: 900 },
+      { used: 4, retryMs: 0 },
+    ],
+  })
+  t.equal(denied.concurrency, undefined)
+  t.strictSame(usedOf(store.peek(two(0, 0))), [2, 4])
+  const free = store.check(two(0, 1))
+  t.match(free, { allowed: true, policies: [{ used: 2 }, { used: 5, resetMs: 1900 }] })
+  t.equal(first(free).admission, undefined, 'what costs nothing is not charged')
+  t.strictSame(store.check(one({ name: 'large', cost: 4 })).policies, [
+    { used: 0, resetMs: 0, retryMs: 1000, denials: 0 },
+  ])
+  t.equal(store.check(one({ name: 'exact', cost: 3 })).allowed, true)
+})
+
+t.test('a denial that is known is that of a check, and nothing is known of one that may pass', async t => {
+  const { store } = opened()
+  t.equal(store.knownDenial(one()), undefined)
+  store.check(one({ cost: 3 }))
+  t.match(store.knownDenial(one()), { allowed: false, policies: [{ used: 3, retryMs: 1000 }] })
+})
+
+t.test('a charge may overdraw the quota, and is counted', async t => {
+  const { store, clock } = opened()
+  const answer = store.charge(two(7, 0))
+  t.match(answer, {
+    allowed: true,
+    policies: [
+      { used: 7, resetMs: 1000, retryMs: 0, denials: 0 },
+      { used: 0, retryMs: 0 },
+    ],
+  })
+  t.match(first(answer).admission, { time: 10_000 })
+  t.equal(answer.policies[1]?.admission, undefined)
+  t.match(store.check(two(1, 0)), { allowed: false, policies: [{ used: 7 }] })
+  const most = Number.MAX_SAFE_INTEGER - 63
+  t.throws(() => store.charge(two(1, most + 1)), { code: /./ })
+  t.strictSame(usedOf(store.peek(two(0, 0))), [7, 0], 'all or nothing')
+  clock.now += 10
+  store.block('client', { limiters: [], logs: [{ log: 'log.a', windowMs: WINDOW }] }, 500)
+  const blocked = store.charge(two(1, 1))
+  t.match(blocked, { allowed: true, policies: [{ used: 8, retryMs: 0, blockedMs: 500, resetMs: 990 }, { used: 1 }] })
+  t.equal(blocked.policies[1]?.blockedMs, undefined)
+})
+
+t.test('a refund gives back what its admission took, while that counts', async t => {
+  const { store, clock } = opened()
+  const check = one()
+  const refund = (cost: number, answer?: Answer, key?: string): number[] => {
+    const refunds: Refund[] = check.policies.map(policy => ({
+      policy,
+      cost,
+      admission: answer && first(answer).admission,
+      key,
+    }))
+    return store.refund(check, refunds)
+  }
+  t.strictSame(refund(1), [0], 'nothing is known of the key')
+  const admitted = store.check(check)
+  store.check(check)
+  t.strictSame(refund(1, admitted), [1])
+  t.strictSame(refund(5), [1], 'an operator takes what there is')
+  const later = store.check(check)
+  t.strictSame(refund(1, admitted), [0], 'the log was empty in between')
+  clock.now += 999
+  store.check(check)
+  t.strictSame(refund(1, later), [1])
+  clock.now += 1
+  t.strictSame(refund(1, later), [0], 'its window is over')
+  store.check(one({}, { key: 'other' }))
+  t.strictSame(refund(1, undefined, 'other'), [1], 'of another key')
+  t.strictSame(usedOf(store.peek(one({ cost: 0 }))), [1])
+  clock.now += 2000
+  t.strictSame(refund(1), [0], 'nothing counts any more')
+})
+
+t.test('requests in flight are limited, and a permit that is given back is free', async t => {
+  const { store } = opened()
+  const check = one({ limit: 5 }, { concurrency: { max: 2 } })
+  t.match(store.peek(check), { allowed: true, concurrency: { inFlight: 0, violated: false } })
+  const answers = [store.check(check), store.check(check)]
+  t.match(answers[0]?.concurrency, { inFlight: 1, violated: false })
+  t.match(answers[1]?.concurrency, { inFlight: 2, violated: false })
+  t.equal(store.held('client', 'permits'), 2)
+  t.match(store.peek(check), { allowed: false, concurrency: { inFlight: 2, violated: true } })
+  const denied = store.check(check)
+  t.strictSame(denied.concurrency, { inFlight: 2, violated: true })
+  t.match(denied, { allowed: false, policies: [{ used: 2, retryMs: 0 }] })
+  answers[0]?.concurrency?.lease?.release()
+  answers[0]?.concurrency?.lease?.release()
+  t.equal(store.held('client', 'permits'), 1, 'once is as good as twice')
+  t.equal(store.held('other', 'permits'), 0)
+  t.equal(store.held('client', 'other'), 0)
+  store.reset('client', { limiters: [], logs: [], permits: ['permits'] })
+  t.equal(store.held('client', 'permits'), 0)
+  const again = store.check(check)
+  answers[1]?.concurrency?.lease?.release()
+  t.equal(store.held('client', 'permits'), 1, 'a permit of before the reset frees none of after')
+  again.concurrency?.lease?.release()
+  t.equal(store.held('client', 'permits'), 0)
+  const full = one({ limit: 0 }, { concurrency: { max: 2 } })
+  t.match(store.check(full), { allowed: false, concurrency: { inFlight: 0, violated: false } })
+  t.match(store.peek(full), { allowed: false, concurrency: { violated: false } })
+})
+
+t.test('denials inside the window are counted', async t => {
+  const { store, clock } = opened()
+  const check = one({ limit: 1 }, { penalty: 'count' })
+  t.match(store.check(check), { allowed: true, policies: [{ denials: 0 }] })
+  t.match(store.check(check), { allowed: false, policies: [{ used: 1, denials: 1, retryMs: 1000 }] })
+  clock.now += 500
+  t.match(store.check(check), { policies: [{ denials: 2, retryMs: 500 }] })
+  t.match(store.peek(check), { policies: [{ denials: 2 }] })
+  t.match(store.peek(one({ limit: 1 })), { policies: [{ denials: 0 }] }, 'not asked about')
+  clock.now += 500
+  t.match(store.peek(check), { allowed: true, policies: [{ denials: 1 }] })
+})
+
+t.test('each denial renews a block of one window', async t => {
+  const { store, clock } = opened()
+  const check = one({ limit: 1 }, { penalty: 'renew' })
+  store.check(check)
+  clock.now += 900
+  t.strictSame(store.check(check).policies, [{ used: 1, resetMs: 1000, retryMs: 1000, denials: 1 }])
+  clock.now += 900
+  t.strictSame(store.peek(check).policies, [{ used: 1, resetMs: 100, retryMs: 100, denials: 1 }])
+  t.strictSame(store.check(check).policies, [{ used: 1, resetMs: 1000, retryMs: 1000, denials: 2 }])
+  clock.now += 999
+  t.match(store.peek(check), { allowed: false })
+  clock.now += 1
+  t.strictSame(store.peek(check), { allowed: true, policies: [{ used: 0, resetMs: 0, retryMs: 0, denials: 0 }] })
+  t.match(store.check(check), { allowed: true })
+  t.match(store.check(check), { policies: [{ denials: 1 }] }, 'counted from the first again')
+})
+
+t.test('each denial doubles the block, and a peek counts one window from the last', async t => {
+  const { store, clock } = opened()
+  const check = one({ limit: 1 }, { penalty: 'backoff' })
+  store.check(check)
+  for (const [index, blockMs] of [1000, 2000, 4000, 8000].entries())
+    t.strictSame(store.check(check).policies, [{ used: 1, resetMs: blockMs, retryMs: blockMs, denials: index + 1 }])
+  t.match(store.peek(check), { allowed: false, policies: [{ retryMs: 1000, denials: 4 }] })
+  clock.now += 1000
+  t.match(store.peek(check), { allowed: true, policies: [{ denials: 0 }] })
+  t.match(store.check(check), { allowed: false, policies: [{ retryMs: 16_000 }] })
+  for (let index = 0; index < 100; index++) store.check(check)
+  t.equal(first(store.check(check)).retryMs, Number.MAX_SAFE_INTEGER)
+})
+
+t.test('a blocked key is denied by its logs until the block ends, or is reset', async t => {
+  const { store, clock } = opened()
+  const places = { limiters: [], logs: [{ log: 'log.a', windowMs: WINDOW }] }
+  store.check(two(1, 1))
+  store.block('client', places, 500)
+  t.match(store.check(two(1, 1)), {
+    allowed: false,
+    policies: [
+      { used: 1, resetMs: 500, retryMs: 500, blockedMs: 500 },
+      { used: 1, retryMs: 0 },
+    ],
+  })
+  t.equal(store.check(two(1, 1, { key: 'other' })).allowed, true)
+  clock.now += 500
+  t.equal(store.check(two(2, 1)).allowed, true)
+  store.block('client', places, 100)
+  t.match(store.peek(two(1, 1)), {
+    allowed: false,
+    policies: [{ used: 3, resetMs: 500, retryMs: 500, blockedMs: 100 }],
+  })
+  store.reset('client', namesOf(two(1, 1)))
+  t.strictSame(usedOf(store.peek(two(1, 1))), [0, 0])
+  t.equal(store.peek(two(1, 1)).allowed, true)
+  const renewing = two(1, 1, { penalty: 'renew' })
+  store.block('client', places, 5000)
+  t.match(store.check(renewing), { policies: [{ retryMs: 5000, resetMs: 5000, blockedMs: 5000, denials: 1 }] })
+  store.close()
+  t.equal(store.peek(renewing).allowed, true)
+})
+
+t.test('policies with keys of their own share quotas, and penalties go by the key of the check', async t => {
+  const { store } = opened()
+  const of = (key: string, penalty: CheckSpec['penalty'] = 'none'): Check => ({
+    ...two(1, 1, { key, penalty }),
+    keys: [key, 'tenant'],
+  })
+  store.check(of('x'))
+  t.strictSame(usedOf(store.check(of('y'))), [1, 2])
+  t.strictSame(usedOf(store.charge(of('x'))), [2, 3])
+  for (let index = 0; index < 2; index++) store.check(of('x', 'count'))
+  t.match(store.check(of('x', 'count')), { allowed: false, policies: [{ denials: 2 }, { denials: 0 }] })
+  t.match(store.peek(of('x', 'count')), { policies: [{ denials: 2 }] })
+  t.match(store.peek(of('y', 'count')), { policies: [{ denials: 0 }] })
+  store.reset('x', namesOf(of('x')))
+  t.match(store.peek(of('x', 'count')), { policies: [{ used: 0, denials: 0 }, { used: 4 }] })
+})
+
+t.test('what another store reports is taken over, and no more', async t => {
+  const { store, clock } = opened()
+  const report = (policy: Partial<PolicyAnswer>): Answer => ({
+    allowed: true,
+    policies: [{ used: 0, resetMs: 0, retryMs: 0, denials: 0, ...policy }],
+  })
+  const used = (check = one({ cost: 0, limit: 99 })) => usedOf(store.peek(check))[0]
+  store.learn(one(), report({}))
+  t.equal(store.size('log.p'), 0, 'nothing is used, and nothing kept')
+  store.learn(one(), report({ used: 4, resetMs: 1000 }))
+  t.equal(used(), 4)
+  store.learn(one(), report({ used: 3, resetMs: 1000 }))
+  t.equal(used(), 4, 'less is known there')
+  store.learn(one(), report({ used: 3, prefetched: 3, resetMs: 1000 }))
+  t.equal(used(), 6, 'what was taken ahead counts')
+  const admission = { generation: 1, time: 10_000 }
+  store.learn(one({ cost: 2 }), report({ used: 6, resetMs: 1000, admission }))
+  t.equal(used(), 6, 'the oldest units make room for the new ones')
+  clock.now += 999
+  t.equal(used(), 6)
+  clock.now += 1
+  t.equal(used(), 0)
+  store.learn(one({ cost: 9 }), report({ used: 2, resetMs: 1000, admission }))
+  t.equal(used(), 2, 'no more than is used')
+  clock.now += 500
+  store.learn(one(), report({ used: 1, resetMs: 1000 }))
+  t.strictSame([...store.usage('log.p', WINDOW)], [['client', 1]], 'what is older than the oldest there is dropped')
+  clock.now += 1000
+  t.strictSame([...store.usage('log.p', WINDOW)], [])
+  t.strictSame([...store.usage('log.none', WINDOW)], [])
+})
+
+t.test('blocks that another store reports are taken over, and so is their end', async t => {
+  const { store } = opened()
+  const report = (blockedMs?: number): Answer => ({
+    allowed: true,
+    policies: [{ used: 0, resetMs: 0, retryMs: 0, denials: 0, blockedMs }],
+  })
+  store.learnBlocks(one(), report())
+  t.equal(store.peek(one()).allowed, true)
+  store.learnBlocks(one(), report(300))
+  t.match(store.peek(one()), { allowed: false, policies: [{ blockedMs: 300 }] })
+  store.learnBlocks(one(), report())
+  t.equal(store.peek(one()).allowed, true)
+})

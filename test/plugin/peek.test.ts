@@ -61,6 +61,23 @@ for (const [where, options] of Object.entries(stores)) {
     t.match(await hold.status('somebody'), { policies: [{ remaining: 5 }] })
   })
 
+  t.test(`the request itself is enough as well, with its own key and quota, ${where}`, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(rateLimit, { global: false, ...options(t) })
+    const hold = app.rateLimit({
+      ...{ max: ({ headers }) => Number(headers.max), timeWindow: '1 minute' },
+      keyGenerator: ({ headers }) => String(headers.who),
+    })
+    app.get('/', { onRequest: hold }, async request => hold.status(request))
+    app.get('/standing', async request => hold.status(request))
+    const headers = { who: 'somebody', max: '5' }
+    t.match((await app.inject({ url: '/', headers })).json(), { key: 'somebody', policies: [{ remaining: 4 }] })
+    t.match((await app.inject({ url: '/standing', headers })).json(), { key: 'somebody', policies: [{ remaining: 4 }] })
+    const other = { who: 'another', max: '7' }
+    t.match((await app.inject({ url: '/standing', headers: other })).json(), { policies: [{ limit: 7, remaining: 7 }] })
+  })
+
   t.test(`a hook in the callback style gets the denial itself, and waits only for Redis, ${where}`, async t => {
     const app = Fastify()
     t.teardown(() => app.close())

@@ -171,5 +171,6 @@ t.test('a denial is an error without a stack, with the decision and a code of it
   t.ok(error instanceof QuotaExceeded)
   t.equal(QuotaExceeded.code, 'ML_RATE_QUOTA_EXCEEDED')
   t.equal(error.name, 'QuotaExceeded')
+  t.match(error, { status: 429, expose: true }, 'as the errors of http-errors, which frameworks answer with')
   t.equal(error.stack?.split('\n').length, 1)
 })

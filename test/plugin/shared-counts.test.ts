@@ -53,6 +53,13 @@ t.test('checks raised in one turn are one message, and policies are not sent aga
   t.ok(JSON.stringify(batches[1]).length < JSON.stringify(['check', '4', null, 1, null]).length + 10)
 })
 
+t.test('a store that is closed asks no more', async t => {
+  const { stores, batches } = processes(t, ['one'])
+  stores[0].close()
+  await t.rejects(async () => await stores[0].check(check), { name: 'StoreClosed' })
+  t.equal(batches.length, 0)
+})
+
 t.test('quota that comes back in one process is seen in the others at once, though they remember a denial', async t => {
   const { stores } = processes(t, ['one', 'two'])
   const [one, two] = stores

@@ -130,7 +130,8 @@ export class History {
       // A charge of the same instant may have come after it.
       const counted = inWindow.filter(one => !one.isCharge || (one.at > jumpedAt && one.at < at))
       const own = counted.reduce((sum, one) => sum + left(one, at), 0)
-      const given = credits.filter(credit => credit.at > at - windowUs && credit.at <= at)
+      // A request whose units it took may be refunded up to a window later, and then takes those of others.
+      const given = credits.filter(credit => credit.at > at - 2 * windowUs && credit.at <= at)
       const used = own - given.reduce((sum, { cost }) => sum + cost, 0)
       const most = this.#most(max, at - windowUs, at, inWindow)
       if (used <= most) continue

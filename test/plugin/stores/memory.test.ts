@@ -1,4 +1,5 @@
 import t from 'tap'
+import { Blocks } from '../../../plugin/src/stores/memory/blocks.js'
 import { ask, limited, statuses } from '../../support/plugin.js'
 import { checkOf, memoryStore } from '../../support/stores.js'
 
@@ -69,3 +70,14 @@ t.test('a route with a cache size of its own has a store of its own', async t =>
 function sizeOf(store: ReturnType<typeof memoryStore>['store']): number {
   return (store as unknown as { size(log: string): number }).size(LOG)
 }
+
+t.test('blocks that are over are dropped when many come, and all others are kept', t => {
+  const blocks = new Blocks()
+  for (let index = 0; index < 5000; index++) blocks.set('a', `over ${index}`, 10, 0)
+  for (let index = 0; index < 5000; index++) blocks.set('a', `on ${index}`, 1000, 100)
+  for (let index = 0; index < 5000; index++) {
+    if (blocks.left('a', `on ${index}`, 200) !== 900) t.fail(`${index} has ${blocks.left('a', `on ${index}`, 200)}`)
+  }
+  t.equal(blocks.left('a', 'over 0', 5), 0, 'it was dropped')
+  t.end()
+})

@@ -86,6 +86,19 @@ t.test('a key that is seen once takes nothing ahead', async t => {
   }
 })
 
+t.test('the busiest keys are followed among any number of others', async t => {
+  const { store } = newStore(t)
+  const check = ahead([{ limit: 1_000_000, windowMs: MINUTE }])
+  await warm(store, check)
+  for (let from = 0; from < 12_000; from += 1000) {
+    const others = Array.from({ length: 1000 }, (_, index) => ({ ...check, key: `other ${from + index}` }))
+    await Promise.all(others.map(other => store.check(other)))
+    await store.check(check)
+  }
+  await warm(store, check)
+  t.pass('quota of it is still taken ahead')
+})
+
 t.test('what was taken ahead and not spent goes back at its end, without traffic', async t => {
   const { store } = newStore(t)
   const check = ahead([{ limit: 100_000, windowMs: MINUTE }])
@@ -124,7 +137,7 @@ t.test('what was not used comes off its own entry, and off the oldest units wher
         const [policy] = (await store.check(check)).policies
         const [key] = (await client.keys(`${nameSpace}*`)).filter(key => !key.includes('~'))
         // Each in a slice of its own.
-        await shiftLog(client, key as string, -700)
+        await shiftLog(client, key as string, -1200)
         return { check, key: key as string, admission: policy?.admission }
       }
       const { key } = await admit(5)
@@ -133,8 +146,13 @@ t.test('what was not used comes off its own entry, and off the oldest units wher
       const policy = check.policies[0] as (typeof check.policies)[number]
       t.strictSame(await store.refund(check, [{ policy, cost, admission, isAhead: true }]), [cost])
       t.equal((await store.peek(check)).policies[0]?.used, 9 - cost + newer)
-      // The first one leaves the window.
-      await shiftLog(client, key, -60_000 + 700 * (newer + 1) + 300)
+      // The first one leaves the window, and the second does not.
+      const [first, second] = (await readLog(client, key)).entries
+      const [seconds, micros] = (await client.time()).map(Number) as [number, number]
+      const { shift = 0 } = (await readLog(client, key)).summary ?? {}
+      const passedMs = (seconds * 1e6 + micros + shift - (first?.time ?? 0)) / 1000
+      t.ok((second?.time ?? 0) - (first?.time ?? 0) > 1_000_000 || newer === 0)
+      await shiftLog(client, key, passedMs - 60_000)
       const left = newer > 32 ? 4 : 4 - cost
       t.equal((await store.peek(check)).policies[0]?.used, left + newer, `${newer} newer entries`)
     }

@@ -51,7 +51,7 @@ export class Denials {
    * wait from then on, however long the answer was on its way. What is left to wait is told from now on, and is enough.
    */
   remember(check: Check, answer: Answer, asked: number): void {
-    if (this.#capacity === 0 || check.penalty !== 'none') return
+    if (check.penalty !== 'none') return
     let index = 0
     let retryMs = 0
     for (const [at, policy] of answer.policies.entries()) {
@@ -60,10 +60,9 @@ export class Denials {
         retryMs = policy.retryMs
       }
     }
-    if (retryMs === 0) return // no permit left: that may change at any moment
     const now = this.#clock()
     const until = asked + Math.min(retryMs, LONGEST_MS)
-    if (until <= now) return
+    if (until <= now) return // over, or no permit was left: that may change at any moment
     if (this.#denials.size >= this.#capacity) this.#dropExpired(now)
     if (this.#denials.size >= this.#capacity) return
     const id = idOf(check.limiter, keyAt(check, index))
@@ -129,8 +128,6 @@ function includes({ asked, index }: Denial, policies: readonly Policy[]): boolea
   const [then, now] = [asked[index] as Policy, policies[index]]
   return (
     now !== undefined &&
-    now.log === then.log &&
-    now.windowMs === then.windowMs &&
     now.cost >= then.cost &&
     now.limit <= then.limit &&
     policies.length === asked.length &&

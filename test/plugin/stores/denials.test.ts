@@ -56,6 +56,17 @@ t.test('it holds for its wait from when it was asked for, and for a second at mo
     remembering(one({}, 'another'), denialOf(full), 0, denials).find(one({}, 'another')),
     'what is over takes no room',
   )
+  for (const agoMs of [700, 800]) {
+    const two = opened(2)
+    remembering(one({}, 'long'), denialOf(full), 0, two)
+    remembering(one({}, 'over'), denialOf({ ...full, retryMs: 700 }), agoMs, two)
+    remembering(one({}, 'third'), denialOf(full), 0, two)
+    t.ok(two.find(one({}, 'third')), 'nor behind one in force')
+  }
+  const next = remembering(one(), denialOf({ ...full, retryMs: 700 }), 0, opened(1))
+  now += 700
+  remembering(one({}, 'next'), denialOf(full), 0, next)
+  t.ok(next.find(one({}, 'next')), 'it makes room in the moment that it ends')
 })
 
 t.test('it answers costs that are no smaller and quotas that are no larger, of the same logs and windows', async t => {

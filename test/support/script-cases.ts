@@ -447,6 +447,34 @@ it('a block denies to its last microsecond, is replaced by the next one, and is 
   t.equal(await block(10, at.now, [one]).catch((error: Error) => error.message.slice(0, 6)), 'NOPERM')
 })
 
+it('a block of several logs keeps each for its own window, and begins another generation of one whose clock has gone back', async t => {
+  const at = scripts(t)
+  const [one, two] = ['log.p', 'log.q'].map(name => redisKey(at.nameSpace, 'client', name)) as [string, string]
+  const block = (keys: string[], seconds: number) =>
+    at.run(BLOCK, keys, [at.now, seconds * SECOND, 5 * SECOND, 60 * SECOND])
+  t.equal(await block([one, two], 1), 2)
+  const summaryOf = async (key: string) => {
+    const { generation, window, shift, block } = (await at.log(key))?.summary ?? {}
+    return { generation, window, shift, block }
+  }
+  const fresh = { generation: at.now, shift: 0, block: at.now + SECOND }
+  t.strictSame(await summaryOf(one), { ...fresh, window: 5 * SECOND })
+  t.strictSame(await summaryOf(two), { ...fresh, window: 60 * SECOND })
+  const ends = [await at.endOf(one), await at.endOf(two)] as [number, number]
+  t.ok(ends[0] > at.now / 1000 + 5000 && ends[0] < at.now / 1000 + 60_000)
+  t.ok(ends[1] > at.now / 1000 + 60_000)
+  const began = at.now
+  // Quota taken ahead is dated a second ahead at most, and a clock may be a tenth of a second behind.
+  at.now = began - 1_100_000
+  await block([one], 20)
+  const window = 5 * SECOND
+  t.strictSame(await summaryOf(one), { generation: began, window, shift: 0, block: at.now + 20 * SECOND })
+  at.now -= 1
+  await block([one], 20)
+  const ahead = { generation: began + 1, window, shift: 100_001, block: at.now + 100_001 + 20 * SECOND }
+  t.strictSame(await summaryOf(one), ahead)
+})
+
 // Reset and probe ----------------------------------------------------------------------------------------------------
 
 it('a reset forgets every key that it names, says how many there were, and does nothing when it is late', async t => {

@@ -5,7 +5,7 @@ import { claimsOf, contenders, scenarios } from './limiter/part.mjs'
 import { directTableOf, memoryTableOf, tableOf } from './limiter/table.mjs'
 import { contenders as surgeContenders, scenarios as surges } from './overload/part.mjs'
 import { overloadPicture } from './overload/picture.mjs'
-import { greedyTableOf, overloadTableOf } from './overload/table.mjs'
+import { floodTableOf, greedyTableOf, overloadTableOf } from './overload/table.mjs'
 import { ratioPicture } from './picture.mjs'
 
 /**
@@ -44,6 +44,7 @@ const parts = {
   overload: overload && [
     ...conditionsOf('overload'),
     ...Object.entries(overload.models).flatMap(([name, model]) => [overloadTableOf(name, model), '']),
+    ...(overload.flood === undefined ? [] : [floodTableOf(overload.flood), '']),
     ...(overload.greedy === undefined ? [] : [greedyTableOf(overload.greedy), '']),
   ],
 }

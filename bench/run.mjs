@@ -13,7 +13,7 @@ import { streamPart, scenarios as streams } from './stream/part.mjs'
 
 const LIMITER = [...Object.keys(scenarios), ...Object.keys(measurements), 'memory']
 const INFERENCE = [...Object.keys(models), 'neighbours']
-const OVERLOAD = [...Object.keys(surges), 'greedy']
+const OVERLOAD = [...Object.keys(surges), 'flood', 'greedy']
 const STREAM = streams.map(name => `stream-${name}`)
 const SCENARIOS = {
   limiter: LIMITER,

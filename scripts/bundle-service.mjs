@@ -14,6 +14,7 @@ const ENTRIES = {
   'cli/main': 'main',
   app: 'app',
   config: 'config',
+  warm: 'warm',
   'inference/models/repository': 'repository',
   'inference/workers/worker': 'worker',
   'inference/workers/parent-watch': 'parent-watch',

@@ -7,6 +7,7 @@ const built = file => new URL(`../../service/dist/${file}`, import.meta.url).hre
 const { buildApp } = await import(built('app.js'))
 const { readConfig } = await import(built('config.js'))
 const { openModels } = await import(built('inference/models/repository.js'))
+const { warmUp } = await import(built('warm.js'))
 
 const config = readConfig({
   MODELS_DIR: models,
@@ -16,6 +17,11 @@ const config = readConfig({
   ...(redisPort === '0' ? {} : { REDIS_URL: `redis://127.0.0.1:${redisPort}` }),
   ...JSON.parse(process.env.BENCH_SETTINGS ?? '{}'),
 })
-const { app } = await buildApp(config, { openModels: (log, onEvent) => openModels({ ...config.models, log, onEvent }) })
+const warmed = warmUp(config, () => false)
+const { app, ops } = await buildApp(config, {
+  openModels: (log, onEvent) => openModels({ ...config.models, log, onEvent }),
+})
+await warmed
 await app.listen({ port: 0, host: '127.0.0.1' })
-answerParent({ port: app.server.address().port }, useOf)
+const watched = config.opsPort === undefined ? '' : await ops.listen('127.0.0.1', config.opsPort)
+answerParent({ port: app.server.address().port, opsPort: Number(new URL(watched || 'http://a').port) }, useOf)

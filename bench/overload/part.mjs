@@ -1,8 +1,9 @@
+import { measureFlood } from './flood.mjs'
 import { measureGreedy } from './greedy.mjs'
 import { capacityOf, obeyedBy, rowMsOf, settingsOf, startContender, summariseSurges, surgeOf } from './measure.mjs'
 import { busyModel } from './model.mjs'
 import { contenders, LOADS, scenarios } from './scenarios.mjs'
-import { greedyTableOf, overloadTableOf } from './table.mjs'
+import { floodTableOf, greedyTableOf, overloadTableOf } from './table.mjs'
 
 const FULL = { rounds: 3, beforeMs: 1000, ms: 4000, afterMs: 2000, capacityMs: 3000, steps: 7, greedyMs: 5000 }
 const QUICK = { rounds: 1, beforeMs: 600, ms: 2000, afterMs: 1200, capacityMs: 1000, steps: 5, greedyMs: 3000 }
@@ -16,13 +17,15 @@ const QUICK = { rounds: 1, beforeMs: 600, ms: 2000, afterMs: 1200, capacityMs: 1
 export async function overloadPart(options, { load, print, progress }) {
   const standard = options.quick ? QUICK : FULL
   const plan = { ...standard, rounds: options.rounds ?? standard.rounds, ms: options.ms ?? standard.ms }
-  const chosen = options.scenarios ?? [...Object.keys(scenarios), 'greedy']
+  const chosen = options.scenarios ?? [...Object.keys(scenarios), 'flood', 'greedy']
   const models = {}
   const problems = []
+  let flood
   let greedy
   for (const scenarioName of Object.keys(scenarios)) {
     const withGreedy = scenarioName === 'heavy' && chosen.includes('greedy')
-    if (!chosen.includes(scenarioName) && !withGreedy) continue
+    const withFlood = scenarioName === 'light' && chosen.includes('flood')
+    if (!chosen.includes(scenarioName) && !withGreedy && !withFlood) continue
     const scenario = scenarios[scenarioName]
     const { dir, remove } = await busyModel(scenario.model)
     try {
@@ -32,6 +35,12 @@ export async function overloadPart(options, { load, print, progress }) {
         progress('')
         problems.push(...problemsOf(models[scenarioName], scenario).map(problem => `${scenarioName}: ${problem}`))
         print(`${overloadTableOf(scenarioName, models[scenarioName])}\n`)
+      }
+      if (withFlood) {
+        const say = text => progress(`overload, flood, ${text}`)
+        flood = await measureFlood(scenario, dir, plan, { load, say })
+        progress('')
+        print(`${floodTableOf(flood)}\n`)
       }
       if (withGreedy) {
         const say = text => progress(`overload, greedy, ${text}`)
@@ -44,7 +53,7 @@ export async function overloadPart(options, { load, print, progress }) {
       remove()
     }
   }
-  return { models, ...(greedy === undefined ? {} : { greedy }), problems }
+  return { models, ...(flood && { flood }), ...(greedy && { greedy }), problems }
 }
 
 /** Both contenders, in turn at each load, each in multiples of its own capacity. */

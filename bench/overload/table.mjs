@@ -56,6 +56,43 @@ export function overloadTableOf(scenarioName, results) {
   ].join('\n')
 }
 
+/** The lighter model under shares of what bare Fastify answers. */
+export function floodTableOf({ bare, capacity, loads }) {
+  const head = [
+    'of bare Fastify',
+    'per s',
+    'G',
+    'p99 ms',
+    'refused',
+    'refusal p50, p99 ms',
+    'unanswered',
+    'normal after ms',
+    '`/health/live` p99 ms on `OPS_PORT`',
+    'on the main port',
+    '`/metrics` p99 ms',
+  ]
+  const body = loads.map(load => [
+    `${load.factor} ×`,
+    whole(load.offered),
+    load.share.toFixed(2),
+    ms(load.p99),
+    percent(load.refused),
+    `${ms(load.refusalP50)}, ${ms(load.refusalP99)}`,
+    percent(load.unansweredShare),
+    load.normalAfterMs === undefined ? 'not seen' : whole(load.normalAfterMs),
+    ms(load.opsP99),
+    ms(load.mainP99),
+    ms(load.metricsP99),
+  ])
+  return [
+    '### the lighter model, asked for shares of what bare Fastify refuses',
+    '',
+    `Bare Fastify: ${whole(bare)} requests a second, with a 429 in \`onRequest\`. Capacity of the model: ${whole(capacity)} a second.`,
+    '',
+    ...aligned([head, ...body], 1),
+  ].join('\n')
+}
+
 /** What polite callers get beside a greedy one. */
 export function greedyTableOf({ polite, greedy, quota, windowSeconds }) {
   const head = [

@@ -119,8 +119,8 @@ export class Front {
     app.addHook('preClose', done => {
       this.#isClosing = true
       for (const reader of this.#readers) {
-        // Its first request may be on its way, and is answered. The parser has a time limit for that.
-        if (reader.isSilent) reader.handOver()
+        // Its first request may be on its way, and is answered. (If it had a parser, Node.js 26 would close it now.)
+        if (reader.isSilent) this.#endSilent(reader, app.server.headersTimeout)
         else if (reader.isHeld) reader.end(options.uploadTimeoutMs)
       }
       done()
@@ -171,6 +171,12 @@ export class Front {
     }
     this.#isSpreading = this.#unread.size > 0
     if (this.#isSpreading) setImmediate(() => this.#spread())
+  }
+
+  #endSilent(reader: SocketReader, mostMs: number): void {
+    reader.socket.setTimeout(mostMs, () => {
+      if (reader.isSilent) this.#malformed.timedOut(reader.socket)
+    })
   }
 
   #opened(socket: ReadSocket, unparsed: Unparsed): void {

@@ -53,8 +53,13 @@ export class History {
   /** Whether there is one replica only, from the beginning to the end. */
   readonly #isAlone: boolean
 
+  /** How far grants are dated ahead. */
+  readonly #lifeUs: number
+
   constructor(plan: Plan) {
     this.#plan = plan
+    const { policies, precision } = plan.settings
+    this.#lifeUs = Math.min(LONGEST_GRANT_US, ...policies.map(({ windowMs }) => windowMs * 1000 * precision))
     const { profile, onStoreError, rates } = plan.settings
     const count = (act: Step['act']) => plan.steps.filter(step => step.act === act).length
     const lives = count('kill') + count('close') === 0
@@ -195,7 +200,10 @@ export class History {
     return this.#forgotten.some(({ key, at: when, clockUs }) => {
       if ((key !== undefined && key !== unit.key) || when > at) return false
       if (unit.at <= when) return true
-      const isOld = unit.admissions.some(admission => admission !== undefined && admission.generation < clockUs)
+      // The log may have been made by the grant, and is of its date then.
+      const isOld = unit.admissions.some(
+        one => one !== undefined && (one.generation < clockUs || one.time - this.#lifeUs < clockUs),
+      )
       return unit.kind === 'ahead' && isOld && unit.at <= when + LONGEST_GRANT_US
     })
   }

@@ -38,6 +38,12 @@ const GROWTH = 2
 /** No replica takes more than 1 in this many of the room that there is for each replica. */
 const SHARES = 4
 
+/**
+ * Milliseconds for which a call that nobody waits for waits for others. Each call wakes Redis and this process, which costs
+ * more than a grant does where many keys are busy.
+ */
+const COMPANY_MS = 2
+
 /** Keys whose rates are measured: two generations of this many. */
 const MOST_KEYS = 5000
 
@@ -161,6 +167,9 @@ export class Prefetch {
   readonly #out = new Map<string, Out>()
   /** How long a call takes, smoothed. */
   #callMs = 1
+  /** Holdings whose next grant is to be asked for, and when that happens. */
+  readonly #due = new Map<Holding, Shape>()
+  #dueTimer: NodeJS.Timeout | undefined
   /** Counts resets: what was asked for before one is not spent after it. */
   #resets = 0
 
@@ -304,6 +313,8 @@ export class Prefetch {
 
   /** Gives everything back. */
   close(): void {
+    clearTimeout(this.#dueTimer)
+    this.#due.clear()
     for (const key of [...this.#out.keys()]) this.#retireAll(key)
   }
 
@@ -350,11 +361,24 @@ export class Prefetch {
   /** Asks for the next grant in time, so that nobody waits for it. */
   #refill(holding: Holding, shape: Shape, grant: Grant, now: number): void {
     if (holding.call !== undefined || holding.isScarce || holding.grants.length > 1) return
-    if (grant.left > holding.low && now < grant.until - 2 * this.#callMs) return
-    const wanted = this.#wanted(holding, shape, now)
-    if (wanted < 2) return
-    const nobody = this.#parts.pending(holding.check, ignore, ignore)
-    this.#send(holding, shape, nobody, [], wanted)
+    if (grant.left > holding.low && now < grant.until - 2 * this.#callMs - COMPANY_MS) return
+    if (this.#due.has(holding)) return
+    this.#due.set(holding, shape)
+    this.#dueTimer ??= setTimeout(() => this.#askDue(), COMPANY_MS).unref()
+  }
+
+  #askDue(): void {
+    this.#dueTimer = undefined
+    const now = monotonic()
+    const due = [...this.#due]
+    this.#due.clear()
+    for (const [holding, shape] of due) {
+      if (holding.call !== undefined || holding.isScarce || holding.grants.length > 1) continue
+      const wanted = this.#wanted(holding, shape, now)
+      if (wanted < 2) continue
+      const nobody = this.#parts.pending(holding.check, ignore, ignore)
+      this.#send(holding, shape, nobody, [], wanted)
+    }
   }
 
   /** Requests to take ahead, by the rate of those that came of late. */
@@ -372,7 +396,7 @@ export class Prefetch {
     // A rate is followed at once only where it has more than doubled, which a few requests in a row do not show.
     const hasRisen = rate > 2 * holding.rate && count > 8
     const perMs = holding.rate === 0 || hasRisen ? rate : holding.rate
-    holding.low = Math.max(1, Math.ceil(perMs * this.#callMs * 2))
+    holding.low = Math.max(1, Math.ceil(perMs * (this.#callMs * 2 + COMPANY_MS)))
     // Requests come at random, so their number in a life differs by its root: so many fewer are mostly spent in time.
     const expected = perMs * lifeMs
     const wanted = Math.floor(expected - Math.sqrt(expected))

@@ -23,5 +23,5 @@ const { app, ops } = await buildApp(config, {
 })
 await warmed
 await app.listen({ port: 0, host: '127.0.0.1' })
-const watched = config.opsPort === undefined ? '' : await ops.listen('127.0.0.1', config.opsPort)
-answerParent({ port: app.server.address().port, opsPort: Number(new URL(watched || 'http://a').port) }, useOf)
+const watched = config.opsPort === undefined ? undefined : await ops.listen('127.0.0.1', config.opsPort)
+answerParent({ port: app.server.address().port, opsPort: watched && Number(new URL(watched).port) }, useOf)

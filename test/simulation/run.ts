@@ -345,8 +345,7 @@ class Run {
     if (this.#resting.has(key)) return
     this.#resting.add(key)
     const { process, main } = replica
-    // A denial is remembered from when its answer came: other answers may have been longer on their way.
-    const again = this.#now + Math.ceil(retryAfterMs * 1000 * 1.01) + 2000 + 2 * this.#plan.settings.wayUs
+    const again = this.#now + Math.ceil(retryAfterMs * 1000 * 1.01) + 2000
     if (again > this.#plan.endUs) return
     this.#world.arrive(again, process, async () => {
       if (replica.isClosed) return

@@ -129,12 +129,12 @@ export class SocketReader implements Pausable {
   }
 
   #pass(bytes: Buffer): void {
-    const toParser = this.#toParser ?? this.handOver()
+    const toParser = this.#toParser ?? this.#handOver()
     toParser?.(bytes)
   }
 
   /** Gives a held connection its parser. Undefined if the parser does not listen. */
-  handOver(): Listener | undefined {
+  #handOver(): Listener | undefined {
     const { socket } = this
     const { parse, parsed } = this.#unparsed as Unparsed
     this.#unparsed = undefined
@@ -199,11 +199,6 @@ export class SocketReader implements Pausable {
   /** Milliseconds for which it has been waiting for the rest of a refused request; 0 where it is not. */
   skippingMs(now: number): number {
     return this.#state === 'skipping' ? now - this.#begunAt : 0
-  }
-
-  /** Whether it stands between two requests, and none is being answered. */
-  get isIdle(): boolean {
-    return this.#state === 'boundary' && !this.#parsed.isBusy(this.socket)
   }
 
   #read(chunk: Buffer): void {

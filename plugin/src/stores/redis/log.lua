@@ -361,6 +361,7 @@ local function give_back_ahead(key, log, clock, cost, window, ahead, generation,
       end
       call('ZREM', key, unpack(old))
       if new[1] then call('ZADD', key, unpack(new)) end
+      if own == cost then return own end
       look(log, key, clock, window, ahead, true)
     end
   end

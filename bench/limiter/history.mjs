@@ -29,7 +29,7 @@ export function historyCost({ policies }) {
 }
 
 /**
- * Fills the log of every key of a scenario: see `fillBy`. To be called before the app listens.
+ * Fills the log of every key of a scenario: see `fillBy`. To be called before the app listens. What was charged is kept.
  *
  * @param {import('fastify').FastifyInstance} app with a limiter of ours
  * @param {object} scenario
@@ -48,6 +48,26 @@ export function historyOf(app, scenario, clock) {
         ? injections(scenario).map(each => inject(app, each))
         : requests.map(request => request.rateLimit.charge(historyCost(scenario))),
     )
+  return fillBy(charge, scenario.policies, clock)
+}
+
+/**
+ * The same for the process that is measured: one request of one unit after the other, and nothing of them is kept. Where
+ * a thousand objects of one kind outlive a collection of garbage, V8 makes all later ones of that kind as old ones
+ * (allocation site pretenuring), and every request after that costs more.
+ *
+ * @param {import('fastify').FastifyInstance} app with a limiter of ours
+ * @param {object} scenario
+ * @param {{ set: (ms: number) => unknown, unset: () => unknown }} clock
+ */
+export function ownHistoryOf(app, scenario, clock) {
+  const requests = injections(scenario)
+  app.get('/history', (_request, reply) => {
+    reply.send()
+  })
+  async function charge() {
+    for (const each of requests) await inject(app, each)
+  }
   return fillBy(charge, scenario.policies, clock)
 }
 
@@ -102,7 +122,10 @@ function injections({ byAddress, keys, hot = [] }) {
 
 async function inject(app, request) {
   const { statusCode, body } = await app.inject({ url: '/history', ...request })
-  if (statusCode !== 200) throw new Error(`a request that fills a log was answered ${statusCode}: ${body}`)
+  // A key whose quota is used up needs no more entries.
+  if (statusCode !== 200 && statusCode !== 429) {
+    throw new Error(`a request that fills a log was answered ${statusCode}: ${body}`)
+  }
 }
 
 /** Options of a limiter whose store has such a clock: what it gave up on and remembered would not fit the time. */

@@ -172,7 +172,7 @@ async function warmUp(name, scenario, plan, { server, load, redis, logs }) {
   const before = logs.areInRedis(name) ? await countSets(redis.client, name) : 0
   if (scenario.hot !== undefined) {
     // The first charge is that of a request.
-    const units = charged === 0 ? 0 : (charged - 1) * historyCost(scenario) + 1
+    const units = charged === 0 || !logs.areInRedis(name) ? charged : (charged - 1) * historyCost(scenario) + 1
     const quota = (scenario.policies[0].max - units) * scenario.hot.length
     const { statuses } = await load.ask({ ...task, messages: messagesOf(scenario.hot), requests: quota * 2 })
     const passed = statuses[200] ?? 0

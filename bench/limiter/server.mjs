@@ -2,7 +2,7 @@ import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { answerParent } from '../child.mjs'
 import { contenders } from './contenders.mjs'
-import { historyOf, processClock } from './history.mjs'
+import { ownHistoryOf, processClock } from './history.mjs'
 import { scenarios } from './scenarios.mjs'
 
 /**
@@ -17,7 +17,7 @@ await redis?.ping()
 // Connections wait while others are measured.
 const app = Fastify({ keepAliveTimeout: 600_000 })
 await limit(app, scenario, { redis, against })
-const fill = keepsLogs && store === 'memory' ? historyOf(app, scenario, processClock) : undefined
+const fill = keepsLogs && store === 'memory' ? ownHistoryOf(app, scenario, processClock) : undefined
 app.get('/', (_request, reply) => {
   reply.send({ hello: 'world' })
 })

@@ -3,7 +3,7 @@ import { startChild } from '../child.mjs'
 import { takeRounds } from '../rounds.mjs'
 import { median } from '../summary.mjs'
 import { contenders, databaseOf } from './contenders.mjs'
-import { historyCost, sortedSets } from './history.mjs'
+import { fillBy, historyCost, keysOf, sortedSets } from './history.mjs'
 import { ADDRESSES, KEY_HEADER, scenarios } from './scenarios.mjs'
 
 const CONNECTIONS = 64
@@ -30,7 +30,7 @@ export async function measure(plan, { redis, load, progress }) {
   await redis.client.flushall()
   const network = scenario.delayMs === undefined ? undefined : await startDelay(redis.port, scenario.delayMs)
   const servers = await startServers(plan, network?.ready.port ?? redis.port)
-  const logs = await logsOf(plan, scenario, servers, redis.port)
+  const logs = await logsOf(plan, scenario, servers, redis.port, load)
   try {
     const problems = []
     for (const name of plan.names) {
@@ -118,17 +118,28 @@ async function roundTripOf(port) {
 }
 
 /**
- * The logs of ours, which are to be full when a slice begins. `fill(name)` fills them from when the contender was last
+ * The logs of ours, which are to be full when a slice begins: those in Redis are filled by another process, those of a
+ * process by requests to it, while its clock is set. `fill(name)` fills them from when the contender was last
  * asked until now, and resolves to how often each key was charged. `rest(name, client)` says that it was asked until now,
  * and looks at what a few logs in Redis hold. `entries()`: the median of that, by contender.
  */
-async function logsOf(plan, scenario, servers, redisPort) {
+async function logsOf(plan, scenario, servers, redisPort, load) {
   const kept = scenario.history ? plan.names.filter(name => contenders[name].keepsLogs) : []
   const areInRedis = name => kept.includes(name) && contenders[name].store === 'redis'
   const module = new URL('filler.mjs', import.meta.url)
   const fillers = new Map()
   for (const name of kept.filter(areInRedis)) {
     fillers.set(name, await startChild(module, [settingsOf(name, plan, redisPort)]))
+  }
+  const fillInProcess = name => {
+    const server = servers.get(name)
+    const keys = keysOf(scenario)
+    const task = { kind: 'closedLoop', port: server.ready.port, connections: CONNECTIONS }
+    const { addresses } = requestsOf(scenario)
+    const charge = () =>
+      load.ask({ ...task, addresses, messages: messagesOf(keys), requests: Math.max(keys.length, CONNECTIONS) })
+    const clock = { set: ms => server.ask({ clock: ms }), unset: () => server.ask({ clock: null }) }
+    return fillBy(charge, scenario.policies, clock)
   }
   const asked = new Map()
   const samples = new Map()
@@ -139,8 +150,8 @@ async function logsOf(plan, scenario, servers, redisPort) {
     async fill(name) {
       if (!kept.includes(name)) return 0
       const from = asked.get(name)
-      const { charges } = await (fillers.get(name)?.ask({ from }) ?? servers.get(name).ask({ history: { from } }))
-      return charges
+      const filler = fillers.get(name)
+      return filler === undefined ? fillInProcess(name)(from) : (await filler.ask({ from })).charges
     },
     async rest(name, client) {
       asked.set(name, Date.now() + AHEAD_MS)

@@ -60,8 +60,8 @@ export class Charges implements ComputeMeter {
   rows = 0
   reservedMs = 0
   credits = 0
-  /** What was decided of it, where somebody asks for that. */
-  readonly decisions: Decision[] = []
+  /** The decisions on this request. Collected only if `SDK_HEADERS` is on. */
+  readonly decisions: Decision[]
   /** What is reported of its use: the model, once that is known, and the rows that were answered. */
   model: string | null = null
   servedRows = 0
@@ -85,7 +85,9 @@ export class Charges implements ComputeMeter {
     fractions: Fractions,
     log: FastifyBaseLogger,
     usage?: UsageMeter,
+    decisions: Decision[] = [],
   ) {
+    this.decisions = decisions
     this.#usage = usage
     this.identity = identity
     this.limiters = limiters
@@ -118,7 +120,9 @@ export class Charges implements ComputeMeter {
    * price of a request is in them; the parts behind it pay for their rows alone.
    */
   ofPart(isFirst: boolean): Charges {
-    const part = new Charges(this.identity, this.limiters, this.#fractions, this.#log, this.#usage)
+    // The headers of the answer tell of the first part.
+    const decisions = isFirst ? this.decisions : []
+    const part = new Charges(this.identity, this.limiters, this.#fractions, this.#log, this.#usage, decisions)
     part.model = this.model
     part.#paysForRequest = isFirst
     return part

@@ -10,8 +10,10 @@ export function countUse(usage: UsageMeter) {
     if (reply.sent) {
       const holder = caller === null ? UNKNOWN : caller.identity.holder
       const model = caller?.model ?? null
-      if (refusedAs === null) usage.served(holder, model, caller?.servedRows ?? 0)
-      else usage.refused(holder, model, refusedAs)
+      const rows = caller?.servedRows ?? 0
+      if (refusedAs === null) usage.served(holder, model, rows)
+      // A stream that had begun answered some rows before it was refused.
+      else usage.refused(holder, model, refusedAs, reply.raw.statusCode < 400 ? rows : 0)
     }
     done()
   }

@@ -4,6 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Fault, Refusal } from '../http/problem.js'
 import { csvHeader, predictionLines, predictionsCsv } from '../inference/tensors/predictions.js'
 import type { ModelInfo, NamedTensors } from '../inference/types.js'
+import { sdkHeaders } from '../protection/sdk-headers.js'
 
 export type Form = 'csv' | 'ndjson'
 
@@ -99,6 +100,9 @@ export class StreamAnswer {
     this.#started = true
     const type = this.#to === 'csv' ? 'text/csv; charset=utf-8' : 'application/x-ndjson; charset=utf-8'
     this.#reply.header('content-type', type).header('cache-control', 'no-store')
+    // No hook runs before an answer that is written by hand.
+    const { caller } = this.#reply.request
+    if (caller !== null) this.#reply.headers(sdkHeaders(caller.decisions, caller.limiters.plan.policies))
     this.#reply.hijack()
     this.#raw.writeHead(200, this.#reply.getHeaders() as Record<string, string>)
   }

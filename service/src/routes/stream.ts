@@ -243,8 +243,6 @@ class RowStream {
           meter: charges,
         })
         await charges?.served(result, rows)
-        const { caller } = this.#request
-        if (caller !== null) caller.servedRows += rows
         return result
       } catch (error) {
         const wait = error instanceof Overloaded && error.served ? error.retryAfterMs : Number.POSITIVE_INFINITY
@@ -262,6 +260,8 @@ class RowStream {
       const { ran = this.#model.info, outputs } = await running
       if (this.#isOver()) return
       await this.#answer.write(ran, outputs, rows, () => this.#isOver())
+      const { caller } = this.#request
+      if (caller !== null) caller.servedRows += rows
     } catch (error) {
       this.#failWith(error, row)
     } finally {

@@ -18,7 +18,7 @@ export const UNKNOWN: UsageHolder = { key: 'unknown', owner: null }
 export interface UsageCounts {
   /** Requests that were answered as they asked. */
   requests: number
-  /** Rows of these. */
+  /** Rows of these, and rows that streams had answered before they were refused. */
   rows: number
   /** Microseconds that models ran, also for requests that then failed. */
   computeUs: number

@@ -52,10 +52,11 @@ export class UsageMeter {
     counts.rows += rows
   }
 
-  /** A request was refused, with this code. */
-  refused(holder: UsageHolder, model: string | null, code: string): void {
-    const { refused } = this.#countsOf(holder, model)
-    refused[code] = (refused[code] ?? 0) + 1
+  /** A request was refused, with this code. `rows`: those that a stream had answered before. */
+  refused(holder: UsageHolder, model: string | null, code: string, rows = 0): void {
+    const counts = this.#countsOf(holder, model)
+    counts.rows += rows
+    counts.refused[code] = (counts.refused[code] ?? 0) + 1
   }
 
   /** A model has run for a request. */

@@ -10,7 +10,7 @@ t.test('SDK_HEADERS=openai adds the headers that its clients parse, of what bind
     { name: 'rows', unit: 'rows', limit: 10, window: '1 hour' },
     { name: 'compute', unit: 'compute-ms', limit: 5000, window: '1 hour' },
   ])
-  const { predict } = await buildService(t, { LIMITS_FILE, SDK_HEADERS: 'openai' })
+  const { predict, ask } = await buildService(t, { LIMITS_FILE, SDK_HEADERS: 'openai' })
   const { headers } = await predict(rowsOf(4))
   t.match(headers, {
     'x-ratelimit-limit-requests': '3',
@@ -24,6 +24,18 @@ t.test('SDK_HEADERS=openai adds the headers that its clients parse, of what bind
     'x-ratelimit-reset-compute': /^(1h0m0s|59m\d+s)$/,
     ratelimit: /"burst";r=2/,
     'x-ratelimit-limit': '3',
+  })
+  const stream = await ask({
+    method: 'POST',
+    url: '/v1/models/iris/predict',
+    headers: { 'content-type': 'text/csv' },
+    payload: 'sepal_length,sepal_width,petal_length,petal_width\n5,3,1,0\n',
+    remoteAddress: '198.51.100.7',
+  })
+  t.match(stream.headers, {
+    'x-ratelimit-remaining-requests': '2',
+    'x-ratelimit-limit-rows': '10',
+    'x-ratelimit-remaining-rows': '9',
   })
   const denied = await predict(rowsOf(7))
   t.equal(denied.statusCode, 429)

@@ -87,6 +87,24 @@ for (const { name, settings } of KEY_STORES) {
     t.equal(sum(counted), sum(answered.map(([, count]) => Number(count))), 'the sums agree with the metrics')
   })
 
+  t.test(`a stream is one request with its rows, and one that breaks off counts what it answered, ${name}`, async t => {
+    const { app, create, usage } = await open(t)
+    const { key } = await create({ owner: 'acme', plan: 'free' })
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    const answered = async (rows: string) => {
+      const headers = { 'x-api-key': key, 'content-type': 'text/csv' }
+      const body = `sepal_length,sepal_width,petal_length,petal_width\n${rows}`
+      const answer = await fetch(`${url}/v1/models/iris/predict`, { method: 'POST', headers, body })
+      return (await answer.text()).split('\n').filter(line => line.includes('"label"')).length
+    }
+    t.equal(await answered('5,3,1,0\n'.repeat(600)), 600)
+    t.equal(await answered(`${'5,3,1,0\n'.repeat(300)}5,3,one,0\n`), 300)
+    t.equal(await answered('5,3,one,0\n'), 0)
+    t.match((await usage(key)).rows, [
+      { model: 'iris', requests: 1, rows: 900, refused: { INFERENCE_INVALID_INPUT: 2 } },
+    ])
+  })
+
   t.test(`usage is told as CSV, and from and to are hours, ${name}`, async t => {
     const { predict, ask, create, usage, admin } = await open(t)
     const { key } = await create({ owner: '=cmd, "quoted"', plan: 'free' })

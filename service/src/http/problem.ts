@@ -181,7 +181,7 @@ function quotaExceeded({ decision, statusCode, message }: QuotaExceeded): Fault 
   const { policies = [] } = decision as { policies?: readonly BudgetState[] }
   const budgets = policies
     .filter(({ name, period }) => period !== undefined && decision.violated.includes(name))
-    .map(({ name, period, reset }) => ({ name, period, resetsAt: wholeSecond(Date.now() + reset) }))
+    .map(({ name, period, reset }) => ({ name, period, resetsAt: nearestMidnight(Date.now() + reset) }))
   const [budget] = budgets
   return {
     status: statusCode,
@@ -246,8 +246,10 @@ export function problemOf(fault: Fault, requestId: string): Problem {
   }
 }
 
-/** The nearest whole second, in ISO 8601: periods end at one. */
-const wholeSecond = (ms: number): string => new Date(Math.round(ms / 1000) * 1000).toISOString()
+const DAY_MS = 86_400_000
+
+/** The nearest 00:00 UTC, in ISO 8601. Periods end then by the clock of the store, which may differ from this one. */
+const nearestMidnight = (ms: number): string => new Date(Math.round(ms / DAY_MS) * DAY_MS).toISOString()
 
 const wholeSeconds = (ms: number): number => Math.max(1, Math.ceil(ms / 1000))
 

@@ -205,21 +205,25 @@ function planOf(
   const path = `/plans/${name}`
   if (!Check(Name, name)) problem(`${path} is not a name: a-z, then a-z, 0-9 and -, at most 32`)
   const names = new Set<string>()
+  /** `twice`: the problem if another policy has the name. */
+  const take = (name: string, at: string, twice = `${at}/name is there twice`) => {
+    if (names.has(name)) problem(twice)
+    if (name === 'concurrency') problem(`${at}/name is the name of what limits requests in flight`)
+    names.add(name)
+  }
   const read = policies.map((policy, index): PlanPolicy => {
     const { name, unit = 'requests', limit, window } = policy
     const at = `${path}/policies/${index}`
     const windowMs = durationMs(String(window))
     if (windowMs === undefined) problem(`${at}/window takes a duration such as 10s or 1 minute, or milliseconds`)
-    if (names.has(name)) problem(`${at}/name is there twice`)
-    if (name === 'concurrency') problem(`${at}/name is the name of what limits requests in flight`)
-    names.add(name)
+    take(name, at)
     return { name, unit, limit, windowMs: windowMs ?? 1, models: policy.models, per: policy.per ?? per }
   })
   for (const [index, given] of [budget].flat().entries()) {
     const { unit = 'requests', limit, per: period } = given
     const budgetName = given.name ?? (unit === 'requests' ? 'budget' : `budget-${unit}`)
-    if (names.has(budgetName)) problem(`${path}/budget/${index} needs a name: '${budgetName}' is there twice`)
-    names.add(budgetName)
+    const at = `${path}/budget/${index}`
+    take(budgetName, at, `${at} needs a name: '${budgetName}' is there twice`)
     const windowMs = LONGEST_MS[period]
     read.push({ name: budgetName, unit, limit, windowMs, period, models: given.models, per: given.of ?? per })
   }

@@ -1,5 +1,7 @@
 /** Calendar budgets of plans. */
+import { type Decision, QuotaExceeded } from 'ml-api-rate-limiter'
 import t from 'tap'
+import { faultOf } from '../../../service/src/http/problem.js'
 import { readPlans } from '../../../service/src/protection/plans.js'
 import { buildService, IRIS, STORES } from '../../support/build.js'
 import { limitsFile, rowsOf } from '../../support/limits-file.js'
@@ -64,4 +66,18 @@ t.test('a wrong budget is named by its path', async t => {
     ]),
     /budget\/1 needs a name/,
   )
+  t.match(
+    problem({ name: 'concurrency', limit: 1, per: 'month' }),
+    /budget\/0\/name is the name of what limits requests in flight/,
+  )
+})
+
+t.test('a denial names the midnight at which the budget ends, however far the clock of the store is off', async t => {
+  const endsAt = Date.UTC(2126, 0, 1)
+  for (const offMs of [-90_000, 0, 1, 90_000]) {
+    const policies = [{ name: 'budget', period: 'month', reset: endsAt + offMs - Date.now() }]
+    const decision = { policies, violated: ['budget'], retryAfterMs: 1 } as unknown as Decision
+    const { members } = faultOf(new QuotaExceeded('some days', 429, decision))
+    t.match(members, { 'violated-budgets': [{ resetsAt: '2126-01-01T00:00:00.000Z' }] })
+  }
 })

@@ -58,6 +58,9 @@ COPY --from=build /app/service/dist service/dist
 COPY service/web service/web
 COPY models models
 COPY LICENSE deploy/healthcheck.mjs ./
+# API keys and usage, where KEYS_STORE does not name a Redis.
+RUN mkdir data && chown node:node data
+VOLUME /app/data
 USER node
 EXPOSE 3000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 CMD ["node", "healthcheck.mjs"]

@@ -1,5 +1,7 @@
 /** The API keys that are made at run time: their store, as the settings name it, and what is known of them here. */
-import { resolve } from 'node:path'
+import { existsSync } from 'node:fs'
+import { access, constants } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { type Config, ConfigError } from './config.js'
 import { FileKeyStore } from './keys/file-key-store.js'
@@ -35,6 +37,8 @@ export async function openKeys(app: FastifyInstance, config: Config, peers?: Pee
   } catch (error) {
     throw new ConfigError([`KEYS_STORE: ${(error as Error).message}`])
   }
+  const isUsed = config.keys.isGiven || config.adminToken !== undefined
+  if (typeof where === 'string' && isUsed) await warnIfReadOnly(app, dirname(resolve(where)))
   if (config.keys.isGiven || keyring.size > 0) {
     app.log.info({ store: store.place, keys: keyring.size, state: keyring.state }, 'the API keys were loaded')
   }
@@ -45,8 +49,24 @@ export async function openKeys(app: FastifyInstance, config: Config, peers?: Pee
       // So that whoever has the answer can use the key, and not the revoked one, with each process.
       await peers?.ask('keys').catch(() => {})
     },
+    refresh: () => store.refresh(),
   }
   return { keyring, changes: new KeyChanges(committed, keyring), place: store.place, redis: redis?.client }
+}
+
+/** Keys that exist can be used, so the service starts all the same. */
+async function warnIfReadOnly(app: FastifyInstance, folder: string): Promise<void> {
+  // It is made with the first key.
+  let existing = folder
+  while (!existsSync(existing) && dirname(existing) !== existing) existing = dirname(existing)
+  try {
+    await access(existing, constants.W_OK)
+  } catch (error) {
+    app.log.warn(
+      { err: error },
+      `KEYS_STORE: ${folder} cannot be written, so no key can be made and no usage is stored`,
+    )
+  }
 }
 
 async function inRedis(

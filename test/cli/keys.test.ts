@@ -63,6 +63,16 @@ t.test('a wrong call says what is wrong', async t => {
     code: 1,
     stderr: /over/,
   })
+  // As the admin API does.
+  for (const [given, stderr] of [
+    [['--owner', ''], /owner takes 1 to 128 characters/],
+    [['--owner', 'two\nlines'], /owner takes .* no control characters/],
+    [['--owner', 'x'.repeat(129)], /owner takes/],
+    [['--owner', 'a', '--name', ''], /name takes/],
+    [['--owner', 'a', '--models', 'iris,iris'], /models\[1\] is there twice/],
+  ] as const) {
+    t.match(await keys('create', '--plan', 'pro', ...given), { code: 1, stdout: '', stderr })
+  }
   t.match(await keys('revoke'), { code: 2, stderr: /takes the id of a key/ })
   t.match(await keys('list', 'x'), { code: 2, stderr: /takes no id/ })
   t.match(await keys('revoke', 'x', '--plan', 'pro'), { code: 2, stderr: /takes no --plan/ })

@@ -3,11 +3,11 @@ import { readdirSync } from 'node:fs'
 import Fastify from 'fastify'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
 import type { IssuedKey, NewKey } from '../keys/key-changes.js'
-import { fieldProblems, momentOf } from '../keys/key-fields.js'
+import { fieldProblems, labelProblems, momentOf } from '../keys/key-fields.js'
 import type { KeyFilter } from '../keys/key-page.js'
 import { keyPasses } from '../keys/key-page.js'
 import { type KeyRecord, keyView } from '../keys/key-record.js'
-import { KeyConflict, KeysUnavailable } from '../keys/key-store.js'
+import { KeyConflict, KeysUnavailable, TooManyRotations } from '../keys/key-store.js'
 import { type Keys, openKeys } from '../open-keys.js'
 import { onePlan, readPlans } from '../protection/plans.js'
 import { Failure } from './io.js'
@@ -34,7 +34,8 @@ export async function withKeys(environment: Environment, work: (keys: StoredKeys
     if (keys.keyring.state === 'loading') throw new Failure(`the store of the keys does not answer: ${keys.place}`)
     await work(storedKeys(keys, config))
   } catch (error) {
-    if (error instanceof ConfigError || error instanceof KeysUnavailable) throw new Failure(error.message)
+    const isPlain = [ConfigError, KeysUnavailable, TooManyRotations].some(kind => error instanceof kind)
+    if (isPlain) throw new Failure((error as Error).message)
     if (error instanceof KeyConflict) throw new Failure('others changed this key at the same time; try again')
     throw error
   } finally {
@@ -56,7 +57,7 @@ function storedKeys({ keyring, changes }: Keys, config: Config): StoredKeys {
         models: fields.models ? modelsIn(config.models.dir) : [],
         now: Date.now(),
       }
-      const [problem] = fieldProblems(fields, names, true)
+      const [problem] = [...labelProblems(fields), ...fieldProblems(fields, names, true)]
       if (problem !== undefined) throw new Failure(`${problem.path} ${problem.message}`)
       const { expiresAt } = fields
       return issued(await changes.create(expiresAt ? { ...fields, expiresAt: momentOf(expiresAt) as string } : fields))

@@ -1,14 +1,14 @@
 /** What may be done to keys: made, changed, removed and rotated. The key itself is known only here, and only once. */
 import { createHash } from 'node:crypto'
 import type { KeyRecord } from './key-record.js'
-import { KeyConflict, type KeyStore } from './key-store.js'
+import { KeyConflict, type KeyStore, KeysUnavailable, type StoredKey, TooManyRotations } from './key-store.js'
 import { newId, newKeyText } from './key-text.js'
 import type { Keyring } from './keyring.js'
 
-/** Keys of one record that live at once: the newest, and those that it took the place of. */
-const MOST_SECRETS = 10
+/** Earlier keys of one record that still work. */
+const MOST_OUTGOING = 9
 /** How often a change is tried again that met another one. */
-const MOST_TRIES = 5
+const MOST_TRIES = 10
 
 /** What is said of a new key. */
 export interface NewKey {
@@ -30,10 +30,10 @@ export interface IssuedKey {
 }
 
 export class KeyChanges {
-  readonly #store: Pick<KeyStore, 'commit'>
+  readonly #store: Pick<KeyStore, 'commit' | 'refresh'>
   readonly #keyring: Keyring
 
-  constructor(store: Pick<KeyStore, 'commit'>, keyring: Keyring) {
+  constructor(store: Pick<KeyStore, 'commit' | 'refresh'>, keyring: Keyring) {
     this.#store = store
     this.#keyring = keyring
   }
@@ -50,6 +50,21 @@ export class KeyChanges {
     return { record, key }
   }
 
+  /**
+   * The key with this id. One that is not known here may have just been made by another replica, so the store is asked.
+   * Rejects with KeysUnavailable if the store does not answer.
+   */
+  async find(id: string): Promise<StoredKey | undefined> {
+    const known = this.#keyring.get(id)
+    if (known !== undefined) return known
+    await this.#store.refresh()
+    const found = this.#keyring.get(id)
+    if (found === undefined && this.#keyring.state !== 'current') {
+      throw new KeysUnavailable('the store does not answer, and the key is not known here')
+    }
+    return found
+  }
+
   /** Undefined where there is no such key. Rejects with KeyConflict where others change it all the time. */
   async patch(id: string, patch: KeyPatch): Promise<{ before: KeyRecord; after: KeyRecord } | undefined> {
     return this.#change(id, before => ({ ...before, ...patch, updatedAt: new Date().toISOString() }))
@@ -60,7 +75,10 @@ export class KeyChanges {
     return (await this.#change(id, () => undefined))?.before
   }
 
-  /** A new key for the record. The present one ends after `overlapMs`. Undefined where there is no such record. */
+  /**
+   * A new key for the record. The present one ends after `overlapMs`. Undefined where there is no such record. Rejects with
+   * TooManyRotations if the overlaps of earlier rotations last.
+   */
   async rotate(id: string, overlapMs: number): Promise<IssuedKey | undefined> {
     const key = newKeyText(id)
     const changed = await this.#change(id, before => {
@@ -72,7 +90,7 @@ export class KeyChanges {
           endsAt: secret.endsAt !== undefined && secret.endsAt < endsAt ? secret.endsAt : endsAt,
         }))
         .filter(secret => Date.parse(secret.endsAt) > now)
-        .slice(0, MOST_SECRETS - 1)
+      if (outgoing.length > MOST_OUTGOING) throw new TooManyRotations(MOST_OUTGOING)
       return { ...before, secrets: [{ sha256: sha256Of(key) }, ...outgoing], updatedAt: new Date(now).toISOString() }
     })
     return changed && { record: changed.after as KeyRecord, key }
@@ -83,7 +101,7 @@ export class KeyChanges {
     make: (before: KeyRecord) => R,
   ): Promise<{ before: KeyRecord; after: R } | undefined> {
     for (let tries = 1; ; tries++) {
-      const found = this.#keyring.get(id)
+      const found = await this.find(id)
       if (found === undefined) return undefined
       const after = make(found.record)
       try {
@@ -91,8 +109,8 @@ export class KeyChanges {
         return { before: found.record, after }
       } catch (error) {
         if (!(error instanceof KeyConflict) || tries === MOST_TRIES) throw error
-        // What the other change was is known by the next turns of the event loop.
-        await new Promise(resolve => setTimeout(resolve, 20 * tries))
+        await this.#store.refresh()
+        await new Promise(resolve => setTimeout(resolve, Math.random() * 20 * tries))
       }
     }
   }

@@ -5,6 +5,11 @@ export interface KeyFieldProblem {
   readonly message: string
 }
 
+/** Characters of an owner or a name at most. */
+export const MOST_LABEL = 128
+/** An owner or a name has no control characters, and no half of a surrogate pair, which UTF-8 cannot hold. */
+export const LABEL = '^[^\\p{Cc}\\p{Cs}]+$'
+
 export interface KnownNames {
   readonly plans: readonly string[]
   readonly models: readonly string[]
@@ -27,6 +32,17 @@ export function momentOf(text: string): string | undefined {
 
 const daysOf = (year: number, month: number): number => new Date(Date.UTC(year, month, 0)).getUTCDate()
 
+const isLabel = (text: string): boolean => [...text].length <= MOST_LABEL && new RegExp(LABEL, 'u').test(text)
+
+/** What is wrong with the texts of a new key. The admin API checks the same by its schema. */
+export function labelProblems(given: { readonly owner: string; readonly name?: string | null }): KeyFieldProblem[] {
+  const takes = `takes 1 to ${MOST_LABEL} characters, and no control characters`
+  return (['owner', 'name'] as const).flatMap(path => {
+    const text = given[path] ?? undefined
+    return text === undefined || isLabel(text) ? [] : [{ path, message: takes }]
+  })
+}
+
 /** Everything that is wrong with what is said of a key. `isNew`: it cannot have ended already. */
 export function fieldProblems(
   given: { readonly plan?: string; readonly models?: readonly string[] | null; readonly expiresAt?: string | null },
@@ -39,6 +55,7 @@ export function fieldProblems(
     problems.push({ path: 'plan', message: `is not a plan; there is: ${known.plans.join(', ')}` })
   }
   for (const [index, name] of (models ?? []).entries()) {
+    if (models?.indexOf(name) !== index) problems.push({ path: `models[${index}]`, message: 'is there twice' })
     if (known.models.includes(name)) continue
     problems.push({
       path: `models[${index}]`,

@@ -50,6 +50,17 @@ export class KeyConflict extends Error {
   override readonly name = 'KeyConflict'
 }
 
+/** The key was rotated so often that too many earlier ones still work. `most`: how many may. */
+export class TooManyRotations extends Error {
+  override readonly name = 'TooManyRotations'
+
+  constructor(most: number) {
+    super(
+      `${most} earlier keys of this one still work, which is the most; wait until one has expired, or rotate without an overlap`,
+    )
+  }
+}
+
 /** The store cannot be asked. The message says why, for the log. */
 export class KeysUnavailable extends Error {
   override readonly name = 'KeysUnavailable'

@@ -30,6 +30,11 @@ export const ERRORS: readonly (readonly [status: number, code: string, when: str
     'A stream of rows made no progress for `STREAM_STALL_MS`: no rows arrived, or its answers were not read',
   ],
   [409, 'KEY_CONFLICT', '`/v1/admin/keys`: others changed this API key at the same time; read it and try again'],
+  [
+    409,
+    'TOO_MANY_ROTATIONS',
+    '`/v1/admin/keys`: nine earlier keys of this one still work; rotate it without an overlap',
+  ],
   [409, 'NO_MODELS', 'A reload found no models; the loaded ones go on serving'],
   [413, 'BODY_TOO_LARGE', 'The body is longer than `BODY_LIMIT`'],
   [413, 'UNPACKED_BODY_TOO_LARGE', 'A packed body is longer than `UNPACKED_BODY_LIMIT` once unpacked'],

@@ -5,10 +5,10 @@ import { keyOfId, keyOfOwner } from '../auth.js'
 import { badRequest, type InvalidValue, Refusal, unavailable } from '../http/problem.js'
 import type { Models } from '../inference/types.js'
 import type { IssuedKey, KeyChanges } from '../keys/key-changes.js'
-import { fieldProblems, momentOf } from '../keys/key-fields.js'
+import { fieldProblems, LABEL, MOST_LABEL, momentOf } from '../keys/key-fields.js'
 import { pageOf, placeOfCursor } from '../keys/key-page.js'
 import { type KeyRecord, keyView } from '../keys/key-record.js'
-import { KeyConflict, KeysUnavailable } from '../keys/key-store.js'
+import { KeyConflict, KeysUnavailable, TooManyRotations } from '../keys/key-store.js'
 import type { Keyring } from '../keys/keyring.js'
 import {
   ApiKey,
@@ -33,8 +33,7 @@ interface KeyOptions {
 
 const closed = { additionalProperties: false } as const
 
-const Label = (description: string) =>
-  Type.String({ minLength: 1, maxLength: 128, pattern: '^[^\\p{Cc}]+$', description })
+const Label = (description: string) => Type.String({ minLength: 1, maxLength: MOST_LABEL, pattern: LABEL, description })
 const Plan = Type.String({ maxLength: 32, description: 'A plan of the limits file.' })
 const Name = Type.Union([Label('What its holder calls it.'), Type.Null()])
 const ExpiresAt = Type.Union([
@@ -123,6 +122,20 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
     return given.expiresAt ? { ...given, expiresAt: momentOf(given.expiresAt) as string } : given
   }
   const issued = ({ record, key }: IssuedKey) => ({ ...keyView(record, Date.now()), key })
+  /** Throws Refusal: 404 for an unknown key, 503 where the store cannot be asked about it. */
+  const recordOf = async (request: FastifyRequest, id: string): Promise<KeyRecord> => {
+    try {
+      const found = await changes.find(id)
+      if (found !== undefined) return found.record
+    } catch (error) {
+      if (!(error instanceof KeysUnavailable)) throw error
+      request.log.error({ err: error }, 'an API key cannot be looked up')
+      throw new Refusal(
+        unavailable('KEYS_UNAVAILABLE', 'the store of the API keys cannot be asked at the moment', BACK_MS),
+      )
+    }
+    throw unknownKey()
+  }
 
   app.addHook('onRequest', onRequest)
   app.addHook('onSend', async (_request, reply) => {
@@ -179,11 +192,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
   app.get<OneKey>(
     '/v1/admin/keys/:id',
     { config, schema: documented('getKey', 'One API key', { params: Params }, [404], ApiKey) },
-    async ({ params }) => {
-      const found = keyring.get(params.id)
-      if (found === undefined) throw unknownKey()
-      return keyView(found.record, Date.now())
-    },
+    async request => keyView(await recordOf(request, request.params.id), Date.now()),
   )
 
   app.get<OneKey>(
@@ -198,13 +207,11 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
         LimitsSchema,
       ),
     },
-    async ({ params }) => {
-      const found = keyring.get(params.id)
-      if (found === undefined) throw unknownKey()
-      const { id, owner } = found.record
-      const plan = limits.plans.find(({ name }) => name === found.record.plan)
+    async request => {
+      const { id, owner, plan: planName } = await recordOf(request, request.params.id)
+      const plan = limits.plans.find(({ name }) => name === planName)
       if (plan === undefined) {
-        const detail = `the plan '${found.record.plan}' of this API key is no longer there`
+        const detail = `the plan '${planName}' of this API key is no longer there`
         throw new Refusal({ status: 409, code: 'UNKNOWN_PLAN', detail })
       }
       const { policies } = await limits.standingOf({ key: keyOfId(id, owner), ownerKey: keyOfOwner(owner), plan })
@@ -307,6 +314,9 @@ async function told<T>(request: FastifyRequest, change: Promise<T>, event: Audit
         code: 'KEY_CONFLICT',
         detail: 'others change this API key; read it and try again',
       })
+    }
+    if (error instanceof TooManyRotations) {
+      throw new Refusal({ status: 409, code: 'TOO_MANY_ROTATIONS', detail: error.message })
     }
     if (!(error instanceof KeysUnavailable)) throw error
     const detail = 'the store of the API keys cannot be asked at the moment; the change may or may not have been made'

@@ -1,5 +1,10 @@
 /** Keys that are made at run time, over the admin API, in either store. */
+import { chmodSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import Fastify from 'fastify'
 import t, { type Test } from 'tap'
+import { readConfig } from '../../../service/src/config.js'
+import { openKeys } from '../../../service/src/open-keys.js'
 import { buildService, IRIS, startService } from '../../support/build.js'
 import { AS_ADMIN, adminOf, KEY_STORES, keysFile, TOKEN } from '../../support/keys.js'
 import { limitsFile, sha256 } from '../../support/limits-file.js'
@@ -167,6 +172,8 @@ for (const { name, settings } of KEY_STORES) {
       ['POST', 'keys', { plan: 'pro' }, { message: /owner/ }],
       ['POST', 'keys', { owner: '', plan: 'pro' }, { path: 'owner' }],
       ['POST', 'keys', { owner: 7, plan: 'pro' }, { path: 'owner' }],
+      ['POST', 'keys', { owner: 'a\u0000b', plan: 'pro' }, { path: 'owner' }],
+      ['POST', 'keys', { owner: 'half of a pair: \ud83d', plan: 'pro' }, { path: 'owner' }],
       ['POST', 'keys', { owner: 'a', plan: 'none' }, { path: 'plan', message: 'is not a plan; there is: free, pro' }],
       [
         'POST',
@@ -242,6 +249,29 @@ for (const { name, settings } of KEY_STORES) {
     },
   )
 
+  t.test(`a key that one replica has just made can be read, changed and revoked at the other, ${name}`, async t => {
+    const one = await open(t)
+    const two = adminOf((await buildService(t, one.given)).ask)
+    const made = async () => (await one.create({ owner: 'acme', plan: 'pro' })).id
+    t.equal((await two.admin('GET', `keys/${await made()}`)).statusCode, 200)
+    t.equal((await two.admin('GET', `keys/${await made()}/limits`)).statusCode, 200)
+    t.equal((await two.admin('PATCH', `keys/${await made()}`, { disabled: true })).statusCode, 200)
+    t.equal((await two.admin('POST', `keys/${await made()}/rotate`)).statusCode, 201)
+    t.equal((await two.admin('DELETE', `keys/${await made()}`)).statusCode, 204)
+  })
+
+  t.test(`no rotation ends the overlap of an earlier one before its time, ${name}`, async t => {
+    const { admin, create, ask } = await open(t)
+    const { id, key } = await create({ owner: 'acme', plan: 'pro' })
+    const rotate = (overlapSeconds: number) => admin('POST', `keys/${id}/rotate`, { overlapSeconds })
+    const status = async () => (await ask({ url: '/v1/limits', ...withKey(key) })).statusCode
+    for (let old = 1; old <= 9; old++) t.equal((await rotate(3600)).json().outgoing.length, old)
+    t.match((await rotate(3600)).json(), { status: 409, code: 'TOO_MANY_ROTATIONS', detail: /without an overlap/ })
+    t.equal(await status(), 200, 'the first text still works')
+    t.strictSame((await rotate(0)).json().outgoing, [])
+    t.equal(await status(), 401)
+  })
+
   t.test(`two that change one key at once lose neither change, ${name}`, async t => {
     const one = await open(t)
     const two = adminOf((await buildService(t, one.given)).ask)
@@ -262,6 +292,23 @@ for (const { name, settings } of KEY_STORES) {
     })
   })
 }
+
+const asRoot = process.getuid?.() === 0 ? 'root can write everywhere' : false
+
+t.test('the start says so if the file of the keys cannot be written', { skip: asRoot }, async t => {
+  const told = async (path: string) => {
+    let lines = ''
+    const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => (lines += line) } } })
+    t.teardown(() => app.close())
+    await openKeys(app, readConfig({ KEYS_STORE: path }))
+    return lines
+  }
+  const path = keysFile(t)
+  t.equal(await told(path), '')
+  chmodSync(dirname(path), 0o500)
+  t.match(await told(path), /cannot be written, so no key can be made/)
+  t.match(await told(join(dirname(path), 'a', 'b')), /cannot be written, so no key can be made/)
+})
 
 t.test('every change is in the log, under a name that stays, and never a secret', async t => {
   const { url, output } = await startService(t, {

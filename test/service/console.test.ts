@@ -107,6 +107,10 @@ test('the console', async t => {
     await page.keyboard.press('Enter')
     await until('it is gone', async () => (await page.locator('#keys li', { hasText: 'acme' }).count()) === 0)
     t.equal(await ask(second), 401)
+    t.match(
+      await page.evaluate('document.activeElement.dataset.act ?? document.activeElement.id'),
+      /revoke|filter-owner/,
+    )
     clean(t)
   })
 

@@ -93,7 +93,10 @@ function lineOf(key) {
       const text = 'From now on it gets 401. You cannot undo this.'
       if (!(await confirmed(`Revoke the key of ${key.owner}?`, text, 'Revoke'))) return
       await admin('DELETE', `keys/${key.id}`)
+      // The focus goes to the next key, so that the keyboard stays where it was.
+      const neighbour = line.nextElementSibling ?? line.previousElementSibling
       line.remove()
+      ;(neighbour?.querySelector('[data-act=revoke]') ?? byId('filter-owner')).focus()
       byId('keys-state').textContent = `the key of ${key.owner} is revoked`
     },
     'danger',
@@ -143,12 +146,20 @@ export function listenToKeys() {
   byId('more').addEventListener('click', () => tried(() => show(next)))
   byId('copy').addEventListener('click', () =>
     tried(async () => {
+      // Browsers have a clipboard only for pages over HTTPS and of this machine.
+      if (navigator.clipboard === undefined) {
+        getSelection().selectAllChildren(byId('issued-key'))
+        throw new Error('this browser lets no page copy over plain HTTP: press Ctrl+C, the key is selected')
+      }
       await navigator.clipboard.writeText(byId('issued-key').textContent)
       byId('copy').textContent = 'Copied'
       setTimeout(() => (byId('copy').textContent = 'Copy'), 2000)
     }),
   )
-  byId('issued-close').addEventListener('click', () => hideIssued())
+  byId('issued-close').addEventListener('click', () => {
+    hideIssued()
+    byId('owner').focus()
+  })
 }
 
 export function hideIssued() {

@@ -317,7 +317,7 @@ t.test('each component can be added to each overlay', { skip: NO_KUSTOMIZE }, as
 })
 
 t.test('the overlay that docs/deployment.md shows works', { skip: NO_KUSTOMIZE }, async t => {
-  const [block] = codeBlocks(readPage('docs/deployment.md')).filter(({ language }) => language === 'yaml')
+  const [block] = codeBlocks(readPage('docs/deployment.md')).filter(({ code }) => code.includes('kind: Kustomization'))
   const copy = copyOf(t)
   const mine = join(copy, 'overlays/mine')
   cpSync(join(copy, 'overlays/small'), mine, { recursive: true })

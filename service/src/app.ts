@@ -15,8 +15,9 @@ import { Front, type FrontOptions } from './front/front.js'
 import { noteArrivals } from './http/arrival.js'
 import { allowOrigins, corsHeaders } from './http/cors.js'
 import { acceptJsonOnly } from './http/json-body.js'
-import { Malformed } from './http/malformed.js'
-import { Refusal, sendError } from './http/problem.js'
+import { type Listen, listenerOf } from './http/listeners.js'
+import { type MakeRawAnswer, Malformed } from './http/malformed.js'
+import { MEDIA_TYPE, problemOf, Refusal, sendError } from './http/problem.js'
 import { requestLog } from './http/request-log.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
 import { watchUnfinished } from './http/unfinished.js'
@@ -65,6 +66,7 @@ export interface Service {
   readonly app: FastifyInstance
   readonly models: Models
   readonly limits: Limits
+  readonly listen: Listen
   /** The second listener. */
   readonly ops: Ops
   /** From now on `/health/ready` says 503, so that balancers look elsewhere. */
@@ -130,7 +132,7 @@ async function furnish(server: Server, config: Config, dependencies: Dependencie
   const models = await opening
   const meters = { metrics, stats }
   const front = readRequests(server, config, meters, isStopping)
-  if (config.maxConnections !== undefined) limitConnections(app, config.maxConnections, config.webProcesses > 1)
+  if (config.maxConnections !== undefined) limitConnections(app, config.maxConnections)
   if (config.corsOrigins.length > 0) {
     await allowOrigins(app, config.corsOrigins, () => {
       throw new Refusal(unknownUrl(app))
@@ -187,6 +189,7 @@ async function furnish(server: Server, config: Config, dependencies: Dependencie
   if (config.docs) await documentRoutes(app, models)
   await answerUnknown(app, () => unknownUrl(app))
   answerOtherMethods(app)
+  const listen = listenerOf(app)
   await app.ready()
   front?.open(early, usage?.meter)
   return {
@@ -338,12 +341,11 @@ function createServer(config: Config): Server {
   return { app, malformed }
 }
 
-/** `isOneOfSeveral`: the first process would offer a connection that is refused here to another one, again and again. */
-function limitConnections({ server }: FastifyInstance, most: number, isOneOfSeveral: boolean): void {
-  if (!isOneOfSeveral) {
-    server.maxConnections = most
-    return
-  }
+/**
+ * Closes connections beyond so many. `server.maxConnections` would not count those of further listeners, and with several
+ * processes the first one would offer a connection that is refused here to another one, again and again.
+ */
+function limitConnections({ server }: FastifyInstance, most: number): void {
   let open = 0
   server.prependListener('connection', (socket: Socket) => {
     open++

@@ -45,7 +45,7 @@ export const settings = {
   HOST: Type.String({
     default: '0.0.0.0',
     description: 'Address to listen on.',
-    takes: 'an address or host name; :: for IPv6 as well',
+    takes: 'an address or host name; localhost for each of its addresses, :: for IPv6 as well',
   }),
   PORT: Type.Integer({
     minimum: 0,

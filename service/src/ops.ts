@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { createServer, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
+import { FurtherListeners, urlOf } from './http/listeners.js'
 import type { Malformed } from './http/malformed.js'
 import { MEDIA_TYPE, problemOf } from './http/problem.js'
 import { SECURITY_HEADERS } from './http/security-headers.js'
@@ -15,8 +16,8 @@ import { watchUnfinished } from './http/unfinished.js'
 const SERVED = /^\/(?:v2\/)?health\/|^\/metrics(?:[/?]|$)|^\/v1\/admin\//
 
 export interface Ops {
-  /** Resolves with the address, for people, once it listens. */
-  listen(host: string, port: number): Promise<string>
+  /** Resolves with the URL of the first address, once it listens on all. */
+  listen(addresses: readonly string[], port: number): Promise<string>
 }
 
 /** Routes go on in the app as they are there; it ends with the app. */
@@ -29,24 +30,28 @@ export function openOps(app: FastifyInstance, malformed: Malformed): Ops {
   })
   server.on('clientError', malformed.handle)
   const closes = watchUnfinished(server, malformed)
+  const further = new FurtherListeners(server)
   // As long as the app answers, so does this: it says that the app is stopping.
   app.addHook('onClose', () => {
     if (!server.listening) return undefined
     closes()
     const closed = new Promise<void>(resolve => server.close(() => resolve()))
     server.closeIdleConnections()
-    return closed
+    return Promise.all([closed, further.ended()]).then(() => {})
   })
   return {
-    listen: (host, port) =>
-      new Promise((resolve, reject) => {
+    listen: async ([host, ...others], port) => {
+      await new Promise<void>((resolve, reject) => {
         server.once('error', reject)
         server.listen(port, host, () => {
           server.off('error', reject)
-          const { address, port: actual, family } = server.address() as AddressInfo
-          resolve(`http://${family === 'IPv6' ? `[${address}]` : address}:${actual}`)
+          resolve()
         })
-      }),
+      })
+      await further.listen(others, app.log)
+      const { address, port: actual } = server.address() as AddressInfo
+      return urlOf(address, actual)
+    },
   }
 }
 

@@ -2,6 +2,7 @@
 import { buildApp, type Service } from './app.js'
 import { type Config, type Environment, readConfig } from './config.js'
 import { Hangups } from './hangup.js'
+import { addressesOf } from './http/listeners.js'
 import { beginModels, type Repository } from './inference/index.js'
 import { usableCores } from './inference/workers/cores.js'
 import { Peers, partOf, placeIn } from './processes/peers.js'
@@ -96,11 +97,12 @@ async function start(config: Config, peers: Peers | undefined, isWarming: () => 
   try {
     const { host, port, opsPort } = config
     // First, so that whoever finds the service listening can watch it.
-    const ops = opsPort === undefined ? undefined : await service.ops.listen(host, opsPort)
+    const addresses = await addressesOf(host)
+    const ops = opsPort === undefined ? undefined : await service.ops.listen(addresses, opsPort)
     if (peers === undefined && ops !== undefined) app.log.info(`health, metrics and admin on ${ops}`)
     const said = (address: string) =>
       peers === undefined ? `listening on ${address}` : `this process takes part on ${address}`
-    const main = await app.listen({ host, port, listenTextResolver: said })
+    const main = await service.listen(addresses, port, said)
     peers?.tell({ kind: 'listening', main, ops })
   } catch (error) {
     await app.close()

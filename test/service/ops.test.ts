@@ -7,7 +7,7 @@ import { buildService, startService } from '../support/build.js'
 
 t.test('health, metrics and admin have a listener of their own, and are answered on the main one too', async t => {
   const { ops, app } = await buildService(t, { ADMIN_TOKEN: 'secret' })
-  const own = await ops.listen('127.0.0.1', 0)
+  const own = await ops.listen(['127.0.0.1'], 0)
   const main = await app.listen({ host: '127.0.0.1', port: 0 })
   const admin = { method: 'POST', headers: { authorization: 'Bearer secret' } }
   const asked: Record<string, RequestInit> = {
@@ -37,7 +37,7 @@ t.test('health, metrics and admin have a listener of their own, and are answered
 
 t.test('what is no request is answered on it as on the main one', async t => {
   const { ops } = await buildService(t)
-  const { port } = new URL(await ops.listen('127.0.0.1', 0))
+  const { port } = new URL(await ops.listen(['127.0.0.1'], 0))
   const socket = connect(Number(port), '127.0.0.1')
   let text = ''
   socket.on('data', chunk => (text += chunk))
@@ -66,7 +66,7 @@ t.test('OPS_PORT cannot be PORT', async t => {
 
 t.test('connections beyond MAX_CONNECTIONS are closed as they come, and those of OPS_PORT are not counted', async t => {
   const { ops, app } = await buildService(t, { MAX_CONNECTIONS: 2 })
-  const own = await ops.listen('127.0.0.1', 0)
+  const own = await ops.listen(['127.0.0.1'], 0)
   const { port } = new URL(await app.listen({ host: '127.0.0.1', port: 0 }))
   const opened: Socket[] = []
   for (let i = 0; i < 3; i++) {

@@ -27,6 +27,8 @@ export function watchUnfinished(server: Server, malformed: Malformed): () => voi
   return () => {
     const waits = new WeakMap<Socket, Wait>()
     const check = () => {
+      // Those whose answer had begun, as streams have, when it could no longer say that their connection ends with it.
+      server.closeIdleConnections()
       const now = performance.now()
       for (const socket of sockets) {
         const request = malformed.newest(socket)
@@ -38,9 +40,10 @@ export function watchUnfinished(server: Server, malformed: Malformed): () => voi
         if (last === undefined || last.request !== request) waits.set(socket, { request, since: now })
         else if (now - last.since > mostMs) malformed.timedOut(socket)
       }
+      // The server may be closed while it still has connections of further listeners.
+      if (sockets.size === 0 && !server.listening) clearInterval(timer)
     }
+    const timer = setInterval(check, CHECK_MS).unref()
     check()
-    const timer = setInterval(check, CHECK_MS)
-    server.once('close', () => clearInterval(timer))
   }
 }

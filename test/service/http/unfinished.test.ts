@@ -25,7 +25,7 @@ async function client(t: Test, port: number, sent: string) {
 
 t.test('clients that never finish a request hold up no stop, and get 408', async t => {
   const { app, ops } = await buildService(t, { UPLOAD_TIMEOUT_MS: 300 })
-  const urls = [await app.listen({ host: '127.0.0.1', port: 0 }), await ops.listen('127.0.0.1', 0)]
+  const urls = [await app.listen({ host: '127.0.0.1', port: 0 }), await ops.listen(['127.0.0.1'], 0)]
   const clients: (readonly [string, Promise<string>])[] = []
   for (const url of urls) {
     for (const [what, sent] of Object.entries(BEGUN)) {

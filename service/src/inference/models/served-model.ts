@@ -1,8 +1,10 @@
 /** One loaded version: checks a request, then queues it. */
 
 import { InvalidInput, listed } from '../errors.js'
+import { background } from '../queue/admission-constants.js'
 import type { Batcher } from '../queue/batcher.js'
 import type { Scheduler } from '../queue/scheduler.js'
+import { fromFloat16Bits } from '../tensors/float16.js'
 import { labelsOf } from '../tensors/predictions.js'
 import { checkInputs, type RowLayout } from '../tensors/signature.js'
 import { show } from '../tensors/tensor.js'
@@ -28,8 +30,7 @@ export interface Shadow {
   readonly tally: Tally
 }
 
-/** A shadow's runs go behind all others, and are given up after so many milliseconds. */
-const SHADOW_PRIORITY = -1_000_000
+/** A shadow's runs are given up after so many milliseconds. */
 const SHADOW_MS = 10_000
 
 export class ServedModel implements Model {
@@ -116,7 +117,10 @@ export class ServedModel implements Model {
     try {
       const outputs = given.outputs
       const deadline = performance.now() + SHADOW_MS
-      const shadowed = await target.run(inputs, { rows, priority: SHADOW_PRIORITY, partitionKey: 'shadow', deadline })
+      // Named, since another version may answer by now for one that is gone.
+      const { version } = target.info
+      const { priority } = background
+      const shadowed = await target.run(inputs, { rows, version, priority, partitionKey: 'shadow', deadline })
       tally.rows += rows
       compareOutputs(tally, outputs, shadowed.outputs)
       const labels = labelsOf(this.info, outputs, rows)
@@ -148,11 +152,16 @@ export class ServedModel implements Model {
 /** Notes the largest difference of numbers that both have at the same place. */
 function compareOutputs(tally: Tally, one: NamedTensors, other: NamedTensors): void {
   for (const name in one) {
-    const { data, datatype } = one[name] as Tensor
-    const { data: others } = other[name] ?? { data: [] }
-    if (datatype === 'BYTES' || datatype === 'FP16' || data.length !== others.length) continue
-    for (let i = 0; i < data.length; i++) {
-      const difference = Math.abs(Number(data[i]) - Number(others[i]))
+    const tensor = one[name] as Tensor
+    const compared = other[name]
+    const { length } = tensor.data
+    if (compared === undefined || compared.data.length !== length) continue
+    if (tensor.datatype === 'BYTES' || compared.datatype === 'BYTES') continue
+    for (let i = 0; i < length; i++) {
+
+const numberAt = ({ datatype, data }: Tensor, index: number): number =>
+  datatype === 'FP16' ? fromFloat16Bits(data[index] as number) : Number(data[index])
+      const difference = Math.abs(numberAt(tensor, i) - numberAt(compared, i))
       if (difference > tally.largestDifference) tally.largestDifference = difference
     }
   }

@@ -62,6 +62,12 @@ export const comeBack = {
   memoryMs: 100,
 } as const
 
+/** Runs that nobody waits for: those of a shadow version. */
+export const background = {
+  /** Requests of this priority run only while no other request waits for the worker, of any model. Below that of any plan. */
+  priority: -1_000_000,
+} as const
+
 /** The queue and its timers. */
 export const queue = {
   /** Milliseconds between two looks for callers that have gone, while anything waits. */

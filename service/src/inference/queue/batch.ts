@@ -1,5 +1,6 @@
 /** What waits and what runs: a request, the pieces it is cut into, the batch they go in. Pure. */
 import type { NamedTensors, RunOptions, RunResult, RunTrace, Tensor } from '../types.js'
+import { background } from './admission-constants.js'
 import type { Share } from './request-queue.js'
 
 /** A request in the queue or in a run. */
@@ -60,6 +61,9 @@ export interface Batch extends RunControl {
   /** The run's input, in memory of its own. */
   tensors(): NamedTensors
 }
+
+/** Whether nobody waits for it: see `background`. */
+export const isInBackground = ({ options: { priority = 0 } }: Request): boolean => priority <= background.priority
 
 export function settle(request: Request, error: Error): void {
   if (request.settled) return

@@ -13,6 +13,7 @@ import {
   answerRows,
   type Batch,
   countRows,
+  isInBackground,
   latestDeadline,
   type Piece,
   pick,
@@ -127,9 +128,14 @@ export class Batcher {
     return this.#queue.fairnessIndex()
   }
 
-  /** Expected milliseconds of one worker's time that all waiting rows will take. */
+  /** Whether something waits, and all of it in the background. */
+  get isInBackground(): boolean {
+    return this.#queueRows > 0 && this.#queueRows === this.#queue.backgroundRows
+  }
+
+  /** Expected milliseconds of one worker's time that all waiting rows will take which are not in the background. */
   backlogMs(): number {
-    return this.#workMs(this.#queueRows)
+    return this.#workMs(this.#queueRows - this.#queue.backgroundRows)
   }
 
   /** Expected milliseconds of one worker's time that those rows will take which run before such a request. */
@@ -231,6 +237,9 @@ export class Batcher {
         queue.take(request, 0, now)
         continue
       }
+      // A run that somebody waits for takes no rows from the background.
+      const [first] = pieces
+      if (first !== undefined && isInBackground(request) && !isInBackground(first.request)) break
       if (shape !== undefined && request.shapeKey !== shape) {
         skipped.push(request)
         queue.take(request, 0, now)

@@ -3,7 +3,7 @@
  * service: the one that was served least of late is next, whatever the others have waiting. One caller's requests go in
  * the order of arrival or, once the oldest is stale, newest first. Pure: time is an argument.
  */
-import { fairness } from './admission-constants.js'
+import { background, fairness } from './admission-constants.js'
 import type { Request } from './batch.js'
 
 /** A queue whose head moves, since shifting would move everything each time. */
@@ -194,12 +194,24 @@ export class RequestQueue {
     return rows
   }
 
-  /** When the oldest of all arrived; undefined when none waits. Looks at every caller. */
+  /** Rows that wait in the background. */
+  get backgroundRows(): number {
+    const last = this.#levels.at(-1)
+    return last !== undefined && last.priority <= background.priority ? last.rows : 0
+  }
+
+  /**
+   * When the oldest of all arrived; undefined when none waits. Those in the background count only where no others wait.
+   * Looks at every caller.
+   */
   get oldestAt(): number | undefined {
     let oldest: number | undefined
-    for (const share of this.#waiting()) {
-      const at = share.oldest?.arrivedAt
-      if (at !== undefined && (oldest === undefined || at < oldest)) oldest = at
+    for (const level of this.#levels) {
+      if (oldest !== undefined && level.priority <= background.priority) break
+      for (const share of level.waiting()) {
+        const at = share.oldest?.arrivedAt
+        if (at !== undefined && (oldest === undefined || at < oldest)) oldest = at
+      }
     }
     return oldest
   }

@@ -278,7 +278,10 @@ export class Scheduler {
     if (this.#idleWaiters.length > 0) this.#tellIdle()
   }
 
-  /** The model whose oldest request has waited longest, of those that this worker may start now. */
+  /**
+   * The model whose oldest request has waited longest, of those that this worker may start now. What waits in the
+   * background goes behind all others.
+   */
   #choose({ queues }: Slot, now: number): { queue: ModelQueue; readyAt: number } | undefined {
     let best: { queue: ModelQueue; readyAt: number } | undefined
     let bestAt = Number.POSITIVE_INFINITY
@@ -287,7 +290,7 @@ export class Scheduler {
       if (oldest === undefined) continue
       const readyAt = queue.batcher.readyAt() as number
       // One that may start now goes before one that still waits for company.
-      const rank = readyAt > now ? readyAt + 1e9 : oldest
+      const rank = (readyAt > now ? readyAt + 1e9 : oldest) + (queue.batcher.isInBackground ? 1e12 : 0)
       if (rank >= bestAt && best !== undefined) continue
       best = { queue, readyAt }
       bestAt = rank

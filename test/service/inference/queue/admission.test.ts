@@ -1,6 +1,7 @@
 import t from 'tap'
 import { DeadlineExceeded, Overloaded, type OverloadReason } from '../../../../service/src/inference/errors.js'
 import type { AdmissionOptions } from '../../../../service/src/inference/queue/admission.js'
+import { background } from '../../../../service/src/inference/queue/admission-constants.js'
 import { Batcher } from '../../../../service/src/inference/queue/batcher.js'
 import { type BatchResult, type Runner, Scheduler } from '../../../../service/src/inference/queue/scheduler.js'
 import { tensorOf } from '../../../../service/src/inference/tensors/tensor.js'
@@ -50,6 +51,16 @@ t.test('a request waits only for those that compete for the same workers', async
   t.equal(scheduler.estimateWaitMs('local', 1), 10 + 5 + 10, 'two run, and one waits for either worker')
   t.doesNotThrow(() => submit('local', { deadline: 100 }))
   t.throws(() => submit('remote', { deadline: 4000 }), Overloaded)
+})
+
+t.test('runs that nobody waits for are no reason to refuse a request', async t => {
+  const { scheduler, runner, submit } = models({ live: 10, shadow: 10 })
+  scheduler.addRunner(runner('live', 'shadow'))
+  for (let i = 0; i < 2; i++) submit('live')
+  const before = scheduler.estimateWaitMs('live', 1)
+  for (let i = 0; i < 9; i++) submit('shadow', { priority: background.priority })
+  t.equal(scheduler.estimateWaitMs('live', 1), before)
+  t.ok(scheduler.estimateWaitMs('shadow', 1) > before, 'they wait for each other, and for the requests')
 })
 
 t.test('of a model that also runs elsewhere, a part of the work is waited for', async t => {

@@ -7,6 +7,7 @@ import {
   WorkerLost,
 } from '../../../../service/src/inference/errors.js'
 import type { AdmissionOptions } from '../../../../service/src/inference/queue/admission.js'
+import { background } from '../../../../service/src/inference/queue/admission-constants.js'
 import { Batcher, type BatcherOptions } from '../../../../service/src/inference/queue/batcher.js'
 import {
   type BatchEvent,
@@ -195,6 +196,28 @@ t.test('the model whose request has waited longest goes first', async t => {
     await settle()
     t.equal(runner.last.key, key)
   }
+})
+
+t.test('what nobody waits for runs only while no other request waits, of any model', async t => {
+  const { clock, scheduler, submit } = schedule()
+  const runner = new ManualRunner('a', 'b')
+  for (const key of ['a', 'b']) scheduler.addModel(key, batcher())
+  scheduler.addRunner(runner)
+  void submit('a', [0])
+  clock.turn()
+  const { priority } = background
+  const finish = async () => {
+    runner.last.finish()
+    await settle()
+    return [runner.last.key, ...runner.last.values]
+  }
+  void submit('b', [1], { priority })
+  clock.advance(1)
+  void submit('a', [2])
+  void submit('b', [3])
+  t.strictSame(await finish(), ['a', 2], 'the model whose other request has waited longest')
+  t.strictSame(await finish(), ['b', 3], 'a run that somebody waits for has no room for it')
+  t.strictSame(await finish(), ['b', 1])
 })
 
 t.test('a model runs where it is loaded, also where that changes', async t => {

@@ -15,8 +15,8 @@ import {
 } from './model-files.js'
 import { routingOf } from './model-json.js'
 import { type LoadedModel, tryModel } from './model-loader.js'
-import type { FoundVersion, Scan } from './model-scan.js'
-import { ServedModel } from './served-model.js'
+import { type FoundVersion, isLeftOut, type Scan } from './model-scan.js'
+import { ServedModel, type Serving } from './served-model.js'
 import type { ModelSource, Progress, Served, SourceOptions } from './source.js'
 
 /** One version that serves, with what it was made from. */
@@ -62,7 +62,8 @@ export class LocalModels implements ModelSource {
     return [...names].map(name => `a file of model '${name}' was changed in place while it serves`)
   }
 
-  async update({ found }: Scan, progress: Progress): ReturnType<ModelSource['update']> {
+  async update(scan: Scan, progress: Progress): ReturnType<ModelSource['update']> {
+    const { found } = scan
     if (found.length > 0) await this.#pool.start()
     const outcomes = await Promise.all(
       found.map(async each => {
@@ -75,14 +76,19 @@ export class LocalModels implements ModelSource {
     this.#beside = this.serving.length > 0
     const names = (kind: Outcome['kind']) =>
       outcomes.flatMap((outcome, i) => (outcome.kind === kind ? [idOf(found[i] as FoundVersion)] : []))
-    this.broken = outcomes.flatMap(outcome => (outcome.kind === 'broken' ? [outcome.broken] : []))
-    return { loaded: names('loaded'), unchanged: names('unchanged'), broken: this.broken }
+    const broken = outcomes.flatMap(outcome => (outcome.kind === 'broken' ? [outcome.broken] : []))
+    this.broken = [...this.broken.filter(each => isLeftOut(each, scan)), ...broken]
+    return { loaded: names('loaded'), unchanged: names('unchanged'), broken }
   }
 
-  gone({ found, unreadable }: Scan): readonly Entry[] {
+  gone(scan: Scan): readonly Entry[] {
+    const { found, unreadable } = scan
     return this.serving.filter(
       ({ files }) =>
-        !found.some(each => idOf(each) === idOf(files)) && !unreadable.has(files.name) && !unreadable.has(idOf(files)),
+        !isLeftOut(files, scan) &&
+        !found.some(each => idOf(each) === idOf(files)) &&
+        !unreadable.has(files.name) &&
+        !unreadable.has(idOf(files)),
     )
   }
 
@@ -145,7 +151,7 @@ export class LocalModels implements ModelSource {
     }
     scheduler.addModel(key, batcher)
     this.#warn(files, loaded)
-    const serving = { key, layout, batcher, scheduler, successor: (asked?: string) => successor(name, asked) }
+    const serving: Serving = { key, layout, batcher, scheduler, successor: (...whose) => successor(name, ...whose) }
     return { files, pooled, unknownKeys, routing: routingOf(files.json), model: new ServedModel(info, serving) }
   }
 

@@ -13,6 +13,8 @@ export interface FoundVersion {
 }
 
 export interface Scan {
+  /** The name of the one model that was looked for; undefined: all. */
+  readonly only?: string | undefined
   readonly found: readonly FoundVersion[]
   /** Folders with a model.json and no version: models that run elsewhere, or versions forgotten. */
   readonly withoutVersion: readonly { readonly name: string; readonly jsonFile: string }[]
@@ -22,6 +24,10 @@ export interface Scan {
   /** What is in a place where it does not serve, in words. */
   readonly odd: readonly string[]
 }
+
+/** Whether a scan says nothing of this model: it stays as it is. */
+export const isLeftOut = ({ name }: { readonly name: string }, { only }: Pick<Scan, 'only'>): boolean =>
+  only !== undefined && name !== only
 
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]*$/
 const versionPattern = /^[1-9][0-9]{0,17}$/

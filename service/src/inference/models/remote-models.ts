@@ -16,7 +16,7 @@ import { reasonOf, selfCheck } from '../workers/self-check.js'
 import { readSettled } from './model-files.js'
 import { parseModelJson, routingOf, toldOf } from './model-json.js'
 import { assertFits, batcherOptions, checkTask, sampleOf, serviceTimeOf, unchecked } from './model-loader.js'
-import type { Scan } from './model-scan.js'
+import { isLeftOut, type Scan } from './model-scan.js'
 import { ServedModel } from './served-model.js'
 import { type ModelSource, nameOf, type Progress, type Served, type SourceOptions } from './source.js'
 
@@ -68,8 +68,9 @@ export class RemoteModels implements ModelSource {
     return [...this.#faults, ...this.#pending.map(({ name, reason }) => ({ name, reason }))]
   }
 
-  async update({ withoutVersion }: Scan, progress: Progress): ReturnType<ModelSource['update']> {
-    const atStart = this.#pending
+  async update(scan: Scan, progress: Progress): ReturnType<ModelSource['update']> {
+    const { withoutVersion } = scan
+    const atStart = this.#pending.filter(each => !isLeftOut(each, scan))
     const loaded: Entry[] = []
     const unchanged: Entry[] = []
     const faults: BrokenModel[] = []
@@ -92,7 +93,7 @@ export class RemoteModels implements ModelSource {
         progress.done(found.name)
       }),
     )
-    this.#faults = faults
+    this.#faults = [...this.#faults.filter(each => isLeftOut(each, scan)), ...faults]
     // Meanwhile some may have been opened after all, and others have changed at their backends.
     const left = pending.filter(each => !atStart.includes(each) || this.#pending.includes(each))
     const added = this.#pending.filter(each => !atStart.includes(each))
@@ -104,8 +105,10 @@ export class RemoteModels implements ModelSource {
     return { loaded: loaded.map(nameOf), unchanged: unchanged.map(nameOf), broken }
   }
 
-  gone({ withoutVersion, unreadable }: Scan): readonly Entry[] {
-    return this.serving.filter(({ name }) => !withoutVersion.some(each => each.name === name) && !unreadable.has(name))
+  gone(scan: Scan): readonly Entry[] {
+    const { withoutVersion, unreadable } = scan
+    const isThere = ({ name }: Entry) => withoutVersion.some(each => each.name === name) || unreadable.has(name)
+    return this.serving.filter(entry => !isLeftOut(entry, scan) && !isThere(entry))
   }
 
   remove(gone: readonly Served[]): void {
@@ -262,7 +265,7 @@ export class RemoteModels implements ModelSource {
         layout,
         batcher,
         scheduler,
-        successor: asked => successor(name, asked),
+        successor: (...whose) => successor(name, ...whose),
         assertAvailable: () => backend.assertAvailable(),
       })
       return { name, source, unknownKeys: unknown, routing: routingOf(json), model, key, backend }

@@ -9,7 +9,7 @@ import { Pool } from '../workers/pool.js'
 import { Trials } from '../workers/trials.js'
 import type { Isolation } from '../workers/worker-port.js'
 import { LocalModels } from './local-models.js'
-import { newestFirst, type Scan, scanModels } from './model-scan.js'
+import { isLeftOut, newestFirst, type Scan, scanModels } from './model-scan.js'
 import { RemoteModels } from './remote-models.js'
 import { type Routes, routesOf, routingInfo, Tally, versionFor } from './routing.js'
 import { type ModelSource, nameOf, type Served, type SourceOptions } from './source.js'
@@ -133,7 +133,7 @@ export class Repository implements Models {
       trialTimeoutMs,
       bodyLimit: options.bodyLimit ?? Number.POSITIVE_INFINITY,
       nextKey: name => `${name}#${this.#nextKey++}`,
-      successor: (name, asked) => this.get(name, asked),
+      successor: (name, asked, caller) => this.get(name, asked, caller),
       changed: (loaded, broken = []) => this.#changed(loaded, broken),
     }
     this.#trials = new Trials({ timeoutMs: trialTimeoutMs, parallel: Math.max(2, size) })
@@ -189,7 +189,8 @@ export class Repository implements Models {
     const changed = loaded ? this.#unloaded.delete(name) : !this.#unloaded.has(name)
     if (!loaded) this.#unloaded.add(name)
     try {
-      await this.reload()
+      // Files of other models that are there by now are left for the next reload.
+      await this.#inTurn(() => this.#reload(name))
     } catch (error) {
       if (changed && !loaded) this.#unloaded.delete(name)
       throw error
@@ -270,10 +271,11 @@ export class Repository implements Models {
     }
   }
 
-  async #reload(): Promise<ReloadReport> {
+  /** `only`: the name of the model that is read again; all when left out. */
+  async #reload(only?: string): Promise<ReloadReport> {
     if (this.#closing !== undefined) throw new Error('the models are being closed')
-    const scan = await this.#scan()
-    this.#broken = scan.broken
+    const scan = await this.#scan(only)
+    this.#broken = [...this.#broken.filter(each => isLeftOut(each, scan)), ...scan.broken]
     const isEmpty = scan.found.length + scan.withoutVersion.length === 0
     if (isEmpty && this.#catalog.size === 0) throw new NoModels(nothingLoads(this.#options.dir, scan.broken))
     this.#tellScanned()
@@ -290,12 +292,14 @@ export class Repository implements Models {
     return whole
   }
 
-  async #scan(): Promise<Scan> {
+  async #scan(only: string | undefined): Promise<Scan> {
     const { dir, log } = this.#options
     try {
       const whole = await scanModels(dir)
-      const isWanted = ({ name }: { readonly name: string }) => !this.#unloaded.has(name)
+      const isWanted = (model: { readonly name: string }) =>
+        !this.#unloaded.has(model.name) && !isLeftOut(model, { only })
       const scan = {
+        only,
         found: whole.found.filter(isWanted),
         withoutVersion: whole.withoutVersion.filter(isWanted),
         broken: whole.broken.filter(isWanted),

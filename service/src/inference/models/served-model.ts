@@ -16,8 +16,11 @@ export interface Serving {
   readonly layout: RowLayout
   readonly batcher: Batcher
   readonly scheduler: Scheduler
-  /** The model now in this one's place, of the version that was asked for; throws UnknownModel where there is none. */
-  readonly successor: (asked?: string) => Model
+  /**
+   * The model now in this one's place, of the version that was asked for, or that of the caller; throws UnknownModel where
+   * there is none.
+   */
+  readonly successor: (asked?: string, caller?: string) => Model
   /** Throws where no request can be run at present. */
   readonly assertAvailable?: () => void
 }
@@ -67,7 +70,7 @@ export class ServedModel implements Model {
   }
 
   refusalOf(asked: Asked): Error | undefined {
-    if (this.#retired) return this.#serving.successor().refusalOf?.(asked)
+    if (this.#retired) return this.#serving.successor(undefined, asked.partitionKey).refusalOf?.(asked)
     return this.#serving.scheduler.refusalOf(this.#serving.key, asked)
   }
 
@@ -88,7 +91,9 @@ export class ServedModel implements Model {
   run(inputs: NamedTensors, options: RunOptions): Promise<RunResult> {
     // Not an async function: each would cost a promise more, at the place where all requests pass.
     try {
-      if (this.#retired) return this.#serving.successor(options.version).run(inputs, options)
+      if (this.#retired) {
+        return this.#serving.successor(options.version, options.partitionKey).run(inputs, options)
+      }
       const { key, layout, scheduler } = this.#serving
       this.#serving.assertAvailable?.()
       const rows = checkInputs(this.info, inputs, layout)

@@ -55,10 +55,10 @@ export interface SourceOptions {
   /** A name for one loaded version, `name` followed by a number: never given twice. */
   readonly nextKey: (name: string) => string
   /**
-   * The model that now serves those who hold a retired one: of the version that they asked for, or the default one.
+   * The model that now serves those who hold a retired one: of the version that they asked for, or that of the caller.
    * Throws UnknownModel where there is none.
    */
-  readonly successor: (name: string, asked: string | undefined) => Model
+  readonly successor: (name: string, asked?: string, caller?: string) => Model
   /** What serves has changed: `loaded` is new, `broken` is refused. */
   readonly changed: (loaded: readonly Served[], broken?: readonly BrokenModel[]) => void
 }

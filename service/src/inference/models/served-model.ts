@@ -47,16 +47,6 @@ export class ServedModel implements Model {
     this.#serving = serving
   }
 
-  /** Rows that wait for this model. */
-  get queueRows(): number {
-    return this.#serving.batcher.queueRows
-  }
-
-  /** Expected milliseconds until a request of `rows` would be answered if it came now. */
-  estimateWaitMs(rows: number): number {
-    return this.#serving.scheduler.estimateWaitMs(this.#serving.key, rows)
-  }
-
   get ready(): boolean {
     return !this.#retired && this.#serving.scheduler.runnersOf(this.#serving.key) > 0
   }
@@ -163,11 +153,11 @@ function compareOutputs(tally: Tally, one: NamedTensors, other: NamedTensors): v
     if (compared === undefined || compared.data.length !== length) continue
     if (tensor.datatype === 'BYTES' || compared.datatype === 'BYTES') continue
     for (let i = 0; i < length; i++) {
-
-const numberAt = ({ datatype, data }: Tensor, index: number): number =>
-  datatype === 'FP16' ? fromFloat16Bits(data[index] as number) : Number(data[index])
       const difference = Math.abs(numberAt(tensor, i) - numberAt(compared, i))
       if (difference > tally.largestDifference) tally.largestDifference = difference
     }
   }
 }
+
+const numberAt = ({ datatype, data }: Tensor, index: number): number =>
+  datatype === 'FP16' ? fromFloat16Bits(data[index] as number) : Number(data[index])

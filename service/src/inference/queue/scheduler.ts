@@ -177,11 +177,6 @@ export class Scheduler {
     return rows
   }
 
-  /** Workers that are up. */
-  get runners(): number {
-    return this.#slots.length
-  }
-
   /** Workers that can run this model. */
   runnersOf(key: string): number {
     return this.#queues.get(key)?.workers ?? 0

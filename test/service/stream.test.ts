@@ -1,8 +1,10 @@
 import { type ClientRequest, type IncomingMessage, request } from 'node:http'
+import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
-import type { Models } from '../../service/src/inference/types.js'
+import { Cancelled, Overloaded } from '../../service/src/inference/errors.js'
+import type { Model, Models } from '../../service/src/inference/types.js'
 import { buildService } from '../support/build.js'
 import { onePlan } from '../support/limits-file.js'
 import { floats, model, node } from '../support/onnx-builder.js'
@@ -114,6 +116,95 @@ t.test('where quota comes back soon the stream waits for it', async t => {
   t.equal((await send(csvOf(700))).lines().filter(({ outputs }) => outputs !== undefined).length, 700)
 })
 
+t.test('the headers of a stream tell of its first decision once, and of no wait before it', async t => {
+  const ROWS = { name: 'rows', unit: 'rows', limit: 300, window: '1 minute' }
+  const { send, predict } = await listening(t, { LIMITS_FILE: onePlan(t, [REQUESTS, ROWS]), SDK_HEADERS: 'openai' })
+  await predict({ model: 'iris', features: Array.from({ length: 200 }, (_, i) => rowOf(i)) })
+  // One denial of the whole chunk, and then a part of it.
+  const { status, headers } = await send(csvOf(100))
+  t.equal(status, 200)
+  t.equal(headers['retry-after'], undefined)
+  t.match(headers, {
+    'ratelimit-policy': /^"requests";[^,]*, "rows";[^,]*$/,
+    ratelimit: /^"requests";[^,]*, "rows";r=0[^,]*$/,
+    'x-ratelimit-remaining': '998',
+    'x-ratelimit-remaining-requests': '998',
+    'x-ratelimit-remaining-rows': '0',
+  })
+  t.match((await send(csvOf(100))).headers, {
+    'retry-after': /^\d+$/,
+    ratelimit: /^"requests";[^,]*, "rows";r=0[^,]*$/,
+  })
+})
+
+t.test('a stream is one request of each policy in requests, however many rows it has', async t => {
+  const CALLS = { name: 'calls', limit: 2, window: '1 minute', models: ['iris'] }
+  const { send, ask } = await listening(t, { LIMITS_FILE: onePlan(t, [REQUESTS, CALLS]) })
+  t.equal((await send(csvOf(2000))).lines().length, 2000)
+  t.match((await ask('/v1/limits')).json(), { policies: [{ name: 'requests' }, { name: 'calls', remaining: 1 }] })
+})
+
+t.test('the part of a chunk for which there is quota goes first, in whatever unit it is', async t => {
+  const CREDITS = { name: 'credits', unit: 'credits', limit: 1000, window: '1 hour' }
+  const LIMITS_FILE = onePlan(t, [REQUESTS, CREDITS], { costs: { iris: { request: 0, row: 10 } } })
+  const { send } = await listening(t, { LIMITS_FILE, STREAM_STALL_MS: 1000 })
+  t.equal((await send(csvOf(60))).lines().length, 60)
+  const lines = (await send(csvOf(100))).lines()
+  t.equal(lines.length, 41)
+  t.match(lines[40], { error: { code: 'ML_RATE_QUOTA_EXCEEDED', row: 41 } })
+})
+
+/** A service whose only model runs like this. */
+async function withRun(t: Test, run: Model['run'], settings: Record<string, string | number>) {
+  const { info } = (await buildService(t)).models.get('iris')
+  const model: Model = { info, run }
+  const models: Models = {
+    list: () => [model],
+    versions: () => [model],
+    get: () => model,
+    broken: [],
+    queueRows: 0,
+    ready: true,
+    reload: async () => ({ loaded: [], unchanged: [], removed: [], broken: [] }),
+    close: async () => {},
+  }
+  return listening(t, settings, models)
+}
+
+t.test('a stream that the service cannot take costs nothing', async t => {
+  const LIMITS_FILE = onePlan(t, [REQUESTS, { name: 'rows', unit: 'rows', limit: 300, window: '1 minute' }])
+  const { send, ask } = await withRun(
+    t,
+    async (_inputs, { meter }) => {
+      meter?.ended('not-run', 0)
+      throw new Overloaded('unserved', 'no worker is up', 1000)
+    },
+    { LIMITS_FILE },
+  )
+  t.match(JSON.parse((await send(csvOf(200))).text), { status: 503, code: 'INFERENCE_OVERLOADED', row: 1 })
+  t.match((await ask('/v1/limits')).json().policies, [{ remaining: 1000 }, { remaining: 300 }])
+})
+
+t.test('rows that wait when their client goes are given back', async t => {
+  const LIMITS_FILE = onePlan(t, [REQUESTS, { name: 'rows', unit: 'rows', limit: 1000, window: '1 minute' }])
+  const { open, ask } = await withRun(
+    t,
+    async (_inputs, { meter, signal }) => {
+      while (signal?.aborted !== true) await delay(2)
+      meter?.ended('not-run', 0)
+      throw new Cancelled()
+    },
+    { LIMITS_FILE },
+  )
+  const remaining = async () => (await ask('/v1/limits')).json().policies[1].remaining
+  const { sent } = open()
+  nothing(sent).write(csvOf(500))
+  while ((await remaining()) !== 500) await delay(2)
+  sent.destroy()
+  while ((await remaining()) !== 1000) await delay(2)
+  t.match((await ask('/v1/limits')).json().policies, [{ remaining: 999 }, { remaining: 1000 }])
+})
+
 t.test('a wrong row is told with its number, behind the answers to those before it', async t => {
   const { send } = await listening(t)
   const lines = (await send(`${csvOf(300)}1,2,three,4\n1,2,3,4\n`)).lines()
@@ -191,6 +282,27 @@ t.test('an answer that is asked for behind the body begins there, and is not lon
   const { status, text } = await sendWide(`x\n${'0.123\n'.repeat(2000)}`, headers, 'wide')
   t.equal(status, 413)
   t.match(JSON.parse(text), { code: 'STREAM_TOO_LARGE', detail: /held back until all rows were read/ })
+})
+
+t.test('a stop lets a stream end, and closes its connection behind that', async t => {
+  const { app, announceStop } = await listening(t)
+  const { port } = app.server.address() as { port: number }
+  const socket = connect(port, '127.0.0.1')
+  t.teardown(() => socket.destroy())
+  let text = ''
+  socket.on('data', data => (text += data))
+  const ended = new Promise(resolve => socket.on('close', resolve))
+  const piece = (rows: string) => `${rows.length.toString(16)}\r\n${rows}\r\n`
+  const head = 'host: a\r\ncontent-type: text/csv\r\ntransfer-encoding: chunked\r\n'
+  socket.write(`POST /v1/models/iris/predict HTTP/1.1\r\n${head}\r\n${piece(csvOf(1))}`)
+  while (!text.includes('"label"')) await delay(2)
+  announceStop()
+  const closed = app.close()
+  socket.write(`${piece(`${rowOf(1).join(',')}\n`)}0\r\n\r\n`)
+  await ended
+  await closed
+  t.equal(text.match(/"label"/g)?.length, 2)
+  t.match(text, /\r\n0\r\n\r\n$/, 'with nothing behind the end of the stream')
 })
 
 t.test('a stream that is too long, or no gzip, is told so', async t => {

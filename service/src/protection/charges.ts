@@ -77,6 +77,7 @@ export class Charges implements ComputeMeter {
   /** Whether what was reserved is still to be brought to what ran. */
   #isOpen = false
   #settled: Promise<void> | undefined
+  #isPart = false
   #paysForRequest = true
 
   constructor(
@@ -116,14 +117,16 @@ export class Charges implements ComputeMeter {
   }
 
   /**
-   * Charges of the same caller for a part of its request, which are reserved and given back by themselves. `isFirst`: the
-   * price of a request is in them; the parts behind it pay for their rows alone.
+   * Charges of the same caller for a part of its request, which are reserved and given back by themselves, also where the
+   * caller has gone before it ran. `isFirst`: it counts as a request, and pays for one; the parts behind it pay for their
+   * rows alone.
    */
   ofPart(isFirst: boolean): Charges {
     // The headers of the answer tell of the first part.
     const decisions = isFirst ? this.decisions : []
     const part = new Charges(this.identity, this.limiters, this.#fractions, this.#log, this.#usage, decisions)
     part.model = this.model
+    part.#isPart = true
     part.#paysForRequest = isFirst
     return part
   }
@@ -153,7 +156,7 @@ export class Charges implements ComputeMeter {
   reserve(request: FastifyRequest, reply: FastifyReply, model: Model, rows: number): Promise<void> | undefined {
     const { plan } = this.limiters
     const { info } = model
-    const work = this.limiters.workOf(info.name)
+    const work = this.limiters.workOf(info.name, this.#paysForRequest)
     if (work === undefined) return undefined
     const { mostRows, mostComputeMs, mostCredits, computeNames } = work
     if (rows > mostRows && mostRows > 0) throw neverFits(rows, plan, mostRows)
@@ -181,6 +184,23 @@ export class Charges implements ComputeMeter {
     return undefined
   }
 
+  /** Rows of a reservation that was denied for which there was room: the part of them for which each quota has enough. */
+  rowsWithRoom({ policies }: Decision): number {
+    const costs = { requests: 1, rows: this.rows, 'compute-ms': this.reservedMs, credits: this.credits }
+    let part = 1
+    for (const { name, remaining } of policies) {
+      const unit = this.limiters.plan.policies.find(policy => policy.name === name)?.unit
+      const cost = unit === undefined ? 0 : costs[unit]
+      if (cost > 0) part = Math.min(part, remaining / cost)
+    }
+    return Math.floor(this.rows * part)
+  }
+
+  /** Whether the model ran for it, as far as that is known. */
+  get hasRun(): boolean {
+    return this.#outcome !== undefined && this.#outcome !== 'not-run'
+  }
+
   /** The model says what ran for the request, once. */
   ended(outcome: RunOutcome, computeMs: number): void {
     if (computeMs > 0) this.#usage?.computed(this.identity.holder, this.model, computeMs)
@@ -199,9 +219,10 @@ export class Charges implements ComputeMeter {
   /** The run has failed, or there was none: gives back what did not run. Undefined where there is nothing to wait for. */
   failed(error: unknown): Promise<void> | undefined {
     const goesOn = error instanceof Cancelled || (error instanceof DeadlineExceeded && error.running)
-    const ran = this.#outcome === undefined ? goesOn : this.#outcome !== 'not-run'
+    const ran = this.#outcome === undefined ? goesOn : this.hasRun
     if (ran) return this.#settled
-    if (!OURS.some(kind => error instanceof kind)) {
+    const isGivenBack = OURS.some(kind => error instanceof kind) || (this.#isPart && error instanceof Cancelled)
+    if (!isGivenBack) {
       this.#settle(0, false)
       return this.#settled
     }

@@ -34,8 +34,11 @@ export interface PlanLimiters {
   readonly plan: Plan
   /** Of the policies in requests of all models. */
   readonly requests: ScopedLimiter
-  /** Of everything that is known once the body was read, for one model; undefined where the plan has no policy in it. */
-  workOf(model: string): WorkLimiters | undefined
+  /**
+   * Of everything that is known once the body was read, for one model; undefined where the plan has no policy in it.
+   * `countsRequests`: false for parts of a request that has been counted; true when left out.
+   */
+  workOf(model: string, countsRequests?: boolean): WorkLimiters | undefined
   /** All of `workOf`, of every model, to be asked where a caller stands. */
   readonly allWork: WorkLimiters | undefined
 }
@@ -323,12 +326,14 @@ export class Limits {
     return {
       plan,
       requests: scoped(policies.filter(isKnownAtOnce), concurrency, {}),
-      workOf: model => {
+      workOf: (model, countsRequests = true) => {
         if (rest.length === 0) return undefined
-        const known = byModel.get(model)
-        if (known !== undefined || byModel.has(model)) return known
-        const work = workOf(rest.filter(({ models }) => models === undefined || models.includes(model)))
-        byModel.set(model, work)
+        const id = countsRequests ? model : `part of ${model}`
+        const known = byModel.get(id)
+        if (known !== undefined || byModel.has(id)) return known
+        const ofModel = rest.filter(({ models }) => models === undefined || models.includes(model))
+        const work = workOf(countsRequests ? ofModel : ofModel.filter(({ unit }) => unit !== 'requests'))
+        byModel.set(id, work)
         return work
       },
       allWork: workOf(rest),

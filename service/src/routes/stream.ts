@@ -66,8 +66,9 @@ class StreamFault extends Error {
   constructor(
     readonly fault: Fault,
     readonly row: number,
+    cause: unknown,
   ) {
-    super(fault.detail)
+    super(fault.detail, { cause })
   }
 }
 
@@ -90,6 +91,8 @@ class RowStream {
   #wake: (() => void) | undefined
   #wakeReader: () => void = () => {}
   #failure: StreamFault | undefined
+  /** Whether the model ran for any of it. */
+  #hasRun = false
   #progressAt = performance.now()
   /** True while the stream waits for itself: for a run, or for quota. */
   #busy = false
@@ -196,24 +199,10 @@ class RowStream {
     const row = this.#rows + 1
     const charges = this.#request.caller?.ofPart(this.#rows === 0)
     let rows = chunk.rows
-    for (let waited = 0; ; ) {
-      try {
-        await charges?.reserve(partOf(this.#request, charges), this.#reply, this.#model, rows)
-        break
-      } catch (error) {
-        if (!(error instanceof QuotaExceeded)) return this.#failBehind(error, row)
-        const { retryAfterMs, policies } = error.decision
-        const left = Math.min(...policies.map(({ remaining }: { remaining: number }) => remaining))
-        if (rows > left && left >= 1) {
-          rows = Math.floor(left)
-          continue
-        }
-        waited += retryAfterMs
-        if (waited > this.#options.streamStallMs) return this.#failBehind(error, row)
-        await this.#pause(retryAfterMs)
-        if (this.#isOver()) return
-        rows = chunk.rows
-      }
+    if (charges !== undefined) {
+      const reserved = await this.#reserve(charges, rows, row)
+      if (reserved === undefined) return
+      rows = reserved
     }
     const part = rows === chunk.rows ? chunk : { rows, inputs: sliceOutputs(chunk.inputs, 0, rows) }
     this.#rows += rows
@@ -224,6 +213,39 @@ class RowStream {
     if (rows < chunk.rows) {
       const rest = chunk.rows - rows
       await this.#runChunk({ rows: rest, inputs: sliceOutputs(chunk.inputs, rows, rest) })
+    }
+  }
+
+  /** Reserves as many rows as there is quota for, and waits for it; undefined where the stream is over. */
+  async #reserve(charges: Charges, wanted: number, row: number): Promise<number | undefined> {
+    let rows = wanted
+    for (let waited = 0; ; ) {
+      const asked = new AskedPart(this.#request, this.#reply, charges)
+      const tell = () => {
+        if (row === 1) asked.tell()
+      }
+      try {
+        await charges.reserve(asked.request, asked.reply, this.#model, rows)
+        tell()
+        return rows
+      } catch (error) {
+        const isDenied = error instanceof QuotaExceeded
+        const some = isDenied ? charges.rowsWithRoom(error.decision) : rows
+        if (some >= 1 && some < rows) {
+          rows = some
+          continue
+        }
+        const waitMs = isDenied ? error.decision.retryAfterMs : Number.POSITIVE_INFINITY
+        waited += waitMs
+        if (waited > this.#options.streamStallMs) {
+          tell()
+          await this.#failBehind(error, row)
+          return undefined
+        }
+        await this.#pause(waitMs)
+        if (this.#isOver()) return undefined
+        rows = wanted
+      }
     }
   }
 
@@ -242,11 +264,13 @@ class RowStream {
           deadline: until,
           meter: charges,
         })
+        this.#hasRun = true
         await charges?.served(result, rows)
         return result
       } catch (error) {
         const wait = error instanceof Overloaded && error.served ? error.retryAfterMs : Number.POSITIVE_INFINITY
         if (performance.now() + wait > until || this.#isOver()) {
+          if (charges?.hasRun) this.#hasRun = true
           await charges?.failed(error)
           throw error
         }
@@ -309,15 +333,16 @@ class RowStream {
   }
 
   #failWith(error: unknown, row: number): void {
-    this.#failure ??= new StreamFault(faultOf(error, this.#request.server.overloadStatus), row)
+    this.#failure ??= new StreamFault(faultOf(error, this.#request.server.overloadStatus), row, error)
     this.#wake?.()
     this.#wakeReader()
   }
 
   /** Tells what went wrong: as any answer does, or in the stream where that has begun. */
-  #fail({ fault, row }: StreamFault): FastifyReply {
+  async #fail({ fault, row, cause }: StreamFault): Promise<FastifyReply> {
     const hasBegun = this.#answer.begins()
     this.#endSoon(hasBegun)
+    if (!this.#hasRun) await this.#request.caller?.failed(cause)
     if (!hasBegun) throw new Refusal({ ...fault, members: { ...fault.members, row } })
     this.#request.refusedAs = fault.code
     this.#answer.fail(fault, row)
@@ -335,9 +360,29 @@ class RowStream {
   }
 }
 
-/** The request as its limiters see a chunk of it: they charge each request once, by what its caller says it costs. */
-const partOf = (request: FastifyRequest, charges: Charges): FastifyRequest =>
-  Object.create(request, { caller: { value: charges, writable: true } })
+/**
+ * A chunk as its limiters see it. They charge each request once, by what its caller says it costs, and tell the answer what
+ * they have decided: of all that happens to a stream, only the decision about its first chunk can be in its headers.
+ */
+class AskedPart {
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  readonly #answer: FastifyReply
+  readonly #fields = new Map<string, unknown>()
+
+  constructor(request: FastifyRequest, reply: FastifyReply, charges: Charges) {
+    this.#answer = reply
+    const header = (name: string, value: unknown) => this.#fields.set(name, value)
+    const getHeader = (name: string) => this.#fields.get(name) ?? reply.getHeader(name)
+    this.request = Object.create(request, { caller: { value: charges, writable: true } })
+    this.reply = Object.create(reply, { header: { value: header }, getHeader: { value: getHeader } })
+  }
+
+  /** Puts what was decided into the headers of the answer. */
+  tell(): void {
+    for (const [name, value] of this.#fields) this.#answer.header(name, value)
+  }
+}
 
 /**
  * The pieces of a body. Unlike its own iterator, this leaves the request and its connection alone where nobody reads on.

@@ -252,8 +252,8 @@ async function answerPredictions(
   if (metrics !== undefined) measureRequests(app, metrics, ERRORS)
   const made = await registerLimits(app, config, models, metrics, parts)
   const { requestTimeoutMs, bodyLimit, streamLimit, streamStallMs, imagePixelLimit } = config
-  const options = { models, requestTimeoutMs, bodyLimit, streamLimit, streamStallMs, imagePixelLimit }
-  await app.register(predictRoutes, options)
+  const limits = { bodyLimit, unpackedLimit: config.unpackedBodyLimit, streamLimit, streamStallMs, imagePixelLimit }
+  await app.register(predictRoutes, { models, requestTimeoutMs, ...limits })
   return made
 }
 

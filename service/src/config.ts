@@ -272,7 +272,8 @@ export const settings = {
   IMAGE_PIXEL_LIMIT: Type.Integer({
     minimum: 1,
     default: 16_777_216,
-    description: 'Most pixels in a picture, whatever its size in bytes; a larger one is refused before it is decoded.',
+    description:
+      'Most pixels in the pictures of a request, as they come and as the model takes them. With more, they are refused before they are decoded.',
     takes: 'an integer, 1 or more',
   }),
   CORS_ORIGINS: optionalText(

@@ -155,6 +155,32 @@ t.test('the model of the URL goes, and another one in the body is refused', asyn
   t.equal((await post('/v1/models/rose/predict', { features: [1] })).statusCode, 404)
 })
 
+t.test(
+  'the version of the URL goes, whatever the form of the rows, and another one in the body is refused',
+  async t => {
+    const { ask } = await buildService(t)
+    const url = '/v1/models/iris/predict'
+    const post = (query: string, payload: string | object, type = json) =>
+      ask({ method: 'POST', url: url + query, payload, headers: { 'content-type': type } })
+    const { features } = IRIS
+    const table = 'sepal_length,sepal_width,petal_length,petal_width\n1,2,3,4\n'
+    for (const [payload, type] of [
+      [{ features }, json],
+      [table, 'text/csv'],
+    ] as const) {
+      t.equal((await post('?version=1', payload, type)).statusCode, 200, type)
+      t.match((await post('?version=9', payload, type)).json(), { status: 404, available: ['1'] }, type)
+      t.match(
+        (await post('?version=1&version=9', payload, type)).json(),
+        { status: 400, code: 'INVALID_REQUEST' },
+        type,
+      )
+    }
+    t.equal((await post('?version=1', { features, version: '1' })).statusCode, 200)
+    t.match((await post('?version=9', { features, version: '1' })).json().errors, [{ path: 'version' }])
+  },
+)
+
 t.test('another method gets 405 with what the URL takes, an unknown URL 404 with what there is', async t => {
   const { ask } = await buildService(t)
   const wrong = await ask({ method: 'GET', url: '/v1/predict' })

@@ -1,11 +1,11 @@
 /** Predictions: a body that fits the model's own signature in, one prediction a row out. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { checkCharset } from '../http/body-coding.js'
+import { checkCharset, unpackBody } from '../http/body-coding.js'
 import { expectLongBody } from '../http/malformed.js'
 import { takenBy } from '../http/model-summary.js'
 import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '../http/problem.js'
-import { InvalidInput } from '../inference/errors.js'
+import { Cancelled, DeadlineExceeded, InvalidInput } from '../inference/errors.js'
 import { decodeImages, picturesOf } from '../inference/images/decode.js'
 import { imagePlanOf } from '../inference/images/image-plan.js'
 import { encodeRecords, encodeTable } from '../inference/tensors/columns.js'
@@ -14,7 +14,8 @@ import { type EncodedRows, encodeRows } from '../inference/tensors/rows.js'
 import { checkInputs } from '../inference/tensors/signature.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
-import { timeoutOf } from '../protection/urgency.js'
+import { deadlineOf, timeoutOf } from '../protection/urgency.js'
+import { callerOfReply } from './caller.js'
 import { runCharged, type Task } from './run.js'
 import { answerStream, STREAM_TYPES, type StreamOptions } from './stream.js'
 
@@ -47,6 +48,11 @@ const Body = Type.Object(
 type Body = Static<typeof Body>
 
 const Params = Type.Object({ name: Type.String() })
+const Query = Type.Object({
+  version: Type.Optional(
+    Type.String({ description: 'As `version` in the body, which pictures and streams of rows do not have.' }),
+  ),
+})
 
 const documented = (operationId: string) => ({
   tags: ['Predictions'],
@@ -55,6 +61,7 @@ const documented = (operationId: string) => ({
   description:
     'One prediction a row, in order. Each request counts against the quota of the caller, a refused one too.',
   headers: TimeoutHeader,
+  querystring: Query,
   body: Body,
   response: answers({
     success: Predictions,
@@ -65,8 +72,10 @@ const documented = (operationId: string) => ({
 
 interface PredictOptions extends StreamOptions {
   readonly models: Models
-  /** Most pixels of a picture. */
+  /** Most pixels of the pictures of a request. */
   readonly imagePixelLimit: number
+  /** Most bytes of a picture whose body is packed, once unpacked. */
+  readonly unpackedLimit: number
   readonly requestTimeoutMs: number
 }
 
@@ -93,9 +102,11 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
   app.addContentTypeParser<Buffer>(
     ['image/png', 'image/jpeg', 'image/webp'],
     { parseAs: 'buffer' },
-    (request, body, done) => {
-      request.picture = body
-      done(null, {})
+    (request, packed, done) => {
+      unpackBody(request.headers, packed, options.unpackedLimit, (error, body) => {
+        request.picture = body
+        done(error, {})
+      })
     },
   )
   app.addContentTypeParser([...STREAM_TYPES], (request, _payload, done) => {
@@ -117,15 +128,19 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
   const predict = async (request: PredictRequest, reply: FastifyReply) => {
     if (request.hasRowStream) return predictStream(request, reply)
     if (request.picture !== null || request.body.images !== undefined) return predictImages(request, reply)
-    const { body } = request
-    const model = models.get(request.params.name ?? body.model, body.version, request.caller?.key)
-    checkName(request.params.name, body.model)
-    request.caller?.checkModel(model.info.name)
+    const { model, version, timeoutMs } = askedOf(request)
+    const { inputs, rows } = encodeBody(model.info, request.body)
+    return answer(request, reply, { model, inputs, rows, version, timeoutMs, json: true })
+  }
+  /** The model that a request names, as the version that it names. Throws Refusal where its caller may not ask that. */
+  const askedOf = (request: PredictRequest) => {
+    const { body, params, caller } = request
+    const version = versionAsked(request)
+    const model = models.get(params.name ?? body.model, version, caller?.key)
+    checkName(params.name, body.model)
+    caller?.checkModel(model.info.name)
     // A caller may ask for less time than the service gives, never for more.
-    const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
-    const { inputs, rows } = encodeBody(model.info, body)
-    const task = { model, inputs, rows, version: body.version, timeoutMs, json: true }
-    return answer(request, reply, task)
+    return { model, version, timeoutMs: timeoutOf(request, options.requestTimeoutMs) }
   }
   const answer = async (request: PredictRequest, reply: FastifyReply, task: Task) => {
     const { model, inputs, rows } = task
@@ -136,12 +151,9 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     return predictionsJson(ran, outputs, ran === model.info ? rows : checkInputs(ran, inputs))
   }
   const predictImages = async (request: PredictRequest, reply: FastifyReply) => {
-    const { body, picture, params, query } = request
-    const version = body.version ?? query.version
-    const model = models.get(params.name ?? body.model, version, request.caller?.key)
-    checkName(params.name, body.model)
-    request.caller?.checkModel(model.info.name)
-    const timeoutMs = timeoutOf(request, options.requestTimeoutMs)
+    const { body, picture } = request
+    const asked = askedOf(request)
+    const { model, timeoutMs } = asked
     const plan = imagePlanOf(model.info)
     if (plan === undefined) {
       const message = "takes no pictures: its model.json has no 'image'"
@@ -149,14 +161,22 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     }
     assertAlone(body)
     const pictures = picture === null ? picturesOf(body.images) : [picture]
-    const path = (i: number) => (picture === null ? (Array.isArray(body.images) ? `images[${i}]` : 'images') : '')
-    const { inputs, rows } = await decodeImages(plan, pictures, options.imagePixelLimit, path)
-    return answer(request, reply, { model, inputs, rows, version, timeoutMs, json: true })
+    const pathOf = (i: number) => (picture === null ? (Array.isArray(body.images) ? `images[${i}]` : 'images') : '')
+    const caller = callerOfReply(reply)
+    const deadline = deadlineOf(request, timeoutMs)
+    const checkWanted = () => {
+      if (caller.aborted) throw new Cancelled()
+      if (performance.now() >= deadline) throw new DeadlineExceeded(false)
+    }
+    const mostPixels = options.imagePixelLimit
+    const decoded = await decodeImages(plan, pictures, { mostPixels, pathOf, checkWanted }).catch(async error => {
+      await request.caller?.failed(error)
+      throw error
+    })
+    return answer(request, reply, { ...asked, ...decoded, json: true })
   }
   const predictStream = async (request: PredictRequest, reply: FastifyReply) => {
-    const { version } = request.query
-    const model = models.get(request.params.name, version, request.caller?.key)
-    request.caller?.checkModel(model.info.name)
+    const { model, version } = askedOf(request)
     return answerStream(request, reply, model, version, options)
   }
   app.post<Asked>('/v1/predict', { schema: documented('predict') }, predict)
@@ -191,6 +211,13 @@ function assertAlone({ features, inputs, records, instances, dataframe_split, im
 function checkName(inUrl: string | undefined, inBody: string | undefined): void {
   if (inUrl === undefined || inBody === undefined || inUrl === inBody) return
   throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'model', message: 'is another one than in the URL' }]))
+}
+
+/** The version that a request names, in its body or its URL. */
+function versionAsked({ body, query }: PredictRequest): string | undefined {
+  if (query.version === undefined || body.version === undefined) return query.version ?? body.version
+  if (query.version === body.version) return body.version
+  throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'version', message: 'is another one than in the URL' }]))
 }
 
 /** The model that a request is about, as far as it can be told of one that failed. */

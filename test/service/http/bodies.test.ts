@@ -1,4 +1,5 @@
 import { deflateSync, gzipSync } from 'node:zlib'
+import sharp from 'sharp'
 import t from 'tap'
 import { buildService, IRIS } from '../../support/build.js'
 
@@ -106,6 +107,27 @@ t.test('a body packed by gzip is taken on every route', async t => {
       t.match(payload, /not gzip from beginning to end/)
     }
   }
+})
+
+t.test('a packed picture is taken as one that is not', async t => {
+  const { ask } = await buildService(t, { BODY_LIMIT: 4096 })
+  const png = await sharp({ create: { width: 8, height: 8, channels: 3, background: '#fff' } })
+    .png()
+    .toBuffer()
+  const send = (payload: Buffer, coding: string) =>
+    ask({
+      method: 'POST',
+      url: '/v1/models/digits/predict',
+      payload,
+      headers: { 'content-type': 'image/png', 'content-encoding': coding },
+    })
+  const plain = await send(png, 'identity')
+  t.equal(plain.statusCode, 200)
+  t.equal((await send(gzipSync(png), 'gzip')).payload, plain.payload)
+  t.equal((await send(png, 'br')).statusCode, 415)
+  t.match((await send(png, 'gzip')).json(), { status: 400, code: 'INVALID_GZIP' })
+  const bomb = await send(gzipSync(Buffer.alloc(2 ** 20)), 'gzip')
+  t.match(bomb.json(), { status: 413, code: 'UNPACKED_BODY_TOO_LARGE' })
 })
 
 t.test('what a body unpacks to has a limit', async t => {

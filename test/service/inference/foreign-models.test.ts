@@ -91,7 +91,10 @@ t.test('a picture becomes the numbers that the classifier was trained on', async
     .png()
     .toBuffer()
   const plan = imagePlanOf(info)
-  const { inputs, rows } = await decodeImages(plan as NonNullable<typeof plan>, [png, png], 1e6, () => '')
+  const { inputs, rows } = await decodeImages(plan as NonNullable<typeof plan>, [png, png], {
+    mostPixels: 1e6,
+    pathOf: () => '',
+  })
   t.equal(rows, 2)
   const row = Float32Array.from({ length: data.length }, (_, i) => {
     const [channel, pixel] = [Math.floor(i / (192 * 48)), i % (192 * 48)]

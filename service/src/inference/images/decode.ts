@@ -39,23 +39,50 @@ const isPicture = (bytes: Buffer): boolean =>
 let decoding = 0
 const waiting: (() => void)[] = []
 
+/** What holds for the pictures of one request. */
+export interface DecodeOptions {
+  /** Most pixels of all of them together, as they come and as the model takes them. */
+  readonly mostPixels: number
+  /** Where each picture is in the request. */
+  readonly pathOf: (index: number) => string
+  /** Called before each picture is decoded. Throws where nobody waits for it any more. */
+  readonly checkWanted?: () => void
+}
+
 /**
- * One row a picture. Throws InvalidInput for what is no PNG, JPEG or WebP, is broken, or has more than `mostPixels`.
- * `pathOf`: where each picture is in the request.
+ * One row a picture. Throws InvalidInput for what is no PNG, JPEG or WebP, is broken, or has more than `mostPixels`: all
+ * are looked at before memory is taken for the first.
  */
 export async function decodeImages(
   plan: ImagePlan,
   pictures: readonly Buffer[],
-  mostPixels: number,
-  pathOf: (index: number) => string,
+  { mostPixels, pathOf, checkWanted = () => {} }: DecodeOptions,
 ): Promise<EncodedRows> {
-  const { spec, shape } = plan
+  const { spec, shape, width, height } = plan
+  let pixels = 0
+  const count = (each: number, index: number): void => {
+    pixels += each
+    if (pixels > mostPixels) throw tooMany(mostPixels, pathOf(index))
+  }
+  for (const [i, bytes] of pictures.entries()) {
+    if (!isPicture(bytes)) throw invalid(pathOf(i), 'is not a picture; it takes PNG, JPEG or WebP')
+    count(width * height, i)
+  }
+  pixels = 0
+  // A single one is refused by the library itself.
+  if (pictures.length > 1) {
+    const sizes = pictures.map((bytes, i) => inTurn(() => sizeOf(bytes, mostPixels, pathOf(i))))
+    for (const [i, size] of (await Promise.all(sizes)).entries()) count(size, i)
+  }
   const elements = elementsOf(plan)
   const data = allocate(spec.datatype, pictures.length * elements)
   await Promise.all(
     pictures.map(async (bytes, i) => {
-      const pixels = await inTurn(() => pixelsOf(plan, bytes, mostPixels, pathOf(i)))
-      write(plan, pixels, data, i * elements)
+      const decoded = await inTurn(() => {
+        checkWanted()
+        return pixelsOf(plan, bytes, mostPixels, pathOf(i))
+      })
+      write(plan, decoded, data, i * elements)
     }),
   )
   const tensor: Tensor = { datatype: spec.datatype, shape: [pictures.length, ...shape], data }
@@ -74,28 +101,43 @@ async function inTurn<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
+const optionsOf = (mostPixels: number): SharpOptions => ({ limitInputPixels: mostPixels, failOn: 'error', pages: 1 })
+
+/** Pixels of a picture, by its header. */
+function sizeOf(bytes: Buffer, mostPixels: number, path: string): Promise<number> {
+  return withLibrary(mostPixels, path, async sharp => {
+    const { width = 0, height = 0 } = await sharp(bytes, optionsOf(mostPixels)).metadata()
+    return width * height
+  })
+}
+
 /** The picture in the size and the channels of the model, a byte a value, row by row. */
-async function pixelsOf(plan: ImagePlan, bytes: Buffer, mostPixels: number, path: string): Promise<Buffer> {
-  if (!isPicture(bytes)) throw invalid(path, 'is not a picture; it takes PNG, JPEG or WebP')
-  library ??= load()
-  const sharp = await library
-  const options: SharpOptions = { limitInputPixels: mostPixels, failOn: 'error', pages: 1 }
-  try {
-    const picture = sharp(bytes, options)
+function pixelsOf(plan: ImagePlan, bytes: Buffer, mostPixels: number, path: string): Promise<Buffer> {
+  return withLibrary(mostPixels, path, sharp => {
+    const picture = sharp(bytes, optionsOf(mostPixels))
       // As cameras mean it.
       .rotate()
       .flatten({ background: '#fff' })
       .resize(plan.width, plan.height, { fit: plan.fit, background: '#000' })
     const coloured = plan.channels === 1 ? picture.grayscale() : picture.toColourspace('srgb')
-    return await coloured.removeAlpha().raw({ depth: 'uchar' }).toBuffer()
+    return coloured.removeAlpha().raw({ depth: 'uchar' }).toBuffer()
+  })
+}
+
+async function withLibrary<T>(mostPixels: number, path: string, work: (sharp: Library) => Promise<T>): Promise<T> {
+  library ??= load()
+  const sharp = await library
+  try {
+    return await work(sharp)
   } catch (error) {
     const { message } = error as Error
-    if (/pixel limit/i.test(message)) {
-      throw invalid(path, `has more pixels than the ${mostPixels} that IMAGE_PIXEL_LIMIT lets be decoded`)
-    }
+    if (/pixel limit/i.test(message)) throw tooMany(mostPixels, path)
     throw invalid(path, `is a picture that cannot be decoded (${message.split('\n')[0]?.slice(0, 120)})`)
   }
 }
+
+const tooMany = (mostPixels: number, path: string): InvalidInput =>
+  invalid(path, `has more pixels than the ${mostPixels} that IMAGE_PIXEL_LIMIT allows for all pictures of a request`)
 
 function write(plan: ImagePlan, pixels: Buffer, data: Tensor['data'], offset: number): void {
   const { spec, width, height, channels, layout, order, invert, scale, mean, std } = plan

@@ -138,14 +138,14 @@ export class TableRows {
   put(column: Column, given: unknown, path: string): void {
     const { spec, width, place, categories, fallback } = column
     let value = given
-    if (value === undefined || value === null || value === '') {
-      if (fallback === undefined && value !== '') {
+    if (value === undefined || value === null) {
+      if (fallback === undefined) {
         throw invalid(
           path,
           value === null ? 'is null, and the feature has no default' : 'is missing, and has no default',
         )
       }
-      value = fallback ?? value
+      value = fallback
     }
     if (categories !== undefined && typeof value === 'string') {
       if (!categories.has(value)) throw invalid(path, `is ${show(value)}; it takes ${listed([...categories.keys()])}`)
@@ -246,15 +246,16 @@ function encodeSplit(info: Tabular, given: unknown): EncodedRows {
   const order = orderOf(columns, names, `${path}.columns`)
   if (data.length === 0) throw invalid(`${path}.data`, 'is an empty list')
   const table = new TableRows(columns, data.length)
+  const places = new Map(order.map((column, at) => [column, at]))
+  const placed = columns.list.map(column => [column, places.get(column)] as const)
   for (const [i, row] of data.entries()) {
     if (!Array.isArray(row) || row.length !== names.length) {
       const is = Array.isArray(row) ? `has ${row.length} values` : `is ${show(row)}`
       throw invalid(`${path}.data[${i}]`, `${is}; there are ${names.length} columns`)
     }
-    for (const column of columns.list) {
-      const at = order.indexOf(column)
-      const where = at === -1 ? column.name : `${path}.data[${i}][${at}]`
-      table.put(column, at === -1 ? undefined : row[at], where)
+    for (const [column, at] of placed) {
+      if (at === undefined) table.put(column, undefined, column.name)
+      else table.put(column, row[at], `${path}.data[${i}][${at}]`)
     }
     table.rows++
   }
@@ -263,16 +264,20 @@ function encodeSplit(info: Tabular, given: unknown): EncodedRows {
 
 /** The column of each name of a header. Throws InvalidInput that names what is unknown, twice there or missing. */
 export function orderOf(columns: Columns, names: readonly unknown[], path: string): readonly Column[] {
+  const seen = new Set<Column>()
   const order = names.map((name, i) => {
     const column = columns.byName.get(name as string)
-    if (column !== undefined && names.indexOf(name) === i) return column
+    if (column !== undefined && !seen.has(column)) {
+      seen.add(column)
+      return column
+    }
     const twice = column !== undefined
     throw invalid(
       `${path}[${i}]`,
       `is ${show(name)}, which is ${twice ? 'there twice' : 'not a feature'}; the model takes ${namesOf(columns)}`,
     )
   })
-  const missing = columns.list.filter(column => column.fallback === undefined && !order.includes(column))
+  const missing = columns.list.filter(column => column.fallback === undefined && !seen.has(column))
   if (missing.length === 0) return order
   throw invalid(path, `lacks ${listed(missing.map(({ name }) => name))}; the model takes ${namesOf(columns)}`)
 }

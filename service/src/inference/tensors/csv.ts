@@ -3,6 +3,7 @@
  * read from their bytes without a string between. Our own code because no library of the registry keeps up with the
  * models: csv-parse gives strings, at less than a tenth of the rate.
  */
+import { isUtf8 } from 'node:buffer'
 import { clip, InvalidInput } from '../errors.js'
 import { type Column, type Columns, namesOf, orderOf, TableRows } from './columns.js'
 import { isFloat } from './datatype.js'
@@ -46,9 +47,13 @@ export class CsvReader {
   #order: readonly Column[] | undefined
   /** What stands for columns that the header does not have. */
   #left: readonly Column[] = []
-  #rest: Buffer = Buffer.alloc(0)
+  /** Of a row that is not whole: in pieces, since to join them with each new one would take far longer than to read them. */
+  #rest: Buffer[] = []
+  #restBytes = 0
   /** Below this many bytes the row in `#rest` is not tried again: it has line breaks in quotes. */
   #tryFrom = 0
+  /** Whether there is a line break in `#rest`. */
+  #hasLine = false
   #at = 0
 
   /** `take` gets `chunkRows` rows at a time, and fewer at `flush`. A row has at most `mostRowBytes`. */
@@ -62,20 +67,23 @@ export class CsvReader {
 
   /** Reads all rows that are whole by now. Throws InvalidInput; rows before the wrong one were taken, or are at `flush`. */
   push(bytes: Buffer): void {
-    const all = this.#rest.length === 0 ? bytes : Buffer.concat([this.#rest, bytes])
-    this.#rest = all
-    if (all.length < this.#tryFrom || !bytes.includes(LINE_FEED)) {
-      this.#checkRest()
-      return
+    this.#rest.push(bytes)
+    this.#restBytes += bytes.length
+    if (bytes.includes(LINE_FEED)) this.#hasLine = true
+    if (this.#hasLine && this.#restBytes >= this.#tryFrom) {
+      const all = this.#rest.length === 1 ? bytes : Buffer.concat(this.#rest)
+      this.#readRows(all, all.lastIndexOf(LINE_FEED) + 1)
     }
-    this.#readRows(all, all.lastIndexOf(LINE_FEED) + 1)
     this.#checkRest()
   }
 
   /** Nothing follows. */
   end(): void {
-    if (this.#rest.length > 0) this.#readRows(Buffer.concat([this.#rest, Buffer.from('\n')]), this.#rest.length + 1)
-    if (this.#rest.length > 0) throw invalid('', 'ends within quotes')
+    if (this.#restBytes > 0) {
+      const all = Buffer.concat([...this.#rest, Buffer.from('\n')])
+      this.#readRows(all, all.length)
+    }
+    if (this.#restBytes > 0) throw invalid('', 'ends within quotes')
     if (this.#order === undefined)
       throw invalid('', `there is no header; it must have the columns ${namesOf(this.#columns)}`)
   }
@@ -88,7 +96,7 @@ export class CsvReader {
   }
 
   #checkRest(): void {
-    if (this.#rest.length > this.#mostRowBytes) {
+    if (this.#restBytes > this.#mostRowBytes) {
       throw invalid('', `is longer than ${this.#mostRowBytes} bytes, which is BODY_LIMIT`)
     }
   }
@@ -112,7 +120,9 @@ export class CsvReader {
       }
       start = this.#at
     }
-    this.#rest = all.subarray(start)
+    this.#rest = start < all.length ? [all.subarray(start)] : []
+    this.#restBytes = all.length - start
+    this.#hasLine = start < end
   }
 
   #readHeader(all: Buffer, end: number): boolean {
@@ -135,7 +145,8 @@ export class CsvReader {
       }
       this.#order = columns.list
     }
-    this.#left = columns.list.filter(column => !this.#order?.includes(column))
+    const given = new Set(this.#order)
+    this.#left = columns.list.filter(column => !given.has(column))
     return true
   }
 
@@ -208,15 +219,12 @@ export class CsvReader {
   }
 
   #put(column: Column, text: string): void {
-    const { spec, categories } = column
-    const path = column.name
+    const { spec, categories, fallback } = column
     const cell = spec.datatype === 'BYTES' || categories !== undefined ? text : text.trim()
-    try {
-      this.#table.put(column, categories === undefined ? cellValue(cell, spec.datatype) : cell, path)
-    } catch (error) {
-      const [first] = (error as InvalidInput).errors ?? []
-      throw first === undefined ? error : invalid(first.path, first.message)
-    }
+    // A table has no other way to leave a value out.
+    const isMissing = cell === '' && fallback !== undefined
+    const value = categories === undefined ? cellValue(cell, spec.datatype) : cell
+    this.#table.put(column, isMissing ? undefined : value, column.name)
   }
 
   /** The text of a cell; undefined where it is not whole. What stands behind it, a comma or line feed, is next. */
@@ -226,7 +234,7 @@ export class CsvReader {
     while (at < end && all[at] !== COMMA && all[at] !== LINE_FEED) at++
     if (at >= end) return undefined
     const to = all[at] === LINE_FEED && all[at - 1] === CARRIAGE_RETURN && at > this.#at ? at - 1 : at
-    const text = all.toString('utf8', this.#at, to)
+    const text = textOf(all, this.#at, to)
     this.#at = at
     return text
   }
@@ -237,7 +245,7 @@ export class CsvReader {
     for (;;) {
       const quote = all.indexOf(QUOTE, from)
       if (quote === -1 || quote + 1 >= end) return undefined
-      text += all.toString('utf8', from, quote)
+      text += textOf(all, from, quote)
       let next = quote + 1
       if (all[next] === QUOTE) {
         text += '"'
@@ -255,6 +263,12 @@ export class CsvReader {
 }
 
 const invalid = (path: string, message: string): InvalidInput => new InvalidInput([{ path, message }])
+
+/** Throws InvalidInput rather than have other characters stand for what is no text. */
+function textOf(all: Buffer, from: number, to: number): string {
+  if (!isUtf8(all.subarray(from, to))) throw invalid('', 'is not in UTF-8')
+  return all.toString('utf8', from, to)
+}
 
 /** What a cell stands for: a number, or the text itself, which is refused where it does not fit. */
 function cellValue(cell: string, datatype: string): unknown {

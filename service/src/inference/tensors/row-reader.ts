@@ -1,4 +1,5 @@
 /** Readers of rows that arrive in pieces. */
+import { isUtf8 } from 'node:buffer'
 import { clip, InvalidInput } from '../errors.js'
 import type { ModelInfo } from '../types.js'
 import { columnsOf, encodeRecords } from './columns.js'
@@ -102,6 +103,7 @@ class LineReader implements RowReader {
 
   #line(bytes: Buffer): void {
     this.#checkLength(bytes.length)
+    if (!isUtf8(bytes)) throw invalid('', 'is not in UTF-8')
     const text = bytes.toString('utf8').trim()
     if (text === '') return
     const part = this.#rowOf(parse(text))

@@ -20,7 +20,7 @@ const two = (left: readonly number[], right: readonly number[]) =>
 
 const png = await two([255, 0, 51], [0, 102, 204]).png().toBuffer()
 const values = async (of: ImagePlan, picture = png) => {
-  const { inputs, rows } = await decodeImages(of, [picture], 1000, () => 'image')
+  const { inputs, rows } = await decodeImages(of, [picture], { mostPixels: 1000, pathOf: () => 'image' })
   t.equal(rows, 1)
   return {
     shape: inputs.x?.shape,
@@ -75,10 +75,9 @@ t.test('JPEG, WebP, transparency and the turn of a camera are taken', async t =>
 t.test('what is no picture, broken or too large is refused by name', async t => {
   const of = plan(['n', 3, 1, 2])
   const refused = (picture: Buffer, message: RegExp, most = 1000) =>
-    t.rejects(
-      decodeImages(of, [picture], most, () => 'images[0]'),
-      { errors: [{ path: 'images[0]', message }] },
-    )
+    t.rejects(decodeImages(of, [picture], { mostPixels: most, pathOf: () => 'images[0]' }), {
+      errors: [{ path: 'images[0]', message }],
+    })
   await refused(Buffer.from('hello'), /is not a picture/)
   await refused(Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>'), /is not a picture/)
   await refused(png.subarray(0, png.length - 30), /cannot be decoded/)
@@ -92,4 +91,32 @@ t.test('what is no picture, broken or too large is refused by name', async t => 
   t.throws(() => picturesOf([png.toString('base64'), 3]), { errors: [{ path: 'images[1]' }] })
   t.throws(() => picturesOf([]), { errors: [{ path: 'images' }] })
   t.strictSame(picturesOf(`data:image/png;base64,${png.toString('base64')}`), [png])
+})
+
+t.test('many small pictures take no more memory than one large picture', async t => {
+  const many = (count: number, each = png) => Array.from({ length: count }, () => each)
+  const pathOf = (i: number) => `images[${i}]`
+  const decode = (of: ImagePlan, pictures: readonly Buffer[], mostPixels: number) =>
+    decodeImages(of, pictures, { mostPixels, pathOf })
+  const large = plan(['n', 3, 224, 224])
+  const before = process.memoryUsage().arrayBuffers
+  const most = 4 * 224 * 224
+  await t.rejects(decode(large, many(100_000), most), { errors: [{ path: 'images[4]', message: /more pixels/ }] })
+  await t.rejects(decode(large, many(100_000, Buffer.alloc(0)), most), { errors: [{ path: 'images[0]' }] })
+  t.ok(process.memoryUsage().arrayBuffers < before + 2 ** 24)
+  t.match(await decode(large, many(4), most), { rows: 4 })
+  const wide = await sharp({ create: { width: 50, height: 2, channels: 3, background: '#000' } })
+    .png()
+    .toBuffer()
+  const small = plan(['n', 3, 1, 2])
+  t.match(await decode(small, many(3, wide), 300), { rows: 3 })
+  await t.rejects(decode(small, many(3, wide), 299), { errors: [{ path: 'images[2]', message: /more pixels/ }] })
+})
+
+t.test('a picture that nobody waits for is not decoded', async t => {
+  const checkWanted = () => {
+    throw new Error('the caller has gone')
+  }
+  const options = { mostPixels: 1000, pathOf: () => 'image', checkWanted }
+  await t.rejects(decodeImages(plan(['n', 3, 1, 2]), [png, png], options), /the caller has gone/)
 })

@@ -13,7 +13,13 @@ const info = (width: number, features?: readonly Feature[], datatype: Datatype =
 })
 
 /** All rows of a text that arrives in pieces of so many bytes. */
-function read(form: 'csv' | 'ndjson', of: ModelInfo, text: string, pieceBytes = text.length, mostRowBytes = 1000) {
+function read(
+  form: 'csv' | 'ndjson',
+  of: ModelInfo,
+  text: string | Buffer,
+  pieceBytes = text.length,
+  mostRowBytes = 1000,
+) {
   const rows: unknown[][] = []
   const chunks: number[] = []
   const reader = readerOf(form, of, 3, mostRowBytes, chunk => {
@@ -22,7 +28,7 @@ function read(form: 'csv' | 'ndjson', of: ModelInfo, text: string, pieceBytes = 
     const width = data.length / (shape[0] as number)
     for (let i = 0; i < chunk.rows; i++) rows.push(Array.from(data).slice(i * width, (i + 1) * width))
   })
-  const bytes = Buffer.from(text)
+  const bytes = typeof text === 'string' ? Buffer.from(text) : text
   let failure: { errors?: unknown } | undefined
   try {
     for (let at = 0; at < bytes.length; at += pieceBytes) reader.push(bytes.subarray(at, at + pieceBytes))
@@ -66,6 +72,33 @@ t.test('columns go by their names, with any order, quotes, spaces and mark of by
   for (let bytes = 1; bytes < 12; bytes++) {
     t.strictSame(csv(strings, 'a,b\n"1\n2\n3\n4",z\n', bytes).rows, [['1\n2\n3\n4', 'z']])
   }
+})
+
+t.test('what is no UTF-8 is refused, and never read as other characters', async t => {
+  const strings = info(1, ['a'], 'BYTES')
+  for (const [form, text] of [
+    ['csv', 'a\nM\u00fcller\n'],
+    ['csv', 'a\n"M\u00fcller"\n'],
+    ['csv', 'M\u00fcller\n'],
+    ['ndjson', '["M\u00fcller"]\n'],
+    ['ndjson', '{"a":"M\u00fcller"}'],
+  ] as const) {
+    const { rows, failure } = read(form, strings, Buffer.from(text, 'latin1'))
+    t.strictSame(rows, [])
+    t.match(failure, [{ message: 'is not in UTF-8' }], `${form}: ${text}`)
+  }
+  t.strictSame(read('ndjson', strings, '["M\u00fcller"]\n', 1).rows, [['M\u00fcller']], 'in whatever pieces')
+})
+
+t.test('an empty cell stands for the default, and an empty text of JSON for itself', async t => {
+  const strings = info(2, [{ name: 'a', default: 'none' }, 'b'], 'BYTES')
+  t.strictSame(read('csv', strings, 'a,b\n,\n').rows, [['none', '']])
+  const lines = '{"a":"","b":""}\n{"b":"x"}\n{"a":null,"b":"y"}\n'
+  t.strictSame(read('ndjson', strings, lines).rows, [
+    ['', ''],
+    ['none', 'x'],
+    ['none', 'y'],
+  ])
 })
 
 t.test('numbers are those that JSON would have given', async t => {

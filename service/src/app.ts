@@ -13,7 +13,7 @@ import { adminOnly, trustIn } from './auth.js'
 import type { Config } from './config.js'
 import { Front, type FrontOptions } from './front/front.js'
 import { noteArrivals } from './http/arrival.js'
-import { allowOrigins, corsHeaders } from './http/cors.js'
+import { allowOrigins, corsHeaders, corsHeadersFor } from './http/cors.js'
 import { acceptJsonOnly } from './http/json-body.js'
 import { type Listen, listenerOf } from './http/listeners.js'
 import { type MakeRawAnswer, Malformed } from './http/malformed.js'
@@ -50,7 +50,7 @@ import { consoleRoutes, playgroundRoutes } from './routes/pages.js'
 import { predictRoutes } from './routes/predict.js'
 import { usageRoutes } from './routes/usage.js'
 import { sendV2Error, v2Routes } from './routes/v2.js'
-import { isV2 } from './routes/v2-error.js'
+import { errorCodeField, isV2, V2_MEDIA_TYPE, v2ErrorOf } from './routes/v2-error.js'
 import { traceRequests } from './tracing/tracing.js'
 
 export interface Dependencies {
@@ -196,6 +196,7 @@ async function furnish(server: Server, config: Config, dependencies: Dependencie
     app,
     models,
     limits,
+    listen,
     ops,
     announceStop: () => {
       front?.close()
@@ -276,7 +277,7 @@ interface Server {
 
 /** A server that gives up on slow, large and malformed requests before they cost anything. */
 function createServer(config: Config): Server {
-  const malformed = new Malformed()
+  const malformed = new Malformed(rawAnswersOf(config))
   const app = Fastify({
     logger: {
       level: config.logLevel,
@@ -319,7 +320,7 @@ function createServer(config: Config): Server {
     frameworkErrors: (error, request, reply) => {
       // No hook runs before these.
       malformed.remember(request.raw, reply.raw)
-      reply.headers(SECURITY_HEADERS)
+      reply.headers({ ...SECURITY_HEADERS, ...corsHeadersFor(config.corsOrigins, request.headers.origin) })
       sendErrorInForm(error, request, reply)
     },
     clientErrorHandler: malformed.handle as NonNullable<FastifyServerOptions['clientErrorHandler']>,
@@ -367,6 +368,22 @@ function frontOptions(config: Config): FrontOptions {
     ...{ mostSkippedBytes, headers, readsOrigin, hasSdkHeaders: config.sdkHeaders !== 'off' },
   }
 }
+
+/** Answers to what never becomes a request of the app: in the form of its URL, as far as that was read. */
+const rawAnswersOf =
+  ({ corsOrigins }: Config): MakeRawAnswer =>
+  (fault, request) => {
+    const inV2 = request?.url !== undefined && isV2(request.url)
+    const body = inV2 ? v2ErrorOf(fault) : JSON.stringify(problemOf(fault, randomUUID()))
+    const headers = {
+      ...SECURITY_HEADERS,
+      ...corsHeadersFor(corsOrigins, request?.headers.origin),
+      ...(inV2 ? { [errorCodeField]: fault.code } : {}),
+      'content-type': inV2 ? V2_MEDIA_TYPE : MEDIA_TYPE,
+      'content-length': Buffer.byteLength(body),
+    }
+    return { headers, body }
+  }
 
 /** Each protocol has its own form of errors, also for what no route was found for. */
 function sendErrorInForm(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {

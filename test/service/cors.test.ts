@@ -1,6 +1,7 @@
+import { connect } from 'node:net'
 import t from 'tap'
 import { buildService, IRIS } from '../support/build.js'
-import { v2RowsOf } from '../support/limits-file.js'
+import { onePlan, v2RowsOf } from '../support/limits-file.js'
 
 const APP = 'https://app.example'
 const STRANGER = 'https://stranger.example'
@@ -89,4 +90,51 @@ t.test('OPTIONS that is no preflight still says which methods a URL has', async 
 t.test('an asterisk lets the apps of all origins read', async t => {
   const { predict } = await buildService(t, { CORS_ORIGINS: '*' })
   t.equal((await predict(IRIS, { headers: { origin: STRANGER } })).headers['access-control-allow-origin'], '*')
+})
+
+t.test('headers of SDK_HEADERS are exposed as the other limits are', async t => {
+  const policies = [
+    { name: 'requests', limit: 9, window: '1 minute' },
+    { name: 'rows', unit: 'rows', limit: 9, window: '1 minute' },
+    { name: 'compute', unit: 'compute-ms', limit: 9000, window: '1 minute' },
+  ]
+  const LIMITS_FILE = onePlan(t, policies)
+  const { predict } = await buildService(t, { CORS_ORIGINS: '*', SDK_HEADERS: 'openai', LIMITS_FILE })
+  const { headers } = await predict(IRIS, { headers: { origin: APP } })
+  const exposed = String(headers['access-control-expose-headers']).split(', ')
+  const names = Object.keys(headers).filter(name => name.startsWith('x-ratelimit-'))
+  t.equal(names.length, 12)
+  for (const name of names) t.ok(exposed.includes(name), name)
+})
+
+t.test('answers that are made before the routes can be read as well, and have the form of their URL', async t => {
+  for (const [CORS_ORIGINS, allowed] of [
+    ['*', '*'],
+    [APP, APP],
+  ] as const) {
+    const { app } = await buildService(t, { CORS_ORIGINS, UPLOAD_TIMEOUT_MS: 300 })
+    const { port } = new URL(await app.listen({ host: '127.0.0.1', port: 0 }))
+    const ask = (line: string, fields: string) =>
+      new Promise<string>(resolve => {
+        const socket = connect(Number(port), '127.0.0.1')
+        let text = ''
+        socket.on('data', data => (text += data))
+        socket.on('error', () => {})
+        socket.on('close', () => resolve(text))
+        socket.write(`${line} HTTP/1.1\r\nhost: a\r\norigin: ${APP}\r\nconnection: close\r\n${fields}\r\n`)
+      })
+    for (const [line, fields, status, code] of [
+      ['GET /%zz', '', 400, 'INVALID_URL'],
+      [`GET /v1/models/${'a'.repeat(200)}`, '', 414, 'URL_TOO_LONG'],
+      ['POST /v1/predict', 'content-type: application/json\r\ncontent-length: 9\r\n', 408, 'REQUEST_TIMEOUT'],
+      ['POST /v2/models/iris/infer', 'content-length: 9\r\n', 408, 'REQUEST_TIMEOUT'],
+      ['POST /v2/models/iris/infer', 'expect: more\r\ncontent-length: 0\r\n', 417, 'EXPECTATION_FAILED'],
+    ] as const) {
+      const answer = await ask(line, fields)
+      t.match(answer, new RegExp(`^HTTP/1.1 ${status} `), line.slice(0, 40))
+      t.match(answer.toLowerCase(), `access-control-allow-origin: ${allowed}\r\n`)
+      if (line.includes('/v2/')) t.match(answer, new RegExp(`x-error-code: ${code}\r\n.*\r\n\r\n\\{"error":"`, 's'))
+      else t.match(answer, new RegExp(`"code":"${code}"`))
+    }
+  }
 })

@@ -5,6 +5,10 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 /** Headers of answers that a script may read besides those that it always may. */
 const EXPOSED = [
   ...['ratelimit', 'ratelimit-policy', 'x-ratelimit-limit', 'x-ratelimit-remaining', 'x-ratelimit-reset'],
+  // With `SDK_HEADERS`.
+  ...['requests', 'rows', 'compute'].flatMap(unit =>
+    ['limit', 'remaining', 'reset'].map(what => `x-ratelimit-${what}-${unit}`),
+  ),
   ...['retry-after', 'retry-after-ms', 'server-timing', 'x-error-code', 'inference-header-content-length', 'etag'],
 ]
 
@@ -19,6 +23,15 @@ export function corsHeaders(origins: readonly string[]): Readonly<Record<string,
     ...(origins.includes('*') ? { 'access-control-allow-origin': '*' } : {}),
     'access-control-expose-headers': EXPOSED.join(', '),
   }
+}
+
+/** The same for an answer to a request that is known as far as its header `origin`, if at all. */
+export function corsHeadersFor(
+  origins: readonly string[],
+  origin: string | undefined,
+): Readonly<Record<string, string>> {
+  const named = origin !== undefined && !origins.includes('*') && origins.includes(origin)
+  return { ...corsHeaders(origins), ...(named ? { 'access-control-allow-origin': origin } : {}) }
 }
 
 /** A preflight as the Fetch standard has it. Any other OPTIONS asks which methods a URL has. */

@@ -1,10 +1,8 @@
 /** What comes over a connection and never becomes a request of the app: it is answered all the same, and in its turn. */
-import { randomUUID } from 'node:crypto'
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
-import { MEDIA_TYPE, problemOf } from './problem.js'
-import { SECURITY_HEADERS } from './security-headers.js'
+import type { Fault } from './problem.js'
 
 /** The request that came last over a connection, and the answer before its own where that is not out yet. */
 interface Newest {
@@ -29,6 +27,15 @@ export function expectLongBody(request: IncomingMessage): void {
   ;(request.socket as WatchedSocket)[hasLongBody] = request
 }
 
+/** The headers and the body of an answer that no hook of the app has a part in. */
+export interface RawAnswer {
+  readonly headers: Readonly<Record<string, string | number>>
+  readonly body: string
+}
+
+/** Makes them. `request`: what the answer is to; undefined where its headers have not been read. */
+export type MakeRawAnswer = (fault: Fault, request: IncomingMessage | undefined) => RawAnswer
+
 type ClientErrorHandler = (error: Error & { readonly code?: string }, socket: Socket) => void
 
 const isOut = (answer: ServerResponse): boolean => answer.writableFinished || answer.destroyed
@@ -38,12 +45,12 @@ const LINGER_MS = 1000
 
 const TIMED_OUT = 'ERR_HTTP_REQUEST_TIMEOUT'
 
-/** What the parser refuses: status, code and detail by the code of its error. */
+/** What the parser refuses, by the code of its error. */
 const REFUSALS = {
-  HPE_HEADER_OVERFLOW: [431, 'HEADERS_TOO_LARGE', 'the headers are too long'],
-  [TIMED_OUT]: [408, 'REQUEST_TIMEOUT', 'the request did not arrive in time'],
+  HPE_HEADER_OVERFLOW: { status: 431, code: 'HEADERS_TOO_LARGE', detail: 'the headers are too long' },
+  [TIMED_OUT]: { status: 408, code: 'REQUEST_TIMEOUT', detail: 'the request did not arrive in time' },
 } as const
-const MALFORMED = [400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request'] as const
+const MALFORMED = { status: 400, code: 'MALFORMED_REQUEST', detail: 'this is not a valid HTTP request' } as const
 
 /**
  * Answers to what the parser refuses. Clients may send requests one behind the other; those that came whole keep their
@@ -51,6 +58,11 @@ const MALFORMED = [400, 'MALFORMED_REQUEST', 'this is not a valid HTTP request']
  */
 export class Malformed {
   readonly #refused = new WeakSet<Socket>()
+  readonly #make: MakeRawAnswer
+
+  constructor(make: MakeRawAnswer) {
+    this.#make = make
+  }
 
   /** Answers to expectations (RFC 9110, section 10.1.1) that the app does not know. */
   watch(app: FastifyInstance): void {
@@ -69,8 +81,9 @@ export class Malformed {
     app.server.on('checkExpectation', (request: IncomingMessage, answer: ServerResponse) => {
       this.remember(request, answer)
       const detail = 'the header expect takes 100-continue and nothing else'
-      const [headers, body] = rawProblem(417, 'EXPECTATION_FAILED', detail)
-      answer.writeHead(417, headers).end(body)
+      const fault = { status: 417, code: 'EXPECTATION_FAILED', detail }
+      const { headers, body } = this.#make(fault, request)
+      answer.writeHead(fault.status, headers).end(body)
     })
   }
 
@@ -110,11 +123,17 @@ export class Malformed {
     this.#refused.add(socket)
     const newest = (socket as WatchedSocket)[newestOf]
     const isBroken = newest?.request.complete === false
+    if (isBroken && newest.answer.headersSent && !newest.answer.writableEnded) {
+      // An answer that has begun, as streams do, says no more than that it is cut off.
+      socket.destroy()
+      return
+    }
     const last = isBroken && !newest.answer.writableEnded ? newest.before : newest?.answer
     const end = () => {
       // The rest of a request that was refused by its headers has had its answer.
       const wasAnswered = isBroken && last === newest.answer
-      if (socket.writable) socket.end(wasAnswered ? '' : refusalOf(error.code))
+      const request = isBroken ? newest.request : undefined
+      if (socket.writable) socket.end(wasAnswered ? '' : this.#refusalOf(error.code, request))
       // To close on what is still coming would reset the connection, and take with it what the client has not read.
       const timer = setTimeout(() => socket.destroy(), LINGER_MS)
       socket.once('close', () => clearTimeout(timer))
@@ -122,18 +141,12 @@ export class Malformed {
     if (last === undefined || isOut(last)) end()
     else last.once('close', end)
   }
-}
 
-function refusalOf(parserCode: string | undefined): string {
-  const [status, code, detail] = REFUSALS[parserCode as keyof typeof REFUSALS] ?? MALFORMED
-  const [headers, body] = rawProblem(status, code, detail)
-  const fields = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
-  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${fields.join('')}connection: close\r\n\r\n${body}`
-}
-
-/** Headers and body of a problem that is tied to no request of the app. */
-function rawProblem(status: number, code: string, detail: string): [Record<string, string | number>, string] {
-  const body = JSON.stringify(problemOf({ status, code, detail }, randomUUID()))
-  const headers = { ...SECURITY_HEADERS, 'content-type': MEDIA_TYPE, 'content-length': Buffer.byteLength(body) }
-  return [headers, body]
+  #refusalOf(parserCode: string | undefined, request: IncomingMessage | undefined): string {
+    const fault = REFUSALS[parserCode as keyof typeof REFUSALS] ?? MALFORMED
+    const { headers, body } = this.#make(fault, request)
+    const fields = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+    const { status } = fault
+    return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${fields.join('')}connection: close\r\n\r\n${body}`
+  }
 }

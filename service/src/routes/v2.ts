@@ -275,11 +275,11 @@ export function sendV2Error(error: unknown, request: FastifyRequest, reply: Fast
   return setFault(fault, request, reply)
     .type(V2_MEDIA_TYPE)
     .header(errorCodeField, code)
-    .send(v2ErrorOf(fault, more(status, code, request)))
+    .send(v2ErrorOf(fault, more(code, request)))
 }
 
 /** What a problem document would say in members of its own. */
-function more(status: number, code: string, { id, server }: FastifyRequest): string {
-  if (status === 413) return `; at most ${server.initialConfig.bodyLimit} bytes are taken`
+function more(code: string, { id, server }: FastifyRequest): string {
+  if (code === 'BODY_TOO_LARGE') return `; at most ${server.initialConfig.bodyLimit} bytes are taken`
   return code === 'INTERNAL_ERROR' ? `: ${id}` : ''
 }

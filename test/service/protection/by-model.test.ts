@@ -75,6 +75,8 @@ for (const { name, settings } of STORES) {
     t.equal((await leftOf(service)).credits, 85, 'a request by default')
     const never = await service.predict(rowsOf(34))
     t.match(never.json(), { status: 413, code: 'TOO_MANY_ROWS', detail: /send at most 32 at once/ })
+    const v2 = { method: 'POST', url: '/v2/models/iris/infer', payload: v2RowsOf(34) } as const
+    t.match((await service.ask(v2)).json(), { error: /send at most 32 at once$/ })
 
     const costs = { iris: { row: 10 }, digits: { request: 0 } }
     const own = await open(t, { policies: [requests, credits], costs }, settings())

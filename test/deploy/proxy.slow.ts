@@ -117,6 +117,21 @@ for (const { how, start, skip } of fleets) {
   })
 }
 
+t.test('a replica that is there and does not serve yet costs no request', { skip: NO_NGINX }, async t => {
+  const loading = createServer((request, response) => {
+    request.resume()
+    request.on('end', () => response.writeHead(503).end())
+  }).listen(0, '127.0.0.1')
+  await once(loading, 'listening')
+  t.teardown(() => loading.closeAllConnections())
+  t.teardown(() => loading.close())
+  const { host, port } = await startReplica(t)
+  const { port: unready } = loading.address() as { port: number }
+  const { url } = await startProxy(t, { REPLICAS: `127.0.0.1:${unready} ${host}:${port}` })
+  const { predict } = clientOf(url)
+  for (let i = 0; i < 20; i++) t.equal((await predict()).status, 200)
+})
+
 t.test('most callers do not meet a frozen replica that is known by its address', { skip: NO_NGINX }, async t => {
   const { proxy, replicas } = await byAddresses(t)
   const { predict } = clientOf(proxy.url)

@@ -5,6 +5,7 @@
 import { chmodSync, cpSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { readConfig } from '../../service/src/config.js'
@@ -232,13 +233,22 @@ async function composed(
   return { compose, url: `http://127.0.0.1:${port}` }
 }
 
+/**
+ * Before the service listens, the engine's proxy closes a connection as soon as it stands, and a `fetch` of Node.js 20
+ * then never settles.
+ */
+async function isReady(url: string): Promise<boolean> {
+  const answer = await Promise.race([fetch(`${url}/health/ready`), delay(1000)])
+  return answer?.ok === true
+}
+
 /** A container of the image by itself, on a port of this machine. */
 async function runAlone(t: Test): Promise<{ id: string; url: string }> {
   const port = await freePort()
   const rights = ['--read-only', '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges', '--memory', '2g']
   const ready = async (id: string, url: string) => {
     t.teardown(() => engine(['rm', '--force', id]))
-    await until('it is ready', async () => (await fetch(`${url}/health/ready`)).ok, LONG_MS)
+    await until('it is ready', () => isReady(url), LONG_MS)
     return { id, url }
   }
   const url = `http://127.0.0.1:${port}`

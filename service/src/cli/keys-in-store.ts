@@ -3,7 +3,7 @@ import { readdirSync } from 'node:fs'
 import Fastify from 'fastify'
 import { type Config, ConfigError, type Environment, readConfig } from '../config.js'
 import type { IssuedKey, NewKey } from '../keys/key-changes.js'
-import { fieldProblems, labelProblems, momentOf } from '../keys/key-fields.js'
+import { fieldProblems, momentOf } from '../keys/key-fields.js'
 import type { KeyFilter } from '../keys/key-page.js'
 import { keyPasses } from '../keys/key-page.js'
 import { type KeyRecord, keyView } from '../keys/key-record.js'
@@ -57,7 +57,7 @@ function storedKeys({ keyring, changes }: Keys, config: Config): StoredKeys {
         models: fields.models ? modelsIn(config.models.dir) : [],
         now: Date.now(),
       }
-      const [problem] = [...labelProblems(fields), ...fieldProblems(fields, names, true)]
+      const [problem] = fieldProblems(fields, names, true)
       if (problem !== undefined) throw new Failure(`${problem.path} ${problem.message}`)
       const { expiresAt } = fields
       return issued(await changes.create(expiresAt ? { ...fields, expiresAt: momentOf(expiresAt) as string } : fields))

@@ -157,7 +157,7 @@ export function faultOf(error: unknown, overloadStatus: OverloadStatus = 429): F
     statusCode?: number
     validation?: readonly FastifySchemaValidationError[]
   }
-  if (validation !== undefined) return badRequest('INVALID_REQUEST', validation.map(invalidValue))
+  if (validation !== undefined) return badRequest('INVALID_REQUEST', meantErrors(validation).map(invalidValue))
   if (code === 'ML_RATE_STORE_UNAVAILABLE') {
     // Spread, so that not everybody who was refused comes back in the same second.
     return unavailable(code, 'rate limits cannot be checked at the moment', 1000 + Math.random() * 4000)
@@ -173,28 +173,34 @@ export function faultOf(error: unknown, overloadStatus: OverloadStatus = 429): F
 /** What a decision tells of a policy that is a budget. */
 interface BudgetState {
   readonly name: string
+  readonly remaining: number
   readonly period?: string | undefined
   readonly reset: number
 }
 
 function quotaExceeded({ decision, statusCode, message }: QuotaExceeded): Fault {
   const { policies = [] } = decision as { policies?: readonly BudgetState[] }
-  const budgets = policies
-    .filter(({ name, period }) => period !== undefined && decision.violated.includes(name))
-    .map(({ name, period, reset }) => ({ name, period, resetsAt: nearestMidnight(Date.now() + reset) }))
-  const [budget] = budgets
+  const budgets = policies.filter(({ name, period }) => period !== undefined && decision.violated.includes(name))
+  const told = budgets.map(({ name, period, reset }) => ({
+    name,
+    period,
+    resetsAt: nearestMidnight(Date.now() + reset),
+  }))
+  const [budget] = told
+  const { remaining = 0 } = budgets[0] ?? {}
+  const isWhat = remaining > 0 ? `has ${remaining} left, too little for this request,` : 'is used up'
   return {
     status: statusCode,
     code: QuotaExceeded.code,
     detail:
       budget === undefined
         ? message
-        : `The budget '${budget.name}' of this ${budget.period} is used up until ${budget.resetsAt}`,
+        : `The budget '${budget.name}' of this ${budget.period} ${isWhat} until ${budget.resetsAt}`,
     type: QUOTA_EXCEEDED,
     retryAfterMs: decision.retryAfterMs,
     members: {
       'violated-policies': decision.violated,
-      ...(budget === undefined ? {} : { 'violated-budgets': budgets }),
+      ...(budget === undefined ? {} : { 'violated-budgets': told }),
     },
   }
 }
@@ -217,6 +223,14 @@ function ofInference(error: InferenceError): Fault {
   return { status: 500, code, detail: 'the model failed while it ran on this input' }
 }
 
+/** Without what follows from the other errors: that a value is not null, where it may be, and fits no alternative. */
+function meantErrors(errors: readonly FastifySchemaValidationError[]): readonly FastifySchemaValidationError[] {
+  const meant = errors.filter(
+    ({ keyword, params }) => keyword !== 'anyOf' && !(keyword === 'type' && params.type === 'null'),
+  )
+  return meant.length > 0 ? meant : errors
+}
+
 function invalidValue({ instancePath, keyword, message = '', params }: FastifySchemaValidationError): InvalidValue {
   // A JSON pointer as people write paths: /features/0/3 is features[0][3].
   const path = instancePath
@@ -228,6 +242,7 @@ function invalidValue({ instancePath, keyword, message = '', params }: FastifySc
       (before, part) => (/^\d+$/.test(part) ? `${before}[${part}]` : before === '' ? part : `${before}.${part}`),
       '',
     )
+  if (keyword === 'enum') return { path, message: `takes one of ${[params.allowedValues].flat().join(', ')}` }
   if (keyword !== 'additionalProperties') return { path, message }
   const name = String(params.additionalProperty).slice(0, 64)
   return { path: path === '' ? name : `${path}.${name}`, message: 'is not known here' }

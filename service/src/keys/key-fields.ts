@@ -7,8 +7,8 @@ export interface KeyFieldProblem {
 
 /** Characters of an owner or a name at most. */
 export const MOST_LABEL = 128
-/** An owner or a name has no control characters, and no half of a surrogate pair, which UTF-8 cannot hold. */
-export const LABEL = '^[^\\p{Cc}\\p{Cs}]+$'
+/** No control characters, and no half of a surrogate pair, which UTF-8 cannot hold. */
+const LABEL = /^[^\p{Cc}\p{Cs}]+$/u
 
 export interface KnownNames {
   readonly plans: readonly string[]
@@ -18,6 +18,8 @@ export interface KnownNames {
 }
 
 const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)$/i
+/** 10000-01-01, whose year has five digits. */
+const FIRST_TOO_LATE = Date.UTC(10_000, 0)
 const DAY = /^\d{4}-\d\d-\d\d$/
 
 /** A date or a time with its zone, of ISO 8601, in UTC; a date alone is its beginning. Undefined for anything else. */
@@ -26,16 +28,16 @@ export function momentOf(text: string): string | undefined {
   const ms = Date.parse(text)
   // 30 February is no day, and Date would make it one of March.
   const isDay =
-    !Number.isNaN(ms) && Number(text.slice(8, 10)) <= daysOf(Number(text.slice(0, 4)), Number(text.slice(5, 7)))
+    ms < FIRST_TOO_LATE && Number(text.slice(8, 10)) <= daysOf(Number(text.slice(0, 4)), Number(text.slice(5, 7)))
   return isDay ? new Date(ms).toISOString() : undefined
 }
 
 const daysOf = (year: number, month: number): number => new Date(Date.UTC(year, month, 0)).getUTCDate()
 
-const isLabel = (text: string): boolean => [...text].length <= MOST_LABEL && new RegExp(LABEL, 'u').test(text)
+const isLabel = (text: string): boolean => [...text].length <= MOST_LABEL && LABEL.test(text)
 
-/** What is wrong with the texts of a new key. The admin API checks the same by its schema. */
-export function labelProblems(given: { readonly owner: string; readonly name?: string | null }): KeyFieldProblem[] {
+/** What is wrong with the texts that are given of a key. */
+function labelProblems(given: { readonly owner?: string; readonly name?: string | null }): KeyFieldProblem[] {
   const takes = `takes 1 to ${MOST_LABEL} characters, and no control characters`
   return (['owner', 'name'] as const).flatMap(path => {
     const text = given[path] ?? undefined
@@ -45,11 +47,17 @@ export function labelProblems(given: { readonly owner: string; readonly name?: s
 
 /** Everything that is wrong with what is said of a key. `isNew`: it cannot have ended already. */
 export function fieldProblems(
-  given: { readonly plan?: string; readonly models?: readonly string[] | null; readonly expiresAt?: string | null },
+  given: {
+    readonly owner?: string
+    readonly name?: string | null
+    readonly plan?: string
+    readonly models?: readonly string[] | null
+    readonly expiresAt?: string | null
+  },
   known: KnownNames,
   isNew: boolean,
 ): readonly KeyFieldProblem[] {
-  const problems: KeyFieldProblem[] = []
+  const problems = labelProblems(given)
   const { plan, models, expiresAt } = given
   if (plan !== undefined && !known.plans.includes(plan)) {
     problems.push({ path: 'plan', message: `is not a plan; there is: ${known.plans.join(', ')}` })

@@ -5,7 +5,7 @@ import { keyOfId, keyOfOwner } from '../auth.js'
 import { badRequest, type InvalidValue, Refusal, unavailable } from '../http/problem.js'
 import type { Models } from '../inference/types.js'
 import type { IssuedKey, KeyChanges } from '../keys/key-changes.js'
-import { fieldProblems, LABEL, MOST_LABEL, momentOf } from '../keys/key-fields.js'
+import { fieldProblems, MOST_LABEL, momentOf } from '../keys/key-fields.js'
 import { pageOf, placeOfCursor } from '../keys/key-page.js'
 import { type KeyRecord, keyView } from '../keys/key-record.js'
 import { KeyConflict, KeysUnavailable, TooManyRotations } from '../keys/key-store.js'
@@ -33,7 +33,7 @@ interface KeyOptions {
 
 const closed = { additionalProperties: false } as const
 
-const Label = (description: string) => Type.String({ minLength: 1, maxLength: MOST_LABEL, pattern: LABEL, description })
+const Label = (description: string) => Type.String({ minLength: 1, maxLength: MOST_LABEL, description })
 const Plan = Type.String({ maxLength: 32, description: 'A plan of the limits file.' })
 const Name = Type.Union([Label('What its holder calls it.'), Type.Null()])
 const ExpiresAt = Type.Union([
@@ -76,9 +76,7 @@ const ListQuery = Type.Object(
     owner: Type.Optional(Type.String({ maxLength: 128 })),
     plan: Type.Optional(Type.String({ maxLength: 32 })),
     disabled: Type.Optional(Type.Unsafe<'true' | 'false'>({ type: 'string', enum: ['true', 'false'] })),
-    limit: Type.Optional(
-      Type.String({ pattern: '^(?:[1-9][0-9]{0,2}|1000)$', description: '1 to 1000; 100 by default.' }),
-    ),
+    limit: Type.Optional(Type.String({ description: '1 to 1000; 100 by default.' })),
     cursor: Type.Optional(Type.String({ maxLength: 128, description: '`next` of the page before.' })),
   },
   closed,
@@ -112,7 +110,7 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
 
   /** Refuses what a schema cannot know: plans, models and times. */
   const check = (
-    given: { plan?: string; models?: readonly string[] | null; expiresAt?: string | null },
+    given: { owner?: string; name?: string | null } & Pick<Static<typeof PatchBody>, 'plan' | 'models' | 'expiresAt'>,
     isNew: boolean,
   ) => {
     const plans = limits.plans.map(({ name }) => name)
@@ -180,7 +178,10 @@ export const keyRoutes: FastifyPluginAsync<KeyOptions> = async (app, { models, l
       const { owner, plan, disabled, limit, cursor } = query
       const after = cursor === undefined ? undefined : placeOfCursor(cursor)
       if (cursor !== undefined && after === undefined) {
-        throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'cursor', message: 'is none; use `next` of a page' }]))
+        throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'cursor', message: 'takes the `next` of a page' }]))
+      }
+      if (limit !== undefined && !/^(?:[1-9]\d{0,2}|1000)$/.test(limit)) {
+        throw new Refusal(badRequest('INVALID_REQUEST', [{ path: 'limit', message: 'takes an integer, 1 to 1000' }]))
       }
       const filter = { owner, plan, disabled: disabled === undefined ? undefined : disabled === 'true' }
       const page = pageOf(keyring.list(), filter, limit === undefined ? DEFAULT_LIMIT : Number(limit), after)

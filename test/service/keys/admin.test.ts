@@ -172,7 +172,10 @@ for (const { name, settings } of KEY_STORES) {
       ['POST', 'keys', { plan: 'pro' }, { message: /owner/ }],
       ['POST', 'keys', { owner: '', plan: 'pro' }, { path: 'owner' }],
       ['POST', 'keys', { owner: 7, plan: 'pro' }, { path: 'owner' }],
-      ['POST', 'keys', { owner: 'a\u0000b', plan: 'pro' }, { path: 'owner' }],
+      ['POST', 'keys', { owner: 'a\u0000b', plan: 'pro' }, { path: 'owner', message: /no control characters/ }],
+      ['POST', 'keys', { owner: 'a', plan: 'pro', expiresAt: '9999-12-31T23:59:59-01:00' }, { path: 'expiresAt' }],
+      ['PATCH', `keys/${id}`, { name: 'a\tb' }, { path: 'name', message: /no control characters/ }],
+      ['PATCH', `keys/${id}`, { name: 5 }, { path: 'name', message: 'must be string' }],
       ['POST', 'keys', { owner: 'half of a pair: \ud83d', plan: 'pro' }, { path: 'owner' }],
       ['POST', 'keys', { owner: 'a', plan: 'none' }, { path: 'plan', message: 'is not a plan; there is: free, pro' }],
       [
@@ -191,16 +194,17 @@ for (const { name, settings } of KEY_STORES) {
       ['PATCH', `keys/${id}`, {}, {}],
       ['POST', `keys/${id}/rotate`, { overlapSeconds: -1 }, {}],
       ['POST', `keys/${id}/rotate`, { overlapSeconds: 1e9 }, {}],
-      ['GET', 'keys?limit=0', undefined, { path: 'limit' }],
+      ['GET', 'keys?limit=0', undefined, { path: 'limit', message: 'takes an integer, 1 to 1000' }],
       ['GET', 'keys?limit=1001', undefined, { path: 'limit' }],
       ['GET', 'keys?cursor=x', undefined, { path: 'cursor' }],
-      ['GET', 'keys?disabled=maybe', undefined, { path: 'disabled' }],
+      ['GET', 'keys?disabled=maybe', undefined, { path: 'disabled', message: 'takes one of true, false' }],
       ['GET', 'keys?colour=red', undefined, { path: 'colour' }],
     ]
     for (const [method, path, body, error] of wrong) {
       const refused = await admin(method, path, body)
       t.equal(refused.statusCode, 400, `${method} ${path} ${JSON.stringify(body)}: ${refused.body}`)
       t.match(refused.json(), { code: 'INVALID_REQUEST', errors: [error] })
+      t.equal(refused.json().errors.length, 1, 'one reason')
     }
     t.strictSame((await admin('GET', 'keys')).json(), before)
   })

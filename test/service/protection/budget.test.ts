@@ -21,11 +21,14 @@ for (const { name, settings } of STORES) {
     const [{ resetsAt }] = denied.json()['violated-budgets']
     t.match(resetsAt, /^\d{4}-\d\d-01T00:00:00.000Z$/)
     t.match(denied.json(), {
-      detail: `The budget 'budget-rows' of this month is used up until ${resetsAt}`,
+      detail: `The budget 'budget-rows' of this month has 3 left, too little for this request, until ${resetsAt}`,
       'violated-policies': ['budget-rows'],
       'violated-budgets': [{ name: 'budget-rows', period: 'month' }],
     })
     t.equal((await predict(rowsOf(3))).statusCode, 200, 'what fits is served')
+    t.match((await predict(IRIS)).json(), {
+      detail: `The budget 'budget-rows' of this month is used up until ${resetsAt}`,
+    })
     const { policies } = (await ask('/v1/limits')).json()
     t.match(policies[1], { name: 'budget-rows', unit: 'rows', limit: 10, remaining: 0, period: 'month' })
     t.notOk('windowSeconds' in policies[1])

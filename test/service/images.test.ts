@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import sharp from 'sharp'
 import t from 'tap'
 import { buildService } from '../support/build.js'
+import { onePlan } from '../support/limits-file.js'
 
 t.setTimeout(300_000)
 
@@ -35,6 +36,30 @@ t.test('digits takes a picture as the body, and several in base64', async t => {
   t.match((await predict({ model: 'digits', images: base64, features })).json(), { detail: /exclude each other/ })
   const wrong = await ask({ method: 'POST', url, payload: 'text', headers: { 'content-type': 'image/png' } })
   t.match(wrong.json(), { status: 400, code: 'INFERENCE_INVALID_INPUT', detail: /is not a picture/ })
+})
+
+t.test('pictures are charged before they are decoded, and not if they cannot be', async t => {
+  const LIMITS_FILE = onePlan(t, [
+    { name: 'requests', limit: 10, window: '1 hour' },
+    { name: 'rows', unit: 'rows', limit: 3, window: '1 hour' },
+    { name: 'compute', unit: 'compute-ms', limit: 1000, window: '1 hour' },
+  ])
+  const { ask } = await buildService(t, { LIMITS_FILE })
+  const png = await sharp({ create: { width: 8, height: 8, channels: 3, background: '#fff' } })
+    .png()
+    .toBuffer()
+  const send = (images: readonly Buffer[]) => {
+    const payload = { images: images.map(each => each.toString('base64')) }
+    return ask({ method: 'POST', url: '/v1/models/digits/predict', payload })
+  }
+  const broken = png.subarray(0, 40)
+  t.equal((await send([png, broken])).statusCode, 400)
+  const left = async () =>
+    (await ask('/v1/limits')).json().policies.map((each: { remaining: number }) => each.remaining)
+  t.strictSame(await left(), [9, 3, 1000])
+  t.equal((await send([png, png])).statusCode, 200)
+  t.equal((await send([png, broken])).statusCode, 429, 'who has no rows left has nothing decoded')
+  t.strictSame((await left()).slice(0, 2), [7, 1])
 })
 
 t.test('digits-picture reads pictures as people have them: of any size, in any of the formats', async t => {

@@ -13,6 +13,7 @@ import {
   BackendUnavailable,
   Cancelled,
   DeadlineExceeded,
+  InvalidInput,
   Overloaded,
   Stopping,
   WorkerLost,
@@ -221,17 +222,18 @@ export class Charges implements ComputeMeter {
     const goesOn = error instanceof Cancelled || (error instanceof DeadlineExceeded && error.running)
     const ran = this.#outcome === undefined ? goesOn : this.hasRun
     if (ran) return this.#settled
-    const isGivenBack = OURS.some(kind => error instanceof kind) || (this.#isPart && error instanceof Cancelled)
-    if (!isGivenBack) {
-      this.#settle(0, false)
-      return this.#settled
+    const isOurs = OURS.some(kind => error instanceof kind)
+    if (isOurs || error instanceof InvalidInput || (this.#isPart && error instanceof Cancelled)) {
+      this.#isOpen = false
+      // What its caller did wrong has cost a request, as it does where that is found before anything is reserved.
+      return this.#giveBack(isOurs ? [this.#requests, this.#work] : [this.#work])
     }
-    this.#isOpen = false
-    return this.#giveBack()
+    this.#settle(0, false)
+    return this.#settled
   }
 
-  #giveBack(): Promise<void> {
-    return Promise.all([this.#requests?.refund(), this.#work?.refund()]).then(
+  #giveBack(charges: readonly (RequestRateLimit | null)[]): Promise<void> {
+    return Promise.all(charges.map(each => each?.refund())).then(
       () => {},
       // The store is away; what was charged leaves with its window.
       reason => this.#log.debug({ err: reason }, 'a charge could not be given back'),

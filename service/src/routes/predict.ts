@@ -147,8 +147,9 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
     const { ran = model.info, outputs, json } = await runCharged(request, reply, task)
     reply.type('application/json; charset=utf-8')
     if (json !== undefined) return json
-    // Rows are counted by the version that ran.
-    return predictionsJson(ran, outputs, ran === model.info ? rows : checkInputs(ran, inputs))
+    // Rows are counted by the version that ran. Of pictures each is one.
+    const isCounted = ran === model.info || typeof inputs === 'function'
+    return predictionsJson(ran, outputs, isCounted ? rows : checkInputs(ran, inputs))
   }
   const predictImages = async (request: PredictRequest, reply: FastifyReply) => {
     const { body, picture } = request
@@ -169,11 +170,8 @@ export const predictRoutes: FastifyPluginAsync<PredictOptions> = async (app, opt
       if (performance.now() >= deadline) throw new DeadlineExceeded(false)
     }
     const mostPixels = options.imagePixelLimit
-    const decoded = await decodeImages(plan, pictures, { mostPixels, pathOf, checkWanted }).catch(async error => {
-      await request.caller?.failed(error)
-      throw error
-    })
-    return answer(request, reply, { ...asked, ...decoded, json: true })
+    const inputs = async () => (await decodeImages(plan, pictures, { mostPixels, pathOf, checkWanted })).inputs
+    return answer(request, reply, { ...asked, inputs, rows: pictures.length, json: true })
   }
   const predictStream = async (request: PredictRequest, reply: FastifyReply) => {
     const { model, version } = askedOf(request)

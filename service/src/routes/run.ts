@@ -8,7 +8,8 @@ import { callerOfReply } from './caller.js'
 /** What is to be run. */
 export interface Task extends Pick<RunOptions, 'rows' | 'outputs' | 'json' | 'version'> {
   readonly model: Model
-  readonly inputs: NamedTensors
+  /** Or how to make them, where that costs so much that nobody should have it done who cannot pay for the rows. */
+  readonly inputs: NamedTensors | (() => Promise<NamedTensors>)
   /** Milliseconds from the request's arrival in which its answer is of use. */
   readonly timeoutMs: number
 }
@@ -24,8 +25,9 @@ export async function runCharged(request: FastifyRequest, reply: FastifyReply, t
     // Awaited only where there is something to wait for: all predictions pass here, and each promise costs a turn.
     const reserved = caller?.reserve(request, reply, model, rows)
     if (reserved !== undefined) await reserved
+    const inputs = typeof task.inputs === 'function' ? await task.inputs() : task.inputs
     // Field by field: `...` of an object makes one of a slow kind, at 5 % of a prediction.
-    const result = await runTraced(request, model, task.inputs, {
+    const result = await runTraced(request, model, inputs, {
       rows,
       outputs: task.outputs,
       json: task.json,

@@ -66,7 +66,7 @@ export class MemoryStore implements Store {
   }
 
   peek(check: Check): Answer {
-    const { policies, allowed } = this.#look(check, this.#tick(), true, [])
+    const { policies, allowed } = this.#look(check, this.#tick(), true)
     const { concurrency } = check
     if (concurrency === undefined) return { allowed, policies }
     const inFlight = this.held(check.key, concurrency.log)
@@ -125,7 +125,6 @@ export class MemoryStore implements Store {
       const { log } = this.#row(name, keyAt(check, index), now)
       const known = log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
       const more = Math.max(total - known, admission === undefined ? 0 : Math.min(cost, total))
-      if (more <= 0) continue
       // The oldest units make room for those that are surely new.
       log.refund(known + more - Math.max(known, total))
       log.append(now, more, windowMs * LEARNT_PRECISION)
@@ -184,7 +183,7 @@ export class MemoryStore implements Store {
 
   #tick(): number {
     const read = this.#clock()
-    if (read < this.#read) this.#ahead += this.#read - read
+    this.#ahead += Math.max(0, this.#read - read)
     this.#read = read
     return read + this.#ahead
   }
@@ -194,7 +193,7 @@ export class MemoryStore implements Store {
     check: Check,
     now: number,
     peek: boolean,
-    rows: (Row | undefined)[],
+    rows?: (Row | undefined)[],
   ): { policies: PolicyAnswer[]; allowed: boolean } {
     const policies: PolicyAnswer[] = []
     let allowed = true
@@ -202,7 +201,7 @@ export class MemoryStore implements Store {
       const policy = check.policies[index] as Policy
       const key = keyAt(check, index)
       const row = this.#tables.get(policy.log)?.get(key, now)
-      rows.push(row)
+      rows?.push(row)
       let answer = answerOf(row, this.#denialsOf(check, policy, row, now), policy, now, check.penalty, peek)
       const blockedMs = this.#blocks.left(blockLogOf(policy), key, now)
       if (blockedMs > 0) answer = blocked(answer, policy, blockedMs)
@@ -214,7 +213,8 @@ export class MemoryStore implements Store {
 
   /** Penalties go by the key of the check: beside the log, where that has the same. */
   #denialsOf(check: Check, { log }: Policy, row: Row | undefined, now: number): Row['denials'] {
-    if (check.keys === undefined || check.penalty === 'none') return row?.denials
+    if (check.penalty === 'none') return undefined
+    if (check.keys === undefined) return row?.denials
     return this.#tables.get(penaltiesOf(log))?.get(check.key, now)?.denials
   }
 
@@ -233,11 +233,12 @@ export class MemoryStore implements Store {
       const answer = policies[index] as PolicyAnswer
       if (answer.retryMs === 0) continue
       const row = this.#row(policy.log, keyAt(check, index), now)
-      row.deniedUntil = Math.max(now + answer.retryMs, row.denials?.blockedUntil ?? 0)
+      keepUntil(row, now + answer.retryMs)
       if (check.penalty === 'none') continue
       const punished = check.keys === undefined ? row : this.#row(penaltiesOf(policy.log), check.key, now)
-      policies[index] = deny(punished, policy, answer, now, check.penalty)
-      punished.deniedUntil = Math.max(now + answer.retryMs, punished.denials?.blockedUntil ?? 0)
+      const denied = deny(punished, policy, answer, now, check.penalty)
+      policies[index] = denied
+      keepUntil(punished, now + denied.retryMs)
     }
   }
 
@@ -262,6 +263,11 @@ function penaltiesOf(log: string): string {
 
 function permitsOf(key: string, permits: string): string {
   return `${permits}\n${key}`
+}
+
+/** A row that is kept longer already stays so. */
+function keepUntil(row: Row, time: number): void {
+  row.deniedUntil = Math.max(row.deniedUntil, time)
 }
 
 /** Charges one policy, and updates its answer. */
@@ -320,7 +326,7 @@ function answerOf(
     resetMs: 0,
     retryMs: cost <= limit ? 0 : windowMs,
   }
-  if (denials === undefined || penalty === 'none') return { used, resetMs, retryMs, denials: 0 }
+  if (denials === undefined) return { used, resetMs, retryMs, denials: 0 }
   if (penalty === 'count') return { used, resetMs, retryMs, denials: denials.log.read(now, windowMs, 0, 0).used }
   const until = peek ? Math.min(denials.last + windowMs, denials.blockedUntil) : denials.blockedUntil
   if (until <= now) return { used, resetMs, retryMs, denials: 0 }

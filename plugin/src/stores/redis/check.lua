@@ -91,18 +91,19 @@ local function look_at_penalty(policy, key, kind, op)
   return nil
 end
 
--- Reads the log of a policy and the end of its block, which `place` holds where the log does not: sets `blocked`, in µs.
+-- Reads the log of a policy and the end of its block, which `place` holds where the log does not: sets `blocked`, in µs,
+-- 0 or less without a block.
 -- Returns the next place, and an error where a key holds something else.
 local function look_at(policy, key, place, op)
   local problem = look(policy.log, key, clock, policy.window, policy.ahead, op > 0)
   if problem then return place, problem end
   if not policy.apart then
-    policy.blocked = until_unblocked(policy.log)
+    policy.blocked = policy.log.block - policy.log.now
     return place, nil
   end
   problem = look(policy.apart, KEYS[place], clock, policy.window, policy.ahead, op > 0)
   if problem then return place, problem end
-  policy.blocked = until_unblocked(policy.apart)
+  policy.blocked = policy.apart.block - policy.apart.now
   return place + 1, nil
 end
 
@@ -118,7 +119,7 @@ local function penalise(policy, key, kind)
   policy.till = clock + block
   -- Never shorter than the wait for the window. A penalty of a window that has changed is over with it.
   policy.wait = max(block, policy.blocked)
-  call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, clock), 'PX', text(math.ceil(block / 1000)))
+  call('SET', key, string.format('%d:%d:%d', policy.denials, policy.till, clock), 'PX', text(block / 1000))
 end
 
 -- Permits that were taken before the clock went back end as if they had been taken now; their holders renew them.

@@ -85,11 +85,12 @@ end
 local function look(log, key, clock, window, ahead, writes)
   local tail = pcall('ZRANGE', key, '-2', '-1', 'WITHSCORES')
   local known = tail[3]
+  log.block = 0
   if not known then
     if tail.err then return tail end
     if tail[1] then return FOREIGN end
     log.summary, log.total, log.base, log.oldest = false, 0, 0, false
-    log.now, log.last, log.shift, log.block = clock, false, 0, 0
+    log.now, log.last, log.shift = clock, false, 0
     return nil
   end
   local total, last, bytes = tonumber(tail[1]), tonumber(tail[2]), #known
@@ -97,7 +98,6 @@ local function look(log, key, clock, window, ahead, writes)
   local first, before
   if bytes == SUMMARY_BYTES then
     log.generation, log.kept, first, before, log.shift = read(SUMMARY, known)
-    log.block = 0
   else
     log.generation, log.kept, first, before, log.shift, log.block = read(BLOCKED, known)
   end
@@ -118,7 +118,7 @@ local function look(log, key, clock, window, ahead, writes)
   log.now = now
   local edge = now - window
   if first > edge and total > before then
-    log.base, log.oldest, log.expired = before, first, 0
+    log.base, log.oldest = before, first
   elseif last > edge and total > before then
     local base, oldest, expired = begin(key, edge)
     if not base or not oldest then return FOREIGN end
@@ -126,26 +126,14 @@ local function look(log, key, clock, window, ahead, writes)
   else
     log.base, log.oldest, log.expired = total, false, call('ZCARD', key) - 1
   end
-  return nil
 end
 
--- The first entry, from the oldest one that counts, whose total is at least `goal`: its time and its rank. Totals rise
--- with rank, so the search doubles its steps and then halves them.
-local function reach(key, log, goal)
-  local low = 0
+-- The first entry whose total is at least `goal`, which is more than no longer counts: its time and its rank. It is mostly
+-- the first of all; else it is searched by halving, as totals rise with rank.
+local function reach(key, goal)
   local entry = call('ZRANGE', key, '0', '0', 'WITHSCORES')
-  if tonumber(entry[2]) ~= log.oldest then
-    low = call('ZCOUNT', key, '-inf', '(' .. text(log.oldest))
-    entry = call('ZRANGE', key, text(low), text(low), 'WITHSCORES')
-  end
-  if tonumber(entry[1]) >= goal then return tonumber(entry[2]), low end
-  local newest, step = call('ZCARD', key) - 2, 1
-  local high = low + 1
-  while high < newest do
-    if tonumber(call('ZRANGE', key, text(high), text(high))[1]) >= goal then break end
-    low, step = high, step * 2
-    high = min(low + step, newest)
-  end
+  if tonumber(entry[1]) >= goal then return tonumber(entry[2]), 0 end
+  local low, high = 0, call('ZCARD', key) - 2
   while high - low > 1 do
     local middle = floor((low + high) / 2)
     if tonumber(call('ZRANGE', key, text(middle), text(middle))[1]) >= goal then high = middle else low = middle end
@@ -155,14 +143,14 @@ end
 
 -- A wait (µs) as it is reported.
 local function rounded(wait, window)
-  if wait > window and wait < window + ROUNDING then return window end
+  if wait < window + ROUNDING then wait = min(wait, window) end
   return max(1, wait)
 end
 
 -- µs until `cost`, which does not fit now, fits under `limit`; the window when it never will.
 local function wait(key, log, cost, limit, window)
   if cost > limit then return window end
-  return rounded(reach(key, log, log.total + cost - limit) + window - log.now, window)
+  return rounded(reach(key, log.total + cost - limit) + window - log.now, window)
 end
 
 -- µs until the oldest entry leaves the window; 0 when nothing is in it.
@@ -173,9 +161,8 @@ end
 
 -- Units in entries that are dated ahead of the clock.
 local function units_ahead(key, log)
-  if not log.last or log.last <= log.now then return 0 end
   local entry = call('ZREVRANGEBYSCORE', key, text(log.now), '-inf', 'LIMIT', '0', '1')
-  return log.total - max(log.base, tonumber(entry[1]) or 0)
+  return log.total - max(log.base, tonumber(entry[1]) or log.base)
 end
 
 -- Removes up to MOST entries that no longer count.
@@ -183,16 +170,15 @@ local function trim(key, count)
   if count > 0 then call('ZREMRANGEBYRANK', key, '0', text(min(count, MOST) - 1)) end
 end
 
--- Merges entries of one slice in a stretch of the log, and removes those that no longer count. Needed where charges or a changed precision have let it grow;
--- each call takes another stretch. Returns the time of the oldest entry that counts.
+-- Merges entries of one slice in a stretch of the log. Needed where charges or a changed precision have let it grow. The
+-- total has risen by about LOOSE since the last call, so each takes another stretch. Returns the time of the oldest entry
+-- that counts.
 local function compact(key, log, slice, oldest)
-  local from = floor(log.total / LOOSE) * (MOST / 2) % call('ZCARD', key)
-  local all = call('ZRANGE', key, text(from), text(from + MOST - 1), 'WITHSCORES')
+  local from = log.total * 16 % call('ZCARD', key)
+  local all = call('ZRANGE', key, text(from), text(from + MOST), 'WITHSCORES')
   for i = 1, #all, 2 do
     local time, next_time = tonumber(all[i + 1]), tonumber(all[i + 3])
-    if time < oldest then
-      call('ZREM', key, all[i])
-    elseif next_time and next_time < math.huge and floor(time / slice) == floor(next_time / slice) then
+    if next_time and floor(time / slice) == floor(next_time / slice) then
       call('ZREM', key, all[i])
       if time == oldest then oldest = next_time end
     end
@@ -209,7 +195,7 @@ local function rebase(key, log, window)
   log.total, log.base = log.total - base, 0
   if first then
     log.first, log.before, log.kept = first, 0, window
-    log.summary = summary(log, window, first, 0)
+    log.summary = summary(log, window, first, log.before)
     call('ZADD', key, '+inf', log.summary)
     expire(key, log, log.last, window)
   else
@@ -254,7 +240,7 @@ local function append(key, log, cost, window, slice, shared, life)
     end
     if survivor then
       if first >= start then first = survivor end
-      if oldest >= start and oldest < survivor then oldest = survivor end
+      if oldest >= start then oldest = max(oldest, survivor) end
     end
   end
 
@@ -279,7 +265,6 @@ local function append(key, log, cost, window, slice, shared, life)
   end
   if not same_window or score - score % stretch(window) > last then expire(key, log, score, window) end
   log.oldest = oldest
-  return nil
 end
 
 -- Blocks a key for `duration` (µs): a log holds the end of its block, one that has no entry yet gets one of cost 0.
@@ -299,9 +284,6 @@ local function block(key, log, duration, window)
   end
 end
 
--- µs until the block of a key ends, 0 without one.
-local function until_unblocked(log) return max(log.block - log.now, 0) end
-
 -- Gives up to `cost` back, off the oldest units: what stays is as new as it can be, so no window is overfilled.
 -- generation, time: identity of the admission whose cost it is; 0 for an operator's refund, which has none. An
 -- admission of another generation, or one that has left the window, gives nothing back. The newest entry may show that
@@ -315,7 +297,7 @@ local function give_back(key, log, cost, window, generation, time)
   if given == 0 then return 0 end
   local first, rank
   if base < log.total then
-    first, rank = reach(key, log, base + 1)
+    first, rank = reach(key, base + 1)
   elseif log.block > log.now then
     -- The key stays blocked. Its newest entry stays too: a log has one at least.
     log.generation = log.last + 1
@@ -342,8 +324,8 @@ local function give_back_ahead(key, log, clock, cost, window, ahead, generation,
   local counts = log.summary and generation == log.generation and time > max(log.now, log.last) - window
   if counts and log.total - log.base > cost then
     local all = call('ZRANGEBYSCORE', key, text(time), '(inf', 'WITHSCORES', 'LIMIT', '0', text(NEWER + 1))
-    local before = tonumber(call('ZREVRANGEBYSCORE', key, '(' .. text(time), '-inf', 'LIMIT', '0', '1')[1]) or 0
-    before = max(log.base, before)
+    local before = tonumber(call('ZREVRANGEBYSCORE', key, '(' .. text(time), '-inf', 'LIMIT', '0', '1')[1])
+    before = max(log.base, before or log.base)
     if all[1] and #all <= 2 * NEWER then own = min(cost, tonumber(all[1]) - before) end
     if own > 0 then
       local old, new = {}, {}

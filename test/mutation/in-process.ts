@@ -9,13 +9,17 @@ import { history, play } from '../support/exact-histories.js'
 import { SCRIPT_CASES } from '../support/script-cases.js'
 import { ScriptsAt } from '../support/scripts-at.js'
 
+/** Milliseconds between two looks at whether a script still runs. */
+const LOOK_MS = 250
+
 const HISTORIES = fc.sample(history, { seed: 24, numRuns: 80 })
 
 /**
  * Runs the tests on the Redis at `url`, with each script changed by `change`, until one fails.
  *
  * @param hasHistories whether checks and refunds are meant, which the histories are about
- * @returns why the first one failed; 'time limit' after `limitMs`; undefined where none fails
+ * @returns why the first one failed; 'time limit' after `limitMs`, or once the Redis is busy with a script; undefined where
+ * none fails
  */
 export async function firstFailure(
   url: string,
@@ -23,11 +27,13 @@ export async function firstFailure(
   hasHistories: boolean,
   limitMs: number,
 ): Promise<string | undefined> {
-  const redis = new Redis(url, { retryStrategy: () => null, maxRetriesPerRequest: 0 })
-  redis.on('error', () => {})
-  let timer: NodeJS.Timeout | undefined
+  const connect = () => new Redis(url, { retryStrategy: () => null, maxRetriesPerRequest: 0 }).on('error', () => {})
+  const [redis, watcher] = [connect(), connect()]
+  const timers: NodeJS.Timeout[] = []
   const late = new Promise<string>(resolve => {
-    timer = setTimeout(resolve, limitMs, 'time limit')
+    timers.push(setTimeout(resolve, limitMs, 'time limit'))
+    const isBusy = (error: Error) => error.message.startsWith('BUSY') && resolve('time limit of a script')
+    timers.push(setInterval(() => watcher.ping().catch(isBusy), LOOK_MS))
   })
   const all = async () => {
     await redis.flushall()
@@ -51,7 +57,8 @@ export async function firstFailure(
   try {
     return await Promise.race([all(), late])
   } finally {
-    clearTimeout(timer)
+    for (const timer of timers) clearInterval(timer)
     redis.disconnect()
+    watcher.disconnect()
   }
 }

@@ -106,7 +106,7 @@ export function mutantsOf(file, text) {
   for (const [node, parent] of nodesOf(parse(text, { ranges: true, luaVersion: '5.1' }))) {
     for (const [operator, change] of Object.entries(OPERATORS)) {
       for (const [from, to, instead] of change(node, text, parent)) {
-        found.push({ file, operator, from, to, instead })
+        if (instead !== text.slice(from, to)) found.push({ file, operator, from, to, instead })
       }
     }
   }

@@ -121,6 +121,8 @@ export class Server {
   async start() {
     const port = await freePort()
     const args = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.#folder]
+    // It says that it is busy with a script which takes longer than any does.
+    args.push('--lua-time-limit', '1000')
     this.#child = spawn(process.env.REDIS_SERVER_BIN ?? 'redis-server', args, { stdio: ['ignore', 'pipe', 'inherit'] })
     running.add(this.#child)
     this.#child.on('error', error => {

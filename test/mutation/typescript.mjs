@@ -25,7 +25,7 @@ const FILES = {
   'plugin/src/decision.ts': plugin('decision'),
   'plugin/src/stores/denials.ts': stores('denials'),
   'plugin/src/stores/memory/blocks.ts': stores('rows'),
-  'plugin/src/stores/memory/memory-store.ts': stores('memory-store', 'memory'),
+  'plugin/src/stores/memory/memory-store.ts': stores('memory-store'),
   'plugin/src/stores/memory/table.ts': stores('rows'),
   'plugin/src/policy.ts': stores('window'),
   'plugin/src/window.ts': stores('window'),

@@ -1,6 +1,12 @@
 /** Budgets: policies of a calendar period, which does not slide. */
+import type { FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
+import { Limiter } from '../../plugin/src/limiter.js'
+import { overlay, parseLimiter } from '../../plugin/src/options/parse.js'
 import { LONGEST_PERIOD_MS, spanAt } from '../../plugin/src/period.js'
+import { MemoryStore } from '../../plugin/src/stores/memory/memory-store.js'
+import type { Outage } from '../../plugin/src/stores/redis/outage.js'
+import { type Check, OtherPeriod, type Store } from '../../plugin/src/stores/store.js'
 import { type App, ask, inRedis, limited, redisClient, STORES, statuses } from '../support/plugin.js'
 import { storeClock } from '../support/store-clock.js'
 
@@ -219,3 +225,42 @@ t.test('it begins anew in the same way where replicas share the quota while Redi
   await set(EVE + 61_000)
   t.strictSame(await statuses(app, 5), [200, 200, 200, 200, 429])
 })
+
+t.test(
+  'a period that ends while an outage does is asked for again, and the share of the old one is given back',
+  async t => {
+    const local = new MemoryStore(10)
+    const asked: string[] = []
+    let now = EVE
+    const store = {
+      now: () => now,
+      check: async ({ policies }: Check) => {
+        asked.push(policies[0]?.log as string)
+        now = EVE + 61_000
+        if (asked.length === 1) throw new OtherPeriod()
+        return { allowed: true, policies: [{ used: 1, resetMs: 1, retryMs: 0, denials: 0 }] }
+      },
+    }
+    const outage = { guards: 0, isGuarded: () => true, isAway: () => false, share: (check: Check) => check }
+    const limiter = new Limiter({
+      config: parseLimiter(
+        overlay(
+          { keyGenerator: () => 'client', onStoreError: 'local' },
+          { policies: [budget], concurrency: { max: 2 } },
+        ),
+      ),
+      id: 'id',
+      group: undefined,
+      store: store as unknown as Store,
+      local,
+      share: undefined,
+      outage: () => outage as unknown as Outage,
+    })
+    t.match(await limiter.decide({} as FastifyRequest, false), { decision: { allowed: true } })
+    t.strictSame(
+      asked.map(log => [...local.usage(log, LONGEST_PERIOD_MS.month)]),
+      [[], [['client', 1]]],
+    )
+    t.equal(local.held('client', 'id/permits'), 0)
+  },
+)

@@ -2,8 +2,10 @@
 import Fastify from 'fastify'
 import rateLimit, { type RedisClient } from 'ml-api-rate-limiter'
 import t from 'tap'
+import { connectionOfNodeRedis } from '../../plugin/src/clients/node-redis.js'
 import { ioredis6, nodeRedis6 } from '../clients/candidates.js'
 import { conform } from '../clients/conformance.js'
+import { until } from '../support/redis-fleet.js'
 
 for (const { name, single, waits } of [ioredis6, nodeRedis6]) {
   t.test(name, t => conform(t, { name, waits, ...(single && { single }) }))
@@ -40,4 +42,38 @@ t.test('register refuses an adapter whose status is none, and says what it is', 
   const redis = { eval: async () => [], onReady: () => () => {}, status: 'open' }
   app.register(rateLimit, { redis: redis as unknown as RedisClient })
   await t.rejects(async () => app.ready(), { message: /'redis' is an adapter whose status is 'open'; allowed: / })
+})
+
+t.test('a Sentinel client that becomes ready is seen to be so each time, though it has no event for that', async t => {
+  let isReady = false
+  let looks = 0
+  const client = {
+    isOpen: true,
+    get isReady() {
+      looks++
+      return isReady
+    },
+    getSentinelNode: method,
+    connect: async () => {},
+    evalSha: async () => [],
+    eval: async () => [],
+    on: method,
+    off: method,
+  }
+  const connection = connectionOfNodeRedis(client)
+  let times = 0
+  const end = connection.onReady(() => times++)
+  const seenAs = async (ready: boolean) => {
+    isReady = ready
+    const before = looks
+    await until('it was looked at', async () => looks > before)
+  }
+  for (let round = 1; round <= 2; round++) {
+    await seenAs(true)
+    await seenAs(true)
+    t.equal(times, round)
+    await seenAs(false)
+    t.equal(times, round)
+  }
+  end()
 })

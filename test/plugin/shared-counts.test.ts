@@ -127,7 +127,14 @@ t.test('a process that cannot be asked is a store that fails: onStoreError decid
 
 t.test('what is no batch is refused, and so are wrong options', async t => {
   const counts = new SharedCounts()
-  for (const batch of [undefined, 'check', [1], [['shout']], [['check', 'key', null, 7, null]]]) {
+  for (const batch of [
+    undefined,
+    'check',
+    [1],
+    [['shout']],
+    [['check', 'key', null, 7, null]],
+    [['charge', 'key', null, 7, null]],
+  ]) {
     t.throws(() => counts.answer(batch, 1), { code: 'ML_RATE_INVALID_OPTION', message: /'batch' is / })
   }
   t.throws(() => new SharedCounts({ cache: 0 }), { message: /'cache' is 0; allowed: an integer ≥ 1/ })

@@ -11,9 +11,23 @@ const STEP = 100_000
 const ROUNDING = 1000
 /** Entries of a slice are merged when the total passes a multiple of this. */
 const LOOSE = 8
+/** What was taken ahead comes off its own entry where there are so many at most from that one on. */
+const NEWER = 32
 
 const rounded = (wait: number, window: number) =>
   wait > window && wait < window + ROUNDING ? window : Math.max(1, wait)
+
+/**
+ * When the key of a log ends (ms), after an entry at `score` was written. The end covers a stretch of time from then on, so
+ * that it need not be renewed with each entry.
+ */
+export function endOfLog(score: number, window: number, shift = 0): number {
+  const long = stretchOf(window)
+  return Math.floor((beginOf(score, long) + long + window - shift) / 1000 + 1)
+}
+
+const stretchOf = (window: number) => Math.min(window / 16, 500_000)
+const beginOf = (time: number, stretch: number) => Math.floor(time / stretch) * stretch
 
 export interface Slices {
   /** Length of a slice, 0 for none. */
@@ -32,6 +46,8 @@ export class LogModel {
   total = 0
   generation = 0
   shift = 0
+  /** When its key ends (ms). */
+  end = 0
 
   forget(): void {
     Object.assign(this, new LogModel())
@@ -45,6 +61,7 @@ export class LogModel {
       if (writes) {
         this.shift = now - clock
         this.generation = this.last + 1
+        this.end = endOfLog(this.last, window, this.shift)
       }
     }
     return this.state(now, window)
@@ -86,6 +103,7 @@ export class LogModel {
     const { last } = this
     const time = last === undefined ? now + life : Math.max(now + life, last + 1)
     if (last === undefined) this.generation = time
+    if (last === undefined || beginOf(time, stretchOf(window)) > last) this.end = endOfLog(time, window, this.shift)
     this.total += cost
     this.last = time
     this.entries.push({ time, cost })
@@ -123,6 +141,24 @@ export class LogModel {
     if (this.entries.length === 0) this.forget()
     return given
   }
+
+  /** Gives back what was taken ahead and not used: off its own entry as far as that goes, and then off the oldest units. */
+  refundAhead(clock: number, window: number, ahead: number, cost: number, generation: number, time: number): number {
+    if (this.last === undefined) return 0
+    const { now, entries, used } = this.read(clock, window, ahead, true)
+    const counts = generation === this.generation && time > Math.max(now, this.last) - window
+    const from = entries.filter(entry => entry.time >= time)
+    const [its] = from
+    let own = 0
+    if (counts && used > cost && its !== undefined && from.length <= NEWER) {
+      own = Math.min(cost, its.cost)
+      its.cost -= own
+      this.total -= own
+      this.entries = this.entries.filter(entry => entry.cost > 0)
+      this.last = this.entries.at(-1)?.time
+    }
+    return own === cost ? own : own + this.refund(clock, window, ahead, cost - own, generation, time)
+  }
 }
 
 export interface PolicyModel extends Slices {
@@ -135,7 +171,8 @@ export interface PolicyModel extends Slices {
 /** What is kept about the denials of one policy and one key. */
 export class PenaltyModel {
   readonly log = new LogModel()
-  block: { denials: number; till: number; last: number } | undefined
+  /** `end`: when its key ends (ms). */
+  block: { denials: number; till: number; last: number; end: number } | undefined
 
   /** How many denials count, and the end of the block. */
   read(clock: number, window: number, kind: Penalty, writes: boolean): { denials: number; till: number } {
@@ -148,6 +185,7 @@ export class PenaltyModel {
     if (writes && this.block.last - clock > STEP) {
       this.block.till += clock - this.block.last
       this.block.last = clock
+      this.block.end = Math.floor(clock / 1000) + Math.floor((this.block.till - clock) / 1000 + 1)
     }
     const { denials, last } = this.block
     const till = writes ? this.block.till : Math.min(last + window, this.block.till)
@@ -161,7 +199,7 @@ export class PenaltyModel {
       return { denials, till: 0 }
     }
     const block = kind === 'renew' ? window : Math.min(window * 2 ** before, 9007199254740991000)
-    this.block = { denials, till: clock + block, last: clock }
+    this.block = { denials, till: clock + block, last: clock, end: Math.floor(clock / 1000) + block / 1000 }
     return { denials, till: clock + block }
   }
 }
@@ -171,6 +209,8 @@ export class PermitsModel {
   ends = new Map<number, number>()
   /** When a permit was taken last. */
   lastTaken = 0
+  /** When the key ends (ms). */
+  end = 0
 
   inFlight(clock: number): number {
     return [...this.ends.values()].filter(end => end > clock).length
@@ -178,8 +218,15 @@ export class PermitsModel {
 
   /** Permits that were taken before the clock went back end as if they had been taken now. */
   setBack(clock: number, life: number): void {
-    for (const [number, end] of this.ends)
-      if (end > clock + life + STEP && number > clock + STEP) this.ends.set(number, clock + life)
+    for (const [number, end] of this.ends) {
+      if (end <= clock + life + STEP || number <= clock + STEP) continue
+      this.ends.set(number, clock + life)
+      this.#endAfter(clock, life)
+    }
+  }
+
+  #endAfter(clock: number, life: number): void {
+    this.end = Math.floor(clock / 1000) + Math.floor(life / 1000 + 1)
   }
 
   take(clock: number, life: number): number {
@@ -187,6 +234,7 @@ export class PermitsModel {
     let number = clock
     while (this.ends.has(number)) number++
     this.ends.set(number, clock + life)
+    this.#endAfter(clock, life)
     for (const [other, end] of this.ends) if (end <= clock) this.ends.delete(other)
     return number
   }

@@ -24,7 +24,8 @@ import {
   RESET,
   RESTORE,
 } from '../../plugin/src/stores/redis/scripts.js'
-import type { Check } from '../../plugin/src/stores/store.js'
+import type { Answer, Check, PolicyAnswer } from '../../plugin/src/stores/store.js'
+import { endOfLog } from './log-model.js'
 import { ScriptsAt } from './scripts-at.js'
 import { checkOf } from './stores.js'
 
@@ -351,14 +352,14 @@ it('a log with more entries than slices shrinks a part at a time, and no unit le
       const reply = new Reply((await at.run(CHECK, keys, args)) as unknown[])
       const next = reply.next(pendingOf(operation, check))
       if (typeof next === 'string') throw new Error(next)
-      return next.answer.policies[0]?.used as number
+      return next.answer.policies[0] as PolicyAnswer
     }
     const times: number[] = []
     const add = async (check: Check) => {
       times.push(at.now)
-      await ask('check', check)
+      return ask('check', check)
     }
-    const added: Promise<void>[] = []
+    const added: Promise<PolicyAnswer>[] = []
     for (let entry = 0; entry < count; entry++) {
       added.push(add(apart))
       at.now += Math.round((windowMs * 1000 * 0.8) / count)
@@ -367,12 +368,14 @@ it('a log with more entries than slices shrinks a part at a time, and no unit le
     t.equal((await at.log(key))?.entries.length, count)
     let rounds = 0
     for (; rounds < 50 && ((await at.log(key))?.entries.length ?? 0) > 3 * slices + 8; rounds++) {
-      await Promise.all(
-        Array.from({ length: 8 }, () => {
-          at.now += 1
-          return add(sliced)
-        }),
-      )
+      for (let charge = 0; charge < 8; charge++) {
+        at.now += 1
+        const { resetMs } = await add(sliced)
+        t.equal((await ask('peek', sliced)).resetMs, resetMs, 'the answer is of the log as it is then')
+      }
+      const counted = (await at.log(key))?.entries.find(({ time }) => time > at.now - windowMs * 1000)
+      const { resetMs } = await ask('peek', sliced)
+      t.equal(Math.round(resetMs * 1000), (counted?.time as number) + windowMs * 1000 - at.now, 'the oldest leaves')
     }
     t.ok(rounds < 25, `${8 * rounds} charges have merged ${count} entries`)
     const { entries = [] } = (await at.log(key)) ?? {}
@@ -380,7 +383,7 @@ it('a log with more entries than slices shrinks a part at a time, and no unit le
     const slice = (windowMs * 1000) / slices
     for (let step = 0; step < 30; step++) {
       const inWindow = (until: number) => times.filter(time => time > at.now - until && time <= at.now).length
-      const used = await ask('peek', sliced)
+      const { used } = await ask('peek', sliced)
       t.ok(used >= inWindow(windowMs * 1000), `${used} of ${inWindow(windowMs * 1000)} count`)
       t.ok(
         used <= inWindow(windowMs * 1000 + slice),
@@ -785,4 +788,525 @@ it('totals beyond 2^53 go on counting to the unit, and what cannot be counted is
     at.now += MINUTE
     t.strictSame(await ask('peek', 0), [true, 0, 0])
   }
+})
+
+// One log, step by step ------------------------------------------------------------------------------------------------
+
+/** A log, what is asked of it, and what becomes of it. */
+function oneLog(t: Trial, name = 'log.p') {
+  const at = scripts(t)
+  const key = redisKey(at.nameSpace, 'client', name)
+  const askAll = async (...all: readonly Pending[]): Promise<(Answer | string)[]> => {
+    const { keys, args } = encodeChecks(at.nameSpace, all, [], 0)
+    const reply = new Reply((await at.run(CHECK, keys, args)) as unknown[])
+    return all.map(one => {
+      const next = reply.next(one)
+      return typeof next === 'string' ? next : next.answer
+    })
+  }
+  const ask = async (operation: Pending['operation'], check: Check): Promise<PolicyAnswer & { allowed: boolean }> => {
+    const [answer] = (await askAll(pendingOf(operation, check))) as [Answer | string]
+    if (typeof answer === 'string') throw new Error(answer)
+    return { allowed: answer.allowed, ...(answer.policies[0] as PolicyAnswer) }
+  }
+  /** Takes quota ahead: so many requests at most, for requests of which none waits, or so many. */
+  const take = async (check: Check, wanted: number, waiting = 0, lifeMs = 500) => {
+    const one = pendingOf('take', check, { riders: { length: waiting }, wanted, share: 1, lifeMs } as object)
+    const { keys, args } = encodeChecks(at.nameSpace, [one], [], 0)
+    const next = new Reply((await at.run(CHECK, keys, args)) as unknown[]).nextTake(check)
+    if (typeof next === 'string') throw new Error(next)
+    return next
+  }
+  let refunds = 0
+  const refund = async (check: Check, cost: number, admission?: PolicyAnswer['admission'], isAhead = false) => {
+    const all = check.policies.map(policy => ({ policy, cost, admission, isAhead }))
+    const call = encodeRefunds(at.nameSpace, [pendingOf('refund', check, { refunds: all })], `${refunds++}`, at.now, 1)
+    return ((await at.run(REFUND, call.keys, call.args)) as number[])[1]
+  }
+  const block = (us: number, windowUs: number, of = key) => at.run(BLOCK, [of], [at.now, us, windowUs])
+  const entries = async () => ((await at.log(key))?.entries ?? []).map(({ time, total }) => [time, total])
+  const summary = async () => (await at.log(key))?.summary
+  return { at, key, askAll, ask, take, refund, block, entries, summary }
+}
+
+/** Holds some of what an answer says against what it must be. */
+function holds(t: Trial, answer: object, wanted: Readonly<Record<string, unknown>>): void {
+  const found = new Map(Object.entries(answer))
+  t.strictSame(Object.fromEntries(Object.keys(wanted).map(name => [name, found.get(name)])), wanted)
+}
+
+it('a wait ends when just enough has left the window, however much that is', async t => {
+  const { at, ask } = oneLog(t)
+  const of = (cost: number) => checkOf([{ limit: 40, windowMs: 60_000, cost }])
+  const times: number[] = []
+  for (let entry = 0; entry < 40; entry++) {
+    times.push(at.now)
+    await ask('check', of(1))
+    at.now += 1000
+  }
+  for (const expired of [0, 2, 7]) {
+    if (expired > 0) at.now = (times[expired - 1] as number) + MINUTE
+    for (let cost = 1; cost <= 40; cost++) {
+      const { retryMs } = await ask('peek', of(cost))
+      const wanted = cost <= expired ? 0 : (times[cost - 1] as number) + MINUTE - at.now
+      t.equal(Math.round(retryMs * 1000), wanted, `the wait of ${cost}`)
+    }
+  }
+})
+
+it('a wait that exceeds its window by less than a millisecond is the window', async t => {
+  const { at, ask } = oneLog(t)
+  const check = checkOf([{ limit: 1, windowMs: 5000 }])
+  await ask('check', check)
+  at.now -= 999
+  holds(t, await ask('peek', check), { retryMs: 5000, resetMs: 5000 })
+  at.now -= 1
+  holds(t, await ask('peek', check), { retryMs: 5001, resetMs: 5001 })
+})
+
+it('an entry that leaves the window in this microsecond is removed by the admission that has its place', async t => {
+  const { at, ask, entries } = oneLog(t)
+  const check = checkOf([{ limit: 2, windowMs: 5000 }])
+  const began = at.now
+  await ask('check', check)
+  at.now += SECOND
+  await ask('check', check)
+  at.now = began + 5 * SECOND
+  holds(t, await ask('check', check), { allowed: true, used: 2 })
+  t.strictSame(await entries(), [
+    [began + SECOND, 2],
+    [at.now, 3],
+  ])
+})
+
+it('entries of a slice are merged, and not the one before it, also where it begins within a microsecond', async t => {
+  const { at, ask, entries } = oneLog(t)
+  const of = (cost: number) => checkOf([{ limit: 10_000, windowMs: 1000, cost }], { precision: 1 / 3 })
+  const slice = (1000 / 3) * 1000
+  let number = Math.ceil(at.now / slice)
+  while (Number.isInteger(number * slice)) number++
+  at.now = Math.floor(number * slice)
+  const before = at.now
+  for (const cost of [6, 1, 1]) {
+    await ask('check', of(cost))
+    at.now += 1
+  }
+  t.strictSame(await entries(), [
+    [before, 6],
+    [before + 2, 8],
+  ])
+})
+
+it('no admission merges more than 250 entries, however many there are in a slice', async t => {
+  const { at, ask, entries } = oneLog(t)
+  const apart = checkOf([{ limit: 100_000, windowMs: 60_000 }])
+  const sliced = checkOf([{ limit: 100_000, windowMs: 60_000 }], { precision: 0.25 })
+  await Promise.all(Array.from({ length: 600 }, () => ask('check', apart)))
+  at.now += 1000
+  for (let charge = 1; charge <= 8; charge++) await ask('check', sliced)
+  const { length } = await entries()
+  t.ok(length >= 350 && length < 600, `${length} of 600 are left after one time in eight`)
+})
+
+it('a refund takes the oldest units, however many entries that are, and removes these entries', async t => {
+  for (const units of [1, 2, 3, 7, 20, 38, 39]) {
+    const { at, ask, refund, entries, summary } = oneLog(t)
+    const check = checkOf([{ limit: 40, windowMs: 60_000 }])
+    const began = at.now
+    for (let entry = 0; entry < 40; entry++) {
+      await ask('check', check)
+      at.now += 1000
+    }
+    t.equal(await refund(check, units), units)
+    t.strictSame((await entries())[0], [began + units * 1000, units + 1])
+    const { oldest, base } = (await summary()) ?? {}
+    t.strictSame([oldest, base], [began + units * 1000, units])
+    t.equal((await ask('peek', check)).used, 40 - units)
+  }
+})
+
+it('a wait is never shorter than a microsecond, also where a slice is not a whole number of them', async t => {
+  const { at, ask } = oneLog(t)
+  const check = checkOf([{ limit: 4, windowMs: 1, cost: 4 }], { precision: 1 / 3 })
+  await ask('check', check)
+  at.now -= 10 * SECOND
+  t.equal((await ask('check', check)).allowed, false)
+  at.now += 1333
+  const { allowed, retryMs, resetMs } = await ask('check', check)
+  t.strictSame([allowed, retryMs, resetMs], [false, 0.001, 0.001])
+  at.now += 1
+  t.equal((await ask('check', check)).allowed, true)
+})
+
+it('a window that has changed is that of the log from the next admission on, and so is its end', async t => {
+  const { at, key, ask, summary } = oneLog(t)
+  for (const windowMs of [60_000, 120_000, 120_000, 30_000]) {
+    at.now += 1000
+    await ask('check', checkOf([{ limit: 10, windowMs }]))
+    t.equal((await summary())?.window, windowMs * 1000)
+    t.equal(await at.endOf(key), endOfLog(at.now, windowMs * 1000))
+  }
+})
+
+it('a blocked key keeps what counts in its log, and when it leaves', async t => {
+  const { at, key, ask, refund, block, entries, summary } = oneLog(t)
+  const window = 5 * SECOND
+  const check = checkOf([{ limit: 5, windowMs: 5000, cost: 2 }])
+  const one = checkOf([{ limit: 5, windowMs: 5000 }])
+  const generation = at.now
+  const admitted = (await ask('check', check)).admission
+  at.now += 1000
+  const last = at.now
+  await ask('check', check)
+  t.equal(await at.endOf(key), endOfLog(generation, window))
+  at.now += SECOND
+  const blocked = { generation, window, oldest: generation, base: 0, shift: 0 }
+  for (const us of [SECOND, SECOND, 20 * SECOND, SECOND]) {
+    await block(us, window)
+    t.strictSame(await summary(), { ...blocked, block: at.now + us })
+    t.equal(await at.endOf(key), us === SECOND ? endOfLog(at.now, window) : Math.floor((at.now + us) / 1000 + 1))
+  }
+  t.strictSame(await entries(), [
+    [generation, 2],
+    [last, 4],
+  ])
+  holds(t, await ask('peek', one), { allowed: false, used: 4, resetMs: 1000, blockedMs: 1000, retryMs: 1000 })
+  t.equal(await refund(check, 1), 1)
+  t.strictSame(await summary(), { ...blocked, base: 1, block: at.now + SECOND })
+  t.equal((await ask('charge', one)).used, 4)
+  t.equal(await refund(check, 1), 1)
+  at.now += SECOND - 1
+  const nearly = await ask('check', one)
+  t.strictSame([nearly.allowed, nearly.used, nearly.blockedMs, nearly.retryMs], [false, 3, 0.001, 0.001])
+  t.strictSame((await entries()).length, 2, 'the first is gone')
+  at.now += 1
+  t.equal(await refund(check, 1, admitted), 1)
+  t.equal((await summary())?.block, undefined, 'the block is over')
+  holds(t, await ask('peek', one), { allowed: true, used: 2, blockedMs: undefined })
+})
+
+it('a blocked key to which everything was given back stays blocked, and begins another generation', async t => {
+  const { at, key, ask, refund, block, entries, summary } = oneLog(t)
+  const window = 5 * SECOND
+  const check = checkOf([{ limit: 5, windowMs: 5000, cost: 2 }])
+  const { admission } = await ask('check', check)
+  at.now += 1000
+  const last = at.now
+  await ask('check', check)
+  await block(SECOND, window)
+  t.equal(await refund(check, 9), 4)
+  t.strictSame(await entries(), [[last, 4]])
+  const empty = { generation: last + 1, window, oldest: last, base: 4, shift: 0, block: at.now + SECOND }
+  t.strictSame(await summary(), empty)
+  t.equal(await refund(check, 1, admission), 0, 'it is of the generation before')
+  t.equal(await refund(check, 1), 0)
+  t.strictSame(await summary(), empty)
+  holds(t, await ask('peek', check), { allowed: false, used: 0, resetMs: 1000, retryMs: 1000, blockedMs: 1000 })
+  at.now += SECOND
+  holds(t, await ask('peek', check), { allowed: true, used: 0, resetMs: 0, retryMs: 0, blockedMs: undefined })
+  holds(t, await ask('check', check), { allowed: true, used: 2, resetMs: 5000 })
+  t.equal((await summary())?.block, undefined)
+  at.now += SECOND
+  holds(t, await ask('peek', check), { used: 2, resetMs: 4000 })
+  t.equal((await entries()).length, 1)
+  await block(SECOND, window)
+  at.now += SECOND
+  t.equal(await refund(check, 9), 2)
+  t.equal(await at.endOf(key), undefined, 'once the block is over nothing is left')
+})
+
+it('a key that is blocked before it has used anything has used nothing, and keeps no trace of it', async t => {
+  const { at, key, ask, refund, block, entries, summary } = oneLog(t)
+  const window = 5 * SECOND
+  const check = checkOf([{ limit: 5, windowMs: 5000, cost: 2 }])
+  const began = at.now
+  await block(SECOND, window)
+  t.strictSame(await entries(), [[began, 0]])
+  t.strictSame(await summary(), { generation: began, window, oldest: began, base: 0, shift: 0, block: began + SECOND })
+  t.equal(await at.endOf(key), endOfLog(began, window))
+  holds(t, await ask('peek', check), { allowed: false, used: 0, resetMs: 1000, retryMs: 1000, blockedMs: 1000 })
+  t.equal(await refund(check, 1), 0)
+  await block(10 * SECOND, window)
+  t.equal(await at.endOf(key), Math.floor((began + 10 * SECOND) / 1000 + 1))
+  await block(SECOND, window)
+  at.now += 2 * SECOND
+  holds(t, await ask('peek', check), { allowed: true, used: 0, resetMs: 0 })
+  holds(t, await ask('check', check), { allowed: true, used: 2, resetMs: 5000 })
+  t.strictSame(await entries(), [[at.now, 2]])
+  at.now += SECOND
+  holds(t, await ask('peek', check), { used: 2, resetMs: 4000 })
+})
+
+it('where quota and block both deny, the longer wait is told, and a penalty is no shorter than the block', async t => {
+  for (const [blockedMs, longestMs] of [
+    [1000, 5000],
+    [20_000, 20_000],
+  ] as const) {
+    const { ask, block } = oneLog(t)
+    const check = checkOf([{ limit: 5, windowMs: 5000, cost: 5 }])
+    await ask('check', check)
+    await block(blockedMs * 1000, 5 * SECOND)
+    const full = { allowed: false, used: 5, resetMs: longestMs, retryMs: longestMs, blockedMs }
+    holds(t, await ask('peek', check), full)
+    const renewing = checkOf([{ limit: 5, windowMs: 5000, cost: 1 }], { penalty: 'renew' })
+    holds(t, await ask('check', renewing), { ...full, denials: 1 })
+    holds(t, await ask('peek', renewing), { ...full, denials: 1 })
+  }
+  const { ask, block } = oneLog(t)
+  await block(1_000_000, 5 * SECOND)
+  const counting = checkOf([{ limit: 5, windowMs: 5000 }], { penalty: 'count' })
+  holds(t, await ask('check', counting), { allowed: false, used: 0, retryMs: 1000, denials: 1 })
+  const renewing = checkOf([{ limit: 5, windowMs: 5000 }], { penalty: 'renew' })
+  holds(t, await ask('check', renewing), { allowed: false, used: 5, retryMs: 5000, resetMs: 5000, denials: 1 })
+})
+
+it('the end of a block may stand in another log than what counts, for any of the policies', async t => {
+  for (const precision of [0, 0.25]) {
+    for (const apart of [[0], [1], [0, 1]]) {
+      const { at, askAll, take, block } = oneLog(t)
+      const places = redisKey(at.nameSpace, 'client', 'blocks')
+      const plain = checkOf(
+        [
+          { name: 'a', limit: 5, windowMs: 5000 },
+          { name: 'b', limit: 7, windowMs: 9000 },
+        ],
+        { precision },
+      )
+      const policies = plain.policies.map((policy, index) =>
+        apart.includes(index) ? { ...policy, blockLog: 'blocks' } : policy,
+      )
+      const check = { ...plain, policies }
+      const other = pendingOf('check', checkOf([{ limit: 9, windowMs: 5000 }]), { key: 'other' })
+      const look = async (operation: Pending['operation']) => {
+        const [first, second] = await askAll(pendingOf(operation, check), other)
+        if (typeof first === 'string' || typeof second === 'string') return [first, second]
+        const blocks = first?.policies.map(({ blockedMs }) => blockedMs)
+        return [first?.allowed, blocks, first?.policies.map(({ used }) => used), second?.policies[0]?.used]
+      }
+      const none = [undefined, undefined]
+      t.strictSame(await look('check'), [true, none, [1, 1], 1])
+      await block(SECOND, 5 * SECOND, places)
+      const blocks = none.map((_, index) => (apart.includes(index) ? 1000 : undefined))
+      t.strictSame(await look('peek'), [false, blocks, [1, 1], 2])
+      t.strictSame(await look('check'), [false, blocks, [1, 1], 3])
+      t.strictSame(await look('charge'), [true, blocks, [2, 2], 4])
+      const denied = await take(check, 3, 1)
+      t.strictSame([denied.admitted, denied.ahead], [0, 0])
+      t.strictSame(
+        denied.policies.map(({ retryMs, blockedMs }) => [retryMs, blockedMs]),
+        blocks.map(blockedMs => [blockedMs ?? 0, blockedMs]),
+      )
+      // A peek moves nothing, also where the clock has gone back.
+      const isOfClient = (line: string) => line.includes('{client}')
+      const before = (await at.print()).split('\n').filter(isOfClient)
+      at.now -= 30 * SECOND
+      t.equal((await look('peek'))[0], false)
+      t.strictSame((await at.print()).split('\n').filter(isOfClient), before)
+      at.now += 30 * SECOND + SECOND - 1
+      const nearly = blocks.map(blockedMs => blockedMs && 0.001)
+      t.strictSame((await look('peek')).slice(0, 2), [false, nearly])
+      at.now += 1
+      t.strictSame((await look('check')).slice(0, 3), [true, none, [3, 3]])
+      // Quota taken ahead is dated a second ahead at most, where entries share slices.
+      at.now -= SECOND + (precision === 0 ? 0 : SECOND) + 100_000
+      const shift = async () => (await at.log(places))?.summary?.shift
+      await look('check')
+      t.equal(await shift(), 0)
+      at.now -= 1
+      await look('check')
+      t.equal(await shift(), 100_001)
+      await at.clear()
+      await t.redis.set(places, 'mine')
+      const [refused, answered] = await askAll(pendingOf('check', check), other)
+      t.equal(refused, 'foreign')
+      t.equal(typeof answered === 'object' && answered.policies[0]?.used, 1)
+      t.equal(await take(check, 3, 1).catch((error: Error) => error.message), 'foreign')
+    }
+  }
+})
+
+it('what was not used comes off its own entry with up to 31 newer ones, and off the oldest units with more', async t => {
+  for (const newer of [30, 31, 32, 40]) {
+    const { at, ask, take, refund, entries, summary } = oneLog(t)
+    const check = checkOf([{ limit: 10_000, windowMs: 60_000 }], { precision: 0.001 })
+    const five = checkOf([{ limit: 10_000, windowMs: 60_000, cost: 5 }], { precision: 0.001 })
+    const began = at.now
+    await ask('check', five)
+    at.now += SECOND
+    const { ahead, policies } = await take(check, 9, 0, 50)
+    t.equal(ahead, 9)
+    const own = at.now + 50_000
+    for (let entry = 1; entry <= newer; entry++) {
+      at.now = own + entry * 60_000
+      await ask('check', check)
+    }
+    const before = await entries()
+    t.strictSame(before.slice(0, 2), [
+      [began, 5],
+      [own, 14],
+    ])
+    t.equal(before.length, 2 + newer)
+    t.equal(await refund(check, 4, policies[0]?.admission, true), 4)
+    const isOwn = newer <= 31
+    t.equal((await summary())?.base, isOwn ? 0 : 4)
+    t.strictSame(
+      await entries(),
+      before.map(([time, total], index) => [time, (total as number) - (isOwn && index > 0 ? 4 : 0)]),
+    )
+    t.equal((await ask('peek', check)).used, 5 + 9 + newer - 4)
+  }
+})
+
+it('all totals are lowered where they would pass 2^53, and what counts, when it leaves, and the end of the key stay', async t => {
+  const of = (cost: number, windowMs = 60_000) => checkOf([{ limit: Number.MAX_SAFE_INTEGER, windowMs, cost }])
+  const left = oneLog(t)
+  const { at } = left
+  const generation = at.now
+  await left.ask('check', of(LARGEST_TOTAL - 5))
+  at.now += MINUTE - 1
+  const last = at.now
+  await left.ask('charge', of(5))
+  at.now += 1
+  holds(t, await left.ask('check', of(7)), { allowed: true, used: 12, resetMs: 60_000 - 0.001 })
+  t.strictSame(await left.entries(), [
+    [last, 5],
+    [last + 1, 12],
+  ])
+  const known = { window: MINUTE, base: 0, shift: 0, block: undefined }
+  t.strictSame(await left.summary(), { ...known, generation, oldest: last })
+  t.equal(await at.endOf(left.key), endOfLog(last, MINUTE))
+
+  const given = oneLog(t)
+  const began = given.at.now
+  await given.ask('check', of(LARGEST_TOTAL - 5))
+  await given.refund(of(0), LARGEST_TOTAL - 10)
+  given.at.now += 500
+  await given.ask('check', of(1))
+  given.at.now += 500
+  holds(t, await given.ask('check', of(20, 90_000)), { used: 26, resetMs: 89_999 })
+  t.strictSame(await given.entries(), [
+    [began, 5],
+    [began + 500, 6],
+    [began + 1000, 26],
+  ])
+  t.strictSame(await given.summary(), { ...known, window: 90 * SECOND, generation: began, oldest: began })
+
+  const gone = oneLog(t)
+  await gone.ask('check', of(LARGEST_TOTAL - 5))
+  // Nothing counts any more, and the key has not ended yet.
+  gone.at.now += MINUTE + 100_000
+  holds(t, await gone.ask('check', of(20)), { used: 20, resetMs: 60_000 })
+  t.strictSame(await gone.entries(), [[gone.at.now, 20]])
+  t.strictSame(await gone.summary(), { ...known, generation: gone.at.now, oldest: gone.at.now })
+  t.equal(await gone.at.endOf(gone.key), endOfLog(gone.at.now, MINUTE))
+})
+
+it('what is given back beyond its own entry comes off the oldest units, and an entry of which nothing is left is gone', async t => {
+  const { at, ask, take, refund, entries, summary } = oneLog(t)
+  const of = (cost: number) => checkOf([{ limit: 10_000, windowMs: 60_000, cost }], { precision: 0.001 })
+  const began = at.now
+  await ask('check', of(5))
+  at.now += SECOND
+  const { admission } = (await take(of(1), 9, 0, 50)).policies[0] ?? {}
+  const own = at.now + 50_000
+  at.now = own + 100_000
+  const newer = at.now
+  await ask('check', of(1))
+  t.equal(await refund(of(1), 1, admission, true), 1)
+  t.equal(await refund(of(1), 5, admission, true), 5)
+  t.strictSame(await entries(), [
+    [began, 5],
+    [own, 8],
+    [newer, 9],
+  ])
+  t.equal((await summary())?.base, 0)
+  t.equal(await refund(of(1), 5, admission, true), 5, 'three of its own, and two of the oldest')
+  t.strictSame(await entries(), [
+    [began, 5],
+    [newer, 6],
+  ])
+  const { oldest, base } = (await summary()) ?? {}
+  t.strictSame([oldest, base], [began, 2])
+  holds(t, await ask('peek', of(1)), { used: 4, resetMs: (began + MINUTE - at.now) / 1000 })
+})
+
+it('where its own entry was the oldest, the next one is', async t => {
+  const { at, ask, take, refund, entries, summary } = oneLog(t)
+  const check = checkOf([{ limit: 10_000, windowMs: 60_000 }], { precision: 0.001 })
+  const { admission } = (await take(check, 9, 0, 50)).policies[0] ?? {}
+  const times: number[] = []
+  for (let entry = 0; entry < 3; entry++) {
+    at.now += SECOND
+    times.push(at.now)
+    await ask('check', check)
+  }
+  t.equal(await refund(check, 9, admission, true), 9)
+  t.strictSame(
+    await entries(),
+    times.map((time, index) => [time, index + 1]),
+  )
+  const { oldest, base } = (await summary()) ?? {}
+  t.strictSame([oldest, base], [times[0], 0])
+  holds(t, await ask('peek', check), { used: 3, resetMs: ((times[0] as number) + MINUTE - at.now) / 1000 })
+})
+
+it('what has left its window comes off no entry, also where the clock has gone back a little', async t => {
+  const of = (cost: number) => checkOf([{ limit: 10_000, windowMs: 60_000, cost }], { precision: 0.001 })
+  const left = oneLog(t)
+  const { admission } = (await left.take(of(1), 9, 0, 50)).policies[0] ?? {}
+  const own = left.at.now + 50_000
+  left.at.now = own + SECOND
+  await left.ask('check', of(5))
+  t.equal(await left.refund(of(1), 10), 10, 'of an operator')
+  left.at.now = own + MINUTE
+  t.equal(await left.refund(of(1), 2, admission, true), 0)
+  holds(t, await left.ask('peek', of(1)), { used: 4 })
+
+  const back = oneLog(t)
+  const [taken] = (await back.take(of(1), 9, 0, 50)).policies
+  back.at.now += 50_000 + MINUTE
+  await back.ask('check', of(5))
+  back.at.now -= 50_000
+  t.equal(await back.refund(of(1), 2, taken?.admission, true), 0)
+  holds(t, await back.ask('peek', of(1)), { used: 5 })
+})
+
+it('entries of older slices are merged once a log has 19 more than it has slices, and not before', async t => {
+  for (const older of [21, 22]) {
+    const { at, ask, entries } = oneLog(t)
+    const of = (cost: number, precision = 0) => checkOf([{ limit: 100_000, windowMs: 60_000, cost }], { precision })
+    const slice = 15 * SECOND
+    at.now = Math.ceil(at.now / slice) * slice + 1
+    for (let entry = 0; entry < older; entry++) {
+      at.now += 1
+      await ask('check', of(1))
+    }
+    at.now += slice
+    await ask('check', of(1))
+    at.now += slice
+    // The total passes a multiple of 8.
+    await ask('check', of(23 - older, 0.25))
+    // One stretch of the log is looked at, here from its tenth entry on.
+    t.equal((await entries()).length, older === 21 ? 23 : 12)
+  }
+})
+
+it('an admission of one of two logs that is gone gives nothing back, whatever the other one is', async t => {
+  const at = scripts(t)
+  const check = checkOf([
+    { name: 'p', limit: 9, windowMs: 60_000 },
+    { name: 'q', limit: 9, windowMs: 60_000 },
+  ])
+  const call = encodeChecks(at.nameSpace, [pendingOf('check', check)], [], 0)
+  const reply = new Reply((await at.run(CHECK, call.keys, call.args)) as unknown[])
+  const next = reply.next(pendingOf('check', check))
+  if (typeof next === 'string') throw new Error(next)
+  await t.redis.del(redisKey(at.nameSpace, 'client', 'log.q'))
+  const refunds = check.policies.map((policy, index) => ({
+    policy,
+    cost: 1,
+    admission: next.answer.policies[index]?.admission,
+  }))
+  const back = encodeRefunds(at.nameSpace, [pendingOf('refund', check, { refunds })], 'm', at.now, 1)
+  t.strictSame(await at.run(REFUND, back.keys, back.args), [at.now, 1, 0])
 })

@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { MemoryStore } from '../../../plugin/src/stores/memory/memory-store.js'
 import type { Answer, Check, PolicyAnswer, Refund } from '../../../plugin/src/stores/store.js'
@@ -105,6 +107,8 @@ t.test('a refund gives back what its admission took, while that counts', async t
     }))
     return store.refund(check, refunds)
   }
+  t.strictSame(refund(1), [0], 'nothing is known of the log')
+  store.check(one({}, { key: 'another' }))
   t.strictSame(refund(1), [0], 'nothing is known of the key')
   const admitted = store.check(check)
   store.check(check)
@@ -288,4 +292,167 @@ t.test('blocks that another store reports are taken over, and so is their end', 
   t.match(store.peek(one()), { allowed: false, policies: [{ blockedMs: 300 }] })
   store.learnBlocks(one(), report())
   t.equal(store.peek(one()).allowed, true)
+})
+
+t.test('where the clock steps back, time goes on from where it was, each time', async t => {
+  const { store, clock } = opened()
+  const check = one({ limit: 1 })
+  store.check(check)
+  clock.now = 9000
+  t.match(store.check(check), { policies: [{ retryMs: 1000 }] })
+  clock.now = 9400
+  t.match(store.check(check), { policies: [{ retryMs: 600 }] })
+  t.match(store.check(check), { policies: [{ retryMs: 600 }] }, 'time that stands still')
+  clock.now = 100
+  t.match(store.check(check), { policies: [{ retryMs: 600 }] })
+  clock.now = 699
+  t.equal(store.check(check).allowed, false)
+  clock.now = 700
+  t.equal(store.check(check).allowed, true)
+})
+
+t.test('charges of one slice share an entry, also where admissions do not', async t => {
+  const of = (act: (store: MemoryStore) => void) => {
+    const { store, clock } = opened()
+    act(store)
+    clock.now += 9
+    act(store)
+    clock.now += 1
+    act(store)
+    return first(store.peek(one({ cost: 0 }))).resetMs
+  }
+  const sliced = (limit: number) => one({ limit }, { precision: 0.01 })
+  t.equal(
+    of(store => store.charge(sliced(3))),
+    999,
+    'two in the first slice, one in the second',
+  )
+  t.equal(
+    of(store => store.check(sliced(101))),
+    999,
+  )
+  t.equal(
+    of(store => store.check(sliced(3))),
+    990,
+  )
+})
+
+t.test('what is taken over is dated when it was learnt, and what was known before keeps its time', async t => {
+  const { store, clock } = opened()
+  const report = (policy: Partial<PolicyAnswer>): Answer => ({
+    allowed: true,
+    policies: [{ used: 0, resetMs: 0, retryMs: 0, denials: 0, ...policy }],
+  })
+  const used = () => usedOf(store.peek(one({ cost: 0, limit: 99 })))[0]
+  store.learn(one(), report({ used: 2, resetMs: 1000 }))
+  clock.now += 500
+  store.learn(one(), report({ used: 2, resetMs: 500 }))
+  t.equal(used(), 2, 'both are known')
+  store.learn(one(), report({ used: 3, resetMs: 500 }))
+  t.equal(used(), 3)
+  clock.now += 499
+  t.equal(used(), 3)
+  clock.now += 1
+  t.equal(used(), 1, 'the third one is half a window younger')
+  clock.now += 500
+  t.equal(used(), 0)
+  store.learn(one(), report({ used: 6, resetMs: 1000 }))
+  clock.now += 500
+  const admission = { generation: 1, time: clock.now }
+  store.learn(one({ cost: 2 }), report({ used: 6, resetMs: 500, admission }))
+  clock.now += 500
+  t.equal(used(), 2, 'what was admitted just now is new, though no more is used')
+  const other = opened()
+  other.store.learn(one(), report({ used: 6, resetMs: 1000 }))
+  other.clock.now += 500
+  other.store.learn(one({ cost: 2 }), report({ used: 6, resetMs: 500 }))
+  other.clock.now += 500
+  t.strictSame(usedOf(other.store.peek(one())), [0], 'a denial adds nothing')
+})
+
+t.test('a denied client is shown its quota as used up, or what it has overdrawn', async t => {
+  for (const penalty of ['renew', 'backoff'] as const) {
+    const { store } = opened()
+    store.check(one({ cost: 2 }))
+    t.match(store.check(one({ cost: 2 }, { penalty })), { allowed: false, policies: [{ used: 3 }] })
+    store.charge(one({ cost: 7 }))
+    t.match(store.check(one({ cost: 2 }, { penalty })), { allowed: false, policies: [{ used: 9 }] })
+  }
+})
+
+t.test('a check without a penalty does not see the penalties of others', async t => {
+  const { store, clock } = opened()
+  const renewing = one({ limit: 1 }, { penalty: 'renew' })
+  store.check(renewing)
+  clock.now += 900
+  store.check(renewing)
+  clock.now += 100
+  t.equal(store.peek(renewing).allowed, false)
+  t.match(store.peek(one({ limit: 1 })), { allowed: true, policies: [{ used: 0, denials: 0 }] })
+})
+
+t.test('a key that is denied is not forgotten before that is over, however many others come', async t => {
+  const others = (store: MemoryStore) => {
+    for (let index = 0; index < 5; index++) store.check(one({ limit: 1 }, { key: `other ${index}` }))
+  }
+  const plain = opened(1)
+  plain.store.check(one({ limit: 1 }))
+  others(plain.store)
+  t.equal(plain.store.check(one({ limit: 1 })).allowed, true, 'it was admitted, so it may be forgotten')
+  t.equal(plain.store.check(one({ limit: 1 })).allowed, false)
+  plain.clock.now += 999
+  others(plain.store)
+  t.equal(plain.store.peek(one({ limit: 1 })).allowed, false)
+
+  for (const penalty of ['count', 'backoff'] as const) {
+    const { store, clock } = opened(1)
+    const check = one({ limit: 1 }, { penalty })
+    for (let index = 0; index < 3; index++) store.check(check)
+    clock.now += penalty === 'count' ? 999 : 1999
+    others(store)
+    t.match(store.check(check), { allowed: false, policies: [{ denials: 3 }] }, penalty)
+  }
+})
+
+t.test('with keys of their own, the penalty of a key is kept as long as it denies', async t => {
+  const { store, clock } = opened(1)
+  const of = (key: string): Check => ({ ...one({ limit: 1 }, { key, penalty: 'backoff' }), keys: ['tenant'] })
+  for (const key of ['x', 'x', 'x']) store.check(of(key))
+  clock.now += 999
+  for (let index = 0; index < 5; index++) store.check(of(`other ${index}`))
+  clock.now += 1
+  t.match(store.check(of('x')), { allowed: false, policies: [{ denials: 3, retryMs: 4000 }] })
+})
+
+t.test('a reset of what is not known changes nothing', async t => {
+  const { store } = opened()
+  store.reset('client', { limiters: ['none'], logs: ['log.none'], permits: ['none'] })
+  store.check(one())
+  store.reset('client', { limiters: [], logs: ['log.none', 'log.p'], permits: [] })
+  t.strictSame(usedOf(store.peek(one({ cost: 0 }))), [0])
+})
+
+t.test('permits that are given back and blocks that have ended take no memory', async t => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const heapBytes = () => {
+    collect()
+    return process.memoryUsage().heapUsed
+  }
+  const { store } = opened(1)
+  const report = (blockedMs?: number): Answer => ({
+    allowed: true,
+    policies: [{ used: 0, resetMs: 0, retryMs: 0, denials: 0, blockedMs }],
+  })
+  const before = heapBytes()
+  const last = one({}, { key: 'last' })
+  store.learnBlocks(last, report(300))
+  for (let index = 0; index < 30_000; index++) {
+    const check = one({}, { key: `key ${index}`, concurrency: { max: 1 } })
+    store.check(check).concurrency?.lease?.release()
+    store.learnBlocks(check, report())
+  }
+  const grown = heapBytes() - before
+  t.ok(grown < 1_000_000, `${grown} bytes more after 30,000 keys`)
+  t.equal(store.peek(last).allowed, false)
 })

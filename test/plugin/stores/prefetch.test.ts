@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { connectionOf } from '../../../plugin/src/clients/index.js'
+import type { Connection } from '../../../plugin/src/stores/redis/client.js'
 import { RedisStore, type RedisStoreOptions } from '../../../plugin/src/stores/redis/redis-store.js'
 import type { Answer, Check } from '../../../plugin/src/stores/store.js'
 import { readLog, shiftLog } from '../../support/log.js'
@@ -370,6 +371,38 @@ t.test('requests that wait for a grant each have their own time', async t => {
     await pause(40)
   }
   for (const ms of await Promise.all(waits)) t.ok(ms >= 149, `given up after ${Math.round(ms)} ms`)
+})
+
+t.test('requests that wait for a grant while the connection is lost each have their own time', async t => {
+  const client = new Redis(REDIS_URL)
+  let isReady = true
+  const listeners: (() => void)[] = []
+  const connection: Connection = Object.create(connectionOf(client), {
+    status: { get: () => (isReady ? 'ready' : 'connecting') },
+    onReady: {
+      value: (listener: () => void) => {
+        listeners.push(listener)
+        return () => {}
+      },
+    },
+  })
+  const store = new RedisStore(connection, { nameSpace: newSpace(), timeoutMs: 600 })
+  t.teardown(() => {
+    store.close()
+    client.disconnect()
+  })
+  await client.ping()
+  const check = ahead([{ limit: 100_000, windowMs: HOUR }])
+  await store.check(check)
+  const one = Promise.resolve(store.check(check))
+  // It is lost before the turn is over in which the call is sent.
+  isReady = false
+  await pause(500)
+  const two = Promise.resolve(store.check(check))
+  await t.rejects(one, { code: 'ML_RATE_STORE_TIMEOUT' })
+  isReady = true
+  for (const listener of listeners) listener()
+  t.match(await two, { allowed: true, policies: [{ used: 2 }] })
 })
 
 t.test('a key that was near its limit is answered ahead again once there is room', async t => {

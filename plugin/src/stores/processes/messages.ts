@@ -17,11 +17,14 @@ export interface Shape {
 /** `id`: under which the shape is kept, 0 for nowhere; `shape`: null where it was sent before. */
 export type ShapeSent = readonly [id: number, shape: Shape | null]
 
+/** Until when it may happen, in milliseconds since 1970: one clock tells all processes of a machine. 0: at any time. */
+export type Latest = number
+
 export type Call =
   | readonly ['check' | 'peek' | 'charge', key: string, keys: readonly string[] | null, ...ShapeSent]
-  | readonly ['refund', key: string, limiter: string, refunds: readonly RefundSent[]]
-  | readonly ['reset', key: string, names: Names]
-  | readonly ['block', key: string, places: BlockPlaces, durationMs: number, latest: number]
+  | readonly ['refund', key: string, limiter: string, refunds: readonly RefundSent[], latest: Latest]
+  | readonly ['reset', key: string, names: Names, latest: Latest]
+  | readonly ['block', key: string, places: BlockPlaces, durationMs: number, latest: Latest]
   | readonly ['release', permit: number]
 
 /** Key: null where it is that of the check. Generation and time: of the admission; -1 for an operator's refund. */
@@ -37,8 +40,11 @@ export type RefundSent = readonly [
 /** An answer as numbers: whether it is allowed, requests in flight, which denied it, the permit, then each policy. */
 export type AnswerSent = readonly number[]
 
-/** `too-large`: the charge cannot be counted. `late`: nobody waits for it any more. Null: done. */
-export type Result = AnswerSent | 'too-large' | 'late' | null
+/**
+ * `too-large`: the charge cannot be counted. `late`: nobody waits for it any more. `unknown`: the shape was sent to counts
+ * that are gone. Null: done.
+ */
+export type Result = AnswerSent | 'too-large' | 'late' | 'unknown' | null
 
 /** A denial of these was remembered somewhere, and holds no longer. */
 export interface Freed {

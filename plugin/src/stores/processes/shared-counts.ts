@@ -8,6 +8,7 @@ import {
   decodeRefund,
   encodeAnswer,
   type Freed,
+  type Latest,
   type Result,
   type Shape,
   type ShapeSent,
@@ -89,6 +90,7 @@ export class SharedCounts {
       case 'check': {
         const [, key, keys, ...shape] = call
         const check = checkOf(key, keys, shape, asker)
+        if (check === undefined) return 'unknown'
         const answer = this.#store.check(check)
         const lease = answer.concurrency?.lease
         if (!answer.allowed) this.#noteDenial(check)
@@ -98,33 +100,38 @@ export class SharedCounts {
       }
       case 'peek': {
         const [, key, keys, ...shape] = call
-        return encodeAnswer(this.#store.peek(checkOf(key, keys, shape, asker)), 0)
+        const check = checkOf(key, keys, shape, asker)
+        return check === undefined ? 'unknown' : encodeAnswer(this.#store.peek(check), 0)
       }
       case 'charge': {
         const [, key, keys, ...shape] = call
+        const check = checkOf(key, keys, shape, asker)
+        if (check === undefined) return 'unknown'
         try {
-          return encodeAnswer(this.#store.charge(checkOf(key, keys, shape, asker)), 0)
+          return encodeAnswer(this.#store.charge(check), 0)
         } catch (error) {
           if (error instanceof ChargeTooLarge) return 'too-large'
           throw error
         }
       }
       case 'refund': {
-        const [, key, limiter, sent] = call
+        const [, key, limiter, sent, latest] = call
+        if (isLate(latest)) return 'late'
         const refunds = sent.map(decodeRefund)
         const given = this.#store.refund({ key } as Check, refunds)
         for (const each of new Set(refunds.map(refund => refund.key ?? key))) this.#freed(limiter, each, from)
         return given
       }
       case 'reset': {
-        const [, key, names] = call
+        const [, key, names, latest] = call
+        if (isLate(latest)) return 'late'
         this.#store.reset(key, names)
         for (const limiter of names.limiters) this.#freed(limiter, key, from)
         return null
       }
       case 'block': {
         const [, key, places, durationMs, latest] = call
-        if (Date.now() > latest) return 'late'
+        if (isLate(latest)) return 'late'
         this.#store.block(key, places, durationMs)
         return null
       }
@@ -162,11 +169,19 @@ export class SharedCounts {
   }
 }
 
+const isLate = (latest: Latest): boolean => latest > 0 && Date.now() > latest
+
 const idOf = (limiter: string, key: string): string => `${limiter}\n${key}`
 
-function checkOf(key: string, keys: readonly string[] | null, [id, sent]: ShapeSent, { shapes }: Asker): Check {
+/** Undefined where the shape was sent to other counts, before these. */
+function checkOf(
+  key: string,
+  keys: readonly string[] | null,
+  [id, sent]: ShapeSent,
+  { shapes }: Asker,
+): Check | undefined {
   const shape = sent ?? shapes.get(id)
-  if (shape === undefined) throw new InvalidOption('batch', `of the unknown limiter ${id}`, 'batches in their order')
+  if (shape === undefined) return undefined
   if (sent !== null && id !== 0) shapes.set(id, sent)
   const { concurrency, ...rest } = shape
   return { key, ...(keys === null ? {} : { keys }), ...rest, concurrency: concurrency ?? undefined }

@@ -91,23 +91,22 @@ export class SharedStore implements Store {
   async refund(check: Check, refunds: readonly Refund[]): Promise<readonly number[]> {
     const { key, limiter } = check
     const keys = refunds.map(refund => refund.key ?? key)
-    const call: Call = ['refund', key, limiter, refunds.map(encodeRefund)]
-    return (await this.#denials.freeing([limiter], keys, () => this.#call(call))) as AnswerSent
+    const sent = refunds.map(encodeRefund)
+    const refund = () => this.#callInTime(latest => ['refund', key, limiter, sent, latest])
+    return (await this.#denials.freeing([limiter], keys, refund)) as AnswerSent
   }
 
   async reset(key: string, names: Names): Promise<void> {
-    await this.#denials.freeing(names.limiters, [key], () => this.#call(['reset', key, names]))
+    const reset = () => this.#callInTime(latest => ['reset', key, names, latest])
+    await this.#denials.freeing(names.limiters, [key], reset)
   }
 
-  /** One clock tells all processes of a machine until when it may happen. */
   async block(key: string, places: BlockPlaces, durationMs: number): Promise<void> {
-    const { timeoutMs } = this.#options
-    const result = await this.#call(['block', key, places, durationMs, Date.now() + timeoutMs])
-    if (result === 'late') throw new StoreTimeout(timeoutMs)
+    await this.#callInTime(latest => ['block', key, places, durationMs, latest])
     for (const limiter of places.limiters) this.#denials.forget(limiter, key)
   }
 
-  /** What waits is still sent, so that refunds and permits go back. */
+  /** Asks no more. What waits is still sent, and permits go back later too: work may outlast its limiter. */
   close(): void {
     this.#flush()
     this.#isClosed = true
@@ -121,6 +120,13 @@ export class SharedStore implements Store {
       const settle = (result: Result) => {
         if (result === 'too-large') {
           if (!isGivenUp) reject(new ChargeTooLarge())
+          return
+        }
+        if (result === 'unknown') {
+          // These counts have replaced those that the shape was sent to. Nothing was counted.
+          this.#shapes.delete(check.policies)
+          if (!isGivenUp)
+            this.#add({ call: [operation, check.key, check.keys ?? null, ...this.#shape(check)], settle, fail })
           return
         }
         const { answer, permit } = decodeAnswer(result as AnswerSent)
@@ -139,14 +145,19 @@ export class SharedStore implements Store {
     })
   }
 
-  #call(call: Call): Promise<Result> {
-    return new Promise((resolve, reject) => this.#add({ call, settle: resolve, fail: reject }))
+  /** Where it is given up, it does not happen later. */
+  async #callInTime(callUntil: (latest: number) => Call): Promise<Result> {
+    const { timeoutMs } = this.#options
+    const call = callUntil(Date.now() + timeoutMs)
+    const result = await new Promise<Result>((resolve, reject) => this.#add({ call, settle: resolve, fail: reject }))
+    if (result === 'late') throw new StoreTimeout(timeoutMs)
+    return result
   }
 
   #withLease(answer: Answer, permit: number): Answer {
     let isHeld = true
     const release = () => {
-      if (isHeld && !this.#isClosed) this.#add({ call: ['release', permit] })
+      if (isHeld) this.#add({ call: ['release', permit] })
       isHeld = false
     }
     const { inFlight = 0, violated = false } = answer.concurrency ?? {}
@@ -155,13 +166,13 @@ export class SharedStore implements Store {
 
   /** Nobody waits for an answer any more. */
   #takeBack(operation: string, check: Check, answer: Answer, permit: number): void {
-    if (operation === 'peek' || !answer.allowed || this.#isClosed) return
+    if (operation === 'peek' || !answer.allowed) return
     if (permit !== 0) this.#add({ call: ['release', permit] })
     const refunds = check.policies.flatMap((policy, index): Refund[] => {
       const admission = answer.policies[index]?.admission
       return admission === undefined ? [] : [{ policy, cost: policy.cost, admission, key: check.keys?.[index] }]
     })
-    if (refunds.length > 0) this.#add({ call: ['refund', check.key, check.limiter, refunds.map(encodeRefund)] })
+    if (refunds.length > 0) this.#add({ call: ['refund', check.key, check.limiter, refunds.map(encodeRefund), 0] })
   }
 
   /** The policies of a limiter are sent twice, and known by a number from then on. */
@@ -177,8 +188,8 @@ export class SharedStore implements Store {
   }
 
   #add(pending: Pending): void {
-    if (this.#isClosed) {
-      pending.fail?.(new StoreClosed())
+    if (this.#isClosed && pending.fail !== undefined) {
+      pending.fail(new StoreClosed())
       return
     }
     this.#waiting.push(pending)

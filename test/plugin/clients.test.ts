@@ -5,6 +5,7 @@ import t from 'tap'
 import { connectionOfNodeRedis } from '../../plugin/src/clients/node-redis.js'
 import { ioredis6, nodeRedis6 } from '../clients/candidates.js'
 import { conform } from '../clients/conformance.js'
+import { redisClient } from '../support/plugin.js'
 import { until } from '../support/redis-fleet.js'
 
 for (const { name, single, waits } of [ioredis6, nodeRedis6]) {
@@ -76,4 +77,14 @@ t.test('a Sentinel client that becomes ready is seen to be so each time, though 
     t.equal(times, round)
   }
   end()
+
+t.test('many limiters on one client are one listener of it, which goes with the last', async t => {
+  const redis = redisClient(t)
+  await redis.ping()
+  const before = redis.listenerCount('ready')
+  const apps = [1, 2, 3, 4, 5, 6].map(() => Fastify())
+  for (const app of apps) await app.register(rateLimit, { redis, nameSpace: 'listeners:', onStoreError: 'local' })
+  t.equal(redis.listenerCount('ready'), before + 1)
+  for (const app of apps) await app.close()
+  t.equal(redis.listenerCount('ready'), before)
 })

@@ -40,9 +40,35 @@ export function whatClientLacks(client: object): string | undefined {
 
 const STATUSES: readonly string[] = ['ready', 'connecting', 'idle', 'closed'] satisfies Connection['status'][]
 
-/** Of a client that lacks nothing. */
+const connections = new WeakMap<RedisClient, Connection>()
+
+/** Of a client that lacks nothing: one connection, however many limiters use it. */
 export function connectionOf(client: RedisClient): Connection {
-  return (kindOf(client) as Kind).connect(client as never)
+  let connection = connections.get(client)
+  if (connection === undefined) {
+    connection = shared((kindOf(client) as Kind).connect(client as never))
+    connections.set(client, connection)
+  }
+  return connection
+}
+
+/** The client has one listener for all of the connection's: emitters warn where one event has more than ten. */
+function shared(connection: Connection): Connection {
+  const listeners = new Set<{ readonly listener: () => void }>()
+  let end = () => {}
+  const onReady = (listener: () => void) => {
+    const entry = { listener }
+    listeners.add(entry)
+    if (listeners.size === 1) {
+      end = connection.onReady(() => {
+        for (const { listener } of [...listeners]) listener()
+      })
+    }
+    return () => {
+      if (listeners.delete(entry) && listeners.size === 0) end()
+    }
+  }
+  return Object.create(connection, { onReady: { value: onReady, writable: true } }) as Connection
 }
 
 function kindOf(client: object): Kind | undefined {

@@ -30,6 +30,8 @@ app.addHook('onRequest', async (request, reply) => {
 })
 
 const redis = process.env.REDIS_URL ? new Redis(process.env.REDIS_URL) : undefined
+// Before the plugin, so that the client is closed after it.
+app.addHook('onClose', () => redis?.quit())
 await app.register(rateLimit, {
   redis,
   storeTimeout: 1000,
@@ -40,5 +42,4 @@ await app.register(rateLimit, {
 
 app.get('/', async request => ({ hello: request.customer.name }))
 
-app.addHook('onClose', () => redis?.quit())
 await app.listen({ port: Number(process.env.PORT ?? 3000) })

@@ -17,6 +17,8 @@ import rateLimit, { normalizeIP } from 'ml-api-rate-limiter'
 const app = Fastify({ logger: true })
 
 const redis = process.env.REDIS_URL ? new Redis(process.env.REDIS_URL) : undefined
+// Before the plugin, so that the client is closed after it.
+app.addHook('onClose', () => redis?.quit())
 await app.register(rateLimit, {
   redis,
   storeTimeout: 1000,
@@ -33,5 +35,4 @@ app.get('/quota', { config: { rateLimit: false } }, async request => {
   return Object.fromEntries(policies.map(({ name, remaining }) => [name, remaining]))
 })
 
-app.addHook('onClose', () => redis?.quit())
 await app.listen({ port: Number(process.env.PORT ?? 3000) })

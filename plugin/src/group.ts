@@ -22,6 +22,11 @@ const MOST_GIVEN = 1000
 export class Group {
   /** A fraction of the window; the same for all limiters, because their entries stand in the same logs. */
   readonly precision: number
+  /**
+   * Whether a denial costs one of the limiters a penalty. Then nothing is taken ahead of these logs: a denial that has
+   * had a penalty cannot be taken back once unspent units are.
+   */
+  hasPenalty = false
   readonly #logs = new Map<string, GroupLog>()
   /** Sliced logs whose window a function has given. */
   readonly #given = new Set<string>()

@@ -4,9 +4,8 @@ import type { AnyReply, AnyRequest } from './any-request.js'
 import { type CreatedRateLimit, createdRateLimit } from './created.js'
 import type { Decision, PolicyState } from './decision.js'
 import { guard, MET, type RateLimitRefusal, refusalOf } from './guard.js'
-import type { Cost } from './ledger.js'
 import type { RequestRateLimit } from './live-decision.js'
-import type { Keys } from './options/answers.js'
+import type { Cost, Keys } from './options/answers.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { Registration } from './registration.js'
 import { limitRoutes } from './routes.js'
@@ -120,7 +119,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
       if (denial !== undefined) throw denial
     }
     const status = async (of: FastifyRequest | Keys): Promise<RateLimitStatus | null> => {
-      const isRequest = typeof of === 'object' && typeof of.raw === 'object'
+      const isRequest = typeof of === 'object' && typeof of?.raw === 'object'
       const decision = await (isRequest
         ? limiter.statusOf(of as FastifyRequest)
         : limiter.status(of as Keys, undefined))
@@ -145,6 +144,7 @@ const rateLimit: FastifyPluginAsync<RateLimitPluginOptions> = async (app, given)
   } satisfies RateLimiter)
 
   limitRoutes(app, registration)
+  app.addHook('preClose', () => registration.drain())
   app.addHook('onClose', () => registration.close())
 }
 
@@ -177,9 +177,8 @@ export {
   StoreUnavailable,
 } from './errors.js'
 export type { RateLimitRefusal } from './guard.js'
-export type { Cost } from './ledger.js'
 export type { RequestRateLimit } from './live-decision.js'
-export type { Keys } from './options/answers.js'
+export type { Cost, Keys } from './options/answers.js'
 export type {
   CreateRateLimitOptions,
   ErrorResponseContext,

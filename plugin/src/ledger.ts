@@ -1,8 +1,6 @@
+import type { Cost } from './options/answers.js'
 import type { Policy } from './policy.js'
 import { type Answer, type Check, keyAt, type Refund } from './stores/store.js'
-
-/** Costs of a later charge or refund: for every policy, or by policy name (the others are left alone). */
-export type Cost = number | Readonly<Record<string, number>>
 
 interface Entry {
   readonly policy: Policy
@@ -15,7 +13,8 @@ interface Entry {
 
 /** Which part of a cost concerns a policy. Undefined: none. */
 export function costOf(cost: Cost, name: string): number | undefined {
-  return typeof cost === 'number' ? cost : cost[name]
+  if (typeof cost === 'number') return cost
+  return Object.hasOwn(cost, name) ? cost[name] : undefined
 }
 
 /**

@@ -3,20 +3,21 @@ import { isThenable, then } from './awaitable.js'
 import { clientKey } from './client-key.js'
 import { now } from './clock.js'
 import { type Decision, decide, pass, type Units } from './decision.js'
-import {
-  ChargeTooLarge,
-  InvalidOption,
-  StoreCannot,
-  StoreCannotRead,
-  StoreClosed,
-  StoreFailed,
-  StoreUnavailable,
-} from './errors.js'
+import { ChargeTooLarge, StoreCannot, StoreCannotRead, StoreClosed, StoreFailed, StoreUnavailable } from './errors.js'
 import type { Group } from './group.js'
 import { digest } from './key.js'
-import { type Cost, costOf, Ledger } from './ledger.js'
-import { checkedCost, checkedKey, checkedMax, checkedWindow, type Key, type Keys } from './options/answers.js'
-import { show } from './options/kinds.js'
+import { costOf, Ledger } from './ledger.js'
+import {
+  type Cost,
+  checkedCost,
+  checkedCosts,
+  checkedKey,
+  checkedKeys,
+  checkedMax,
+  checkedWindow,
+  type Key,
+  type Keys,
+} from './options/answers.js'
 import type { LimiterConfig, PolicyConfig } from './options/parse.js'
 import { CONCURRENCY } from './options/table.js'
 import { type Period, type PeriodSpan, spanAt } from './period.js'
@@ -65,6 +66,8 @@ export interface LimiterParts {
   readonly share: ((check: Check) => Check) | undefined
   /** Knows when to count there beside the store, and writes it to the store later; undefined where nobody does. */
   readonly outage: (() => Outage | undefined) | undefined
+  /** Tells the log of what is probably not meant. */
+  readonly warn?: ((message: string) => void) | undefined
 }
 
 type Awaitable<T> = T | Promise<T>
@@ -76,6 +79,8 @@ const BLOCK_LOG_MS = 1000
 
 /** Windows that a function has given, remembered for `reset`: the most recent ones. */
 const MOST_WINDOWS = 1000
+/** So many are warned of. */
+const MANY_WINDOWS = 100
 
 /** One set of policies over one set of logs: from a request to a decision. Knows nothing of replies. */
 export class Limiter {
@@ -102,6 +107,7 @@ export class Limiter {
     this.#parts = parts
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
     this.#concurrency = config.concurrency && { ...config.concurrency, log: `${id}/permits` }
+    if (group !== undefined && config.penalty !== 'none') group.hasPenalty = true
     for (const { name, max, timeWindow, period } of config.policies) {
       if (isNumber(timeWindow) && period === undefined)
         group?.join(this.#logOf(name, timeWindow, false), name, timeWindow, isNumber(max) ? max : 0)
@@ -183,6 +189,7 @@ export class Limiter {
    * decision. While the store cannot be asked, `onStoreError` says what becomes of it.
    */
   async charge({ store, check }: Decided, cost: Cost, ledger: Ledger): Promise<void> {
+    checkedCosts(cost)
     const { local } = this.#parts
     const outage = this.#parts.outage?.()
     const policies: Policy[] = []
@@ -190,7 +197,7 @@ export class Limiter {
     for (const [index, policy] of check.policies.entries()) {
       const units = costOf(cost, policy.name)
       if (units === undefined) continue
-      policies.push({ ...policy, cost: checkedCost(units) })
+      policies.push({ ...policy, cost: units })
       keys.push(keyAt(check, index))
     }
     if (store === undefined || policies.length === 0) return
@@ -223,8 +230,7 @@ export class Limiter {
    * back: that is an error with 'throw' and 'deny', and accepted with 'allow' and 'local'.
    */
   async refundDecision({ store, check }: Decided, ledger: Ledger, cost: Cost | undefined): Promise<void> {
-    if (cost !== undefined)
-      for (const units of typeof cost === 'number' ? [cost] : Object.values(cost)) checkedCost(units)
+    if (cost !== undefined) checkedCosts(cost)
     const refunds = ledger.take(cost)
     if (store === undefined || refunds.length === 0) return
     try {
@@ -238,8 +244,9 @@ export class Limiter {
 
   /** Counts without a request. `cost`: of each policy, those that it does not name cost nothing; undefined: as configured. */
   decideByHand(keys: Keys, cost: Cost | undefined): Awaitable<Decided> {
+    if (cost !== undefined) checkedCosts(cost, this.policyNames)
     // Quota of a busy key is taken ahead for policies that are the same ones from check to check.
-    const isPlain = typeof keys !== 'object' && cost === undefined && !this.#hasKeys
+    const isPlain = typeof keys === 'string' && cost === undefined && !this.#hasKeys
     const fixed = isPlain ? this.#fixedPolicies() : undefined
     if (fixed !== undefined) return this.#ask(keys as Key, this.#checkOf(keys as Key, fixed), false)
     return then(this.#checkByHand(keys, undefined), check => this.#ask(check.key, this.#costing(check, cost), false))
@@ -247,6 +254,8 @@ export class Limiter {
 
   /** Charges without asking. Where the store cannot be asked, `onStoreError` says what becomes of it. */
   async chargeByHand(keys: Keys, cost: Cost): Promise<void> {
+    checkedCosts(cost, this.policyNames)
+    await this.learnTime(keys)
     const check = await this.#checkByHand(keys, undefined)
     const { store } = this.#parts
     const decided = { listed: false as const, key: check.key, check, store, answer: undefined, lease: undefined }
@@ -264,14 +273,33 @@ export class Limiter {
 
   /** Gives cost of keys back, whoever was charged for it. Rejects with StoreUnavailable where that did not happen. */
   async refund(keys: Keys, cost: Cost, request: FastifyRequest | undefined): Promise<void> {
+    checkedCosts(cost, this.policyNames)
+    await this.learnTime(keys)
     const check = await this.#checkByHand(keys, request)
     const refunds: Refund[] = []
     for (const [index, policy] of check.policies.entries()) {
       const units = costOf(cost, policy.name)
       if (units === undefined) continue
-      refunds.push({ policy, cost: checkedCost(units), admission: undefined, key: keyAt(check, index) })
+      refunds.push({ policy, cost: units, admission: undefined, key: keyAt(check, index) })
     }
     await orUnavailable(() => this.#parts.store.refund(check, refunds))
+  }
+
+  /**
+   * Asks the store for its time where that is not known yet, since it says which period of a budget a charge, a refund or
+   * a reset is about. Never rejects: where the store gives no answer, those say so.
+   */
+  async learnTime(keys: Keys): Promise<void> {
+    const { store, id } = this.#parts
+    if (!this.#hasBudget || store.now === undefined) return
+    for (const key of typeof keys === 'object' ? Object.values(keys ?? {}) : [keys]) {
+      if (store.now(String(key)) !== undefined) continue
+      const policies = this.config.policies
+        .filter(({ period }) => period !== undefined)
+        .map(config => this.#policy(config, key, isNumber(config.max) ? config.max : 0, config.timeWindow, 0))
+      const check = { key: String(key), limiter: id, policies, decisive: policies.length, penalty: 'none' as const }
+      await orUnavailable(() => store.peek(check)).catch(() => {})
+    }
   }
 
   get id(): string {
@@ -475,12 +503,12 @@ export class Limiter {
   }
 
   /** Of the keys that an operator names, free of charge. */
-  #checkByHand(keys: Keys, request: FastifyRequest | undefined): Awaitable<Check> {
-    if (typeof keys !== 'object') {
+  #checkByHand(given: Keys, request: FastifyRequest | undefined): Awaitable<Check> {
+    const keys = checkedKeys(given, this.policyNames)
+    if (typeof keys === 'string') {
       const own = this.#hasKeys ? this.config.policies.map(() => keys) : undefined
       return then(this.#policies(request, keys, own, true), policies => this.#checkOf(keys, policies, own))
     }
-    checkKeys(keys, this.policyNames)
     const { policies } = this.config
     const key = this.#keyAmong(keys)
     const own = policies.map(({ name }) => keys[name] ?? key)
@@ -526,7 +554,7 @@ export class Limiter {
       decisive: this.config.policies.length,
       penalty: this.config.penalty,
       concurrency: this.#concurrency,
-      prefetch: this.#hasBudget ? undefined : this.config.prefetch?.max,
+      prefetch: this.#hasBudget || this.#parts.group?.hasPenalty ? undefined : this.config.prefetch?.max,
     }
   }
 
@@ -566,7 +594,8 @@ export class Limiter {
     return group.logs.flatMap(({ log, name, windowMs, sliced }) => {
       const policy = own.find(policy => policy.name === name)
       if (policy === undefined || own.some(policy => policy.log === log)) return []
-      return [{ name, limit: UNLIMITED, windowMs, cost: policy.cost, log, sliceMs: windowMs * group.precision, sliced }]
+      const sliceMs = windowMs * group.precision
+      return [{ name, limit: UNLIMITED, windowMs, cost: policy.cost, log, sliceMs, sliced, decides: false as const }]
     })
   }
 
@@ -623,18 +652,14 @@ export class Limiter {
     if (given && !this.#given.has(log)) {
       if (this.#given.size >= MOST_WINDOWS) this.#given.delete(this.#given.keys().next().value as string)
       this.#given.set(log, policy)
+      if (this.#given.size === MANY_WINDOWS) {
+        this.#parts.warn?.(
+          `option 'timeWindow' has returned ${MANY_WINDOWS} different windows. Each of them has a count of its own, so a function that returns ever new ones limits nobody. For a quota that comes back at midnight UTC use a policy with timeWindow: 'calendar day'`,
+        )
+      }
     }
     return log
   }
-}
-
-/** Throws InvalidOption where keys are not by name of a policy. */
-export function checkKeys(keys: Keys, names: readonly string[]): void {
-  const given = typeof keys === 'object' && keys !== null ? Object.entries(keys) : []
-  const wrong = given.find(([name, key]) => !names.includes(name) || typeof key !== 'string')
-  if (given.length > 0 && wrong === undefined) return
-  const what = wrong === undefined ? show(keys) : `{ '${wrong[0]}': ${show(wrong[1])} }`
-  throw new InvalidOption('key', what, `a string, or an object with a string for any of ${names.join(', ')}`)
 }
 
 /** What gives a check back all that it was charged. */

@@ -1,6 +1,7 @@
 import type { Decision } from './decision.js'
-import { type Cost, Ledger } from './ledger.js'
+import { Ledger } from './ledger.js'
 import type { Decided, Limiter } from './limiter.js'
+import type { Cost } from './options/answers.js'
 
 /** What `request.rateLimit` holds once a limiter has decided. */
 export interface RequestRateLimit extends Decision {

@@ -19,6 +19,10 @@ export interface Policy {
   readonly sliceMs: number
   /** Whether admissions of one slice share an entry too; see `sharesSlices`. */
   readonly sliced: boolean
+  /** False: it is charged with the others and denies nothing, whatever penalties stand beside its log. */
+  readonly decides?: false | undefined
+  /** Names what is kept about denials, where that is not `log`. */
+  readonly penaltyLog?: string | undefined
 }
 
 /**

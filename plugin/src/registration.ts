@@ -5,8 +5,8 @@ import { connectionOf } from './clients/index.js'
 import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
 import { digest, storedKeys, storedNameSpace } from './key.js'
-import { checkKeys, Limiter, limiterId, orUnavailable } from './limiter.js'
-import { checkedDuration, checkedTag, type Keys } from './options/answers.js'
+import { Limiter, limiterId, orUnavailable } from './limiter.js'
+import { checkedDuration, checkedKeys, checkedTag, type Keys } from './options/answers.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
@@ -113,13 +113,14 @@ export class Registration {
   }
 
   /** Of one key everything, or of the keys of policies what is kept of these. */
-  async reset(keys: Keys): Promise<void> {
+  async reset(given: Keys): Promise<void> {
+    const keys = checkedKeys(given, distinct([...this.#limiters].flatMap(({ policyNames }) => policyNames)))
     if (typeof keys === 'string') return this.#reset(keys, undefined)
-    checkKeys(keys, distinct([...this.#limiters].flatMap(({ policyNames }) => policyNames)))
     for (const [policy, key] of Object.entries(keys)) await this.#reset(key, policy)
   }
 
   async #reset(key: string, policy: string | undefined): Promise<void> {
+    for (const limiter of this.#limiters) await limiter.learnTime(key)
     for (const [store, limiters] of this.#byStore()) {
       const names = limiters.map(limiter => limiter.names(key, policy))
       const all = {
@@ -133,10 +134,11 @@ export class Registration {
   }
 
   /** Denies one key for a time with every limiter, or the keys of policies with these. */
-  async block(keys: Keys, duration: number | string): Promise<void> {
+  async block(given: Keys, duration: number | string): Promise<void> {
     const durationMs = checkedDuration(duration)
+    const names = distinct([...this.#limiters].flatMap(({ config }) => config.policies.map(({ name }) => name)))
+    const keys = checkedKeys(given, names)
     if (typeof keys === 'string') return this.#block(keys, undefined, durationMs)
-    checkKeys(keys, distinct([...this.#limiters].flatMap(({ config }) => config.policies.map(({ name }) => name))))
     for (const [policy, key] of Object.entries(keys)) await this.#block(key, policy, durationMs)
   }
 
@@ -162,8 +164,18 @@ export class Registration {
     return [...all].sort(([a], [b]) => rank(a) - rank(b))
   }
 
+  /**
+   * The app begins to close, and its last requests may still run. What Redis has to be told goes there now: the client may
+   * be closed before `close` is called, since hooks run in reverse order.
+   */
+  async drain(): Promise<void> {
+    await this.#outage?.flush()
+    for (const store of this.#stores) await store.drain?.()
+  }
+
   /** What this replica has not yet told Redis is written first. */
   async close(): Promise<void> {
+    if (this.#closed) return
     this.#closed = true
     await this.#outage?.close()
     for (const store of this.#stores) store.close()
@@ -201,6 +213,7 @@ export class Registration {
       local: this.#local,
       share: sharesQuotas ? check => this.#outlast()?.share(check) ?? check : undefined,
       outage: outlasts ? () => this.#outlast() : undefined,
+      warn: message => this.#app.log.warn(message),
     })
     this.#limiters.add(limiter)
     return limiter

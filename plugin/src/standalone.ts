@@ -2,10 +2,9 @@
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import type { PolicyState } from './decision.js'
 import { InvalidOption } from './errors.js'
-import type { Cost } from './ledger.js'
 import type { Decided, Limiter as Engine } from './limiter.js'
 import { LiveDecision, type RequestRateLimit } from './live-decision.js'
-import type { Keys } from './options/answers.js'
+import type { Cost, Keys } from './options/answers.js'
 import { show } from './options/kinds.js'
 import type { RateLimitPluginOptions, RateLimitPolicy } from './options/table.js'
 import { Registration } from './registration.js'
@@ -85,7 +84,8 @@ export interface LimiterStatus {
 /**
  * A limiter. `key`: whose quota; an object of keys by policy name where policies have keys of their own. Policies that it
  * does not name are left alone. `cost`: a number for every policy, or an object by policy name. Calls reject with
- * InvalidOption (`ML_RATE_INVALID_OPTION`) for a key of a policy that there is not.
+ * InvalidOption (`ML_RATE_INVALID_OPTION`) for a key that is neither, and for a policy that there is not, and with
+ * InvalidAnswer (`ML_RATE_INVALID_ANSWER`) for a cost that is no integer ≥ 0.
  */
 export interface Limiter {
   /** Admits and charges, or denies and charges nothing. Rejects where the store fails and `onStoreError` says so. */
@@ -121,7 +121,7 @@ export function createLimiter(options: LimiterOptions): Limiter {
   const registration = new Registration(hostOf(log, closers), given as RateLimitPluginOptions)
   const { main } = registration
   return {
-    check: async (key, cost) => new Admission(main, await main.decideByHand(key, checkedCosts(main, cost))),
+    check: async (key, cost) => new Admission(main, await main.decideByHand(key, cost)),
     status: async key => {
       const decision = await main.status(key, undefined)
       return decision && { key, policies: decision.policies }
@@ -150,18 +150,8 @@ class Admission extends LiveDecision implements LimiterDecision {
   }
 }
 
-/** Costs of policies that there are. */
-function checkedCosts(engine: Engine, cost: Cost | undefined): Cost | undefined {
-  const unknown = typeof cost === 'object' && Object.keys(cost).find(name => !engine.policyNames.includes(name))
-  if (!unknown) return cost
-  throw new InvalidOption(
-    'cost',
-    `for '${unknown}'`,
-    `a number, or an object with a number for any of ${engine.policyNames.join(', ')}`,
-  )
-}
-
 function refuseOthers(options: LimiterOptions): void {
+  if (typeof options !== 'object' || options === null) throw new InvalidOption('options', show(options), 'an object')
   for (const name of Object.keys(options)) {
     if (!NAMES.includes(name))
       throw new InvalidOption(name, 'unknown to a limiter without requests', `one of ${NAMES.join(', ')}`)

@@ -56,6 +56,11 @@ export class SlidingLog {
     }
   }
 
+  /** Time of the newest admission that is kept; −Infinity without one. */
+  get newest(): number {
+    return this.#times[this.#times.length - 1] ?? Number.NEGATIVE_INFINITY
+  }
+
   /** Whether `cost` more can be counted exactly, after a `read`. */
   canHold(cost: number): boolean {
     return this.#total - this.#base + cost <= LARGEST_TOTAL

@@ -30,6 +30,21 @@ for (const { name, options } of STORES) {
     t.strictSame(await statuses(app, 1, { url: '/', headers: { 'x-key': 'other' } }), [200])
   })
 
+  t.test(`${name}: each denial of a blocked key tells of the block, whoever remembers it`, async t => {
+    const windows = [
+      { name: 'burst', max: 10, timeWindow: '1 minute' },
+      { name: 'daily', max: 10, timeWindow: 'calendar day' },
+    ]
+    const app = await limited(t, { ...options(t), policies: windows })
+    await app.rateLimiter.block('lone', '40 days')
+    for (let index = 0; index < 3; index++) {
+      const { statusCode, headers } = await ask(app)
+      t.equal(statusCode, 429)
+      isNear(t, Number(headers['retry-after']) * 1000, 40 * 24 * HOUR)
+      t.match(headers.ratelimit, /^"burst";r=0;t=34\d{5}, "daily";r=0;t=34\d{5}$/)
+    }
+  })
+
   t.test(`${name}: the end of a block leaves the usage as it was`, async t => {
     const app = await limited(t, { ...options(t), max: 10, timeWindow: '1 hour' })
     await statuses(app, 4)

@@ -77,6 +77,7 @@ t.test('a Sentinel client that becomes ready is seen to be so each time, though 
     t.equal(times, round)
   }
   end()
+})
 
 t.test('many limiters on one client are one listener of it, which goes with the last', async t => {
   const redis = redisClient(t)

@@ -122,6 +122,16 @@ t.test("'local': charges and refunds of requests that are counted in the process
   await counts(app, 0, 'Redis knows of the 12')
 })
 
+t.test("'local': what was used is known when Redis is lost, whatever windows have come and gone since", async t => {
+  let windowMs = 3_600_000
+  const { app, state } = await failing(t, { max: 3, timeWindow: () => windowMs, onStoreError: 'local' })
+  t.strictSame(await statuses(app, 2), [200, 200])
+  for (windowMs = 1; windowMs <= 1100; windowMs++) await ask(app)
+  windowMs = 3_600_000
+  state.fails = true
+  t.strictSame(await statuses(app, 2), [200, 429])
+})
+
 t.test("'throw' and 'deny': no text of the store reaches a client, by whatever way", async t => {
   for (const onStoreError of ['throw', 'deny'] as const) {
     const { app, state } = await failing(t, { max: 10, onStoreError, concurrency: { max: 5 }, ban: 3 }, app => {

@@ -94,6 +94,18 @@ async function holds(t: Test, options: RateLimitPluginOptions): Promise<void> {
     t.equal(await statusOf(app, 'bob', 'fresh'), 200)
   })
 
+  for (const penalty of [{ ban: 1 }, { continueExceeding: true }, { exponentialBackoff: true }]) {
+    await t.test(`a reset of a client lifts what its denials cost it, ${Object.keys(penalty)}`, async t => {
+      const app = await limited(t, { ...options, policies: policies(9, 1, 9), ...penalty }, routes)
+      t.equal(await statusOf(app, 'ann', 'acme'), 200)
+      t.equal(await statusOf(app, 'ann', 'acme'), 429)
+      t.equal(await statusOf(app, 'ann', 'acme'), 'ban' in penalty ? 403 : 429)
+      await app.rateLimiter.reset('ann')
+      t.equal(await statusOf(app, 'ann', 'fresh'), 200)
+      t.equal(await statusOf(app, 'ann', 'fresh'), 429, 'the first denial again')
+    })
+  }
+
   await t.test('it is charged as a plain count says, whatever the keys', async t => {
     const limits = { user: 4, tenant: 7, all: 25 }
     const app = await limited(t, { ...options, policies: policies(limits.user, limits.tenant, limits.all) }, routes)
@@ -187,6 +199,23 @@ t.test('quota of several keys is taken ahead together: each gets its own to the 
     left.map(({ remaining }) => remaining),
     [400, 0, 98_300],
   )
+})
+
+t.test('where the key of one policy is reset, the others get back what was taken ahead of them', async t => {
+  const options = { policies: policies(100_000, 100_000, 100_000), nameSpace: `reset-ahead:${process.pid}:` }
+  const app = await limited(t, { ...options, redis: redisClient(t), storeTimeout: 20_000 }, routes)
+  const other = await limited(t, { ...options, redis: redisClient(t), storeTimeout: 20_000 }, routes)
+  let asked = 0
+  for (let ahead = 0; ahead === 0; ) {
+    for (let index = 0; index < 50; index++, asked++) await statusOf(app, 'ann', 'acme')
+    ahead = (await app.rateLimiter.status({ user: 'ann' }))?.policies[0]?.prefetched ?? 0
+  }
+  await app.rateLimiter.reset({ tenant: 'acme' })
+  const keys = { user: 'ann', tenant: 'acme', all: 'everybody' }
+  await until('all of it is back', async () => {
+    const left = (await other.rateLimiter.status(keys))?.policies.map(({ remaining }) => remaining)
+    return `${left}` === `${[100_000 - asked, 100_000, 100_000 - asked]}`
+  })
 })
 
 t.test('a denial of keys of policies is known at once, where all keys are named', async t => {

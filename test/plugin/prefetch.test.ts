@@ -102,3 +102,37 @@ t.test('a request that is answered ahead can be refunded', async t => {
   await statuses(app, 50, '/back')
   t.equal((await app.rateLimiter.status('ann'))?.policies[0]?.remaining, 100_000)
 })
+
+t.test('nothing is taken ahead of a group in which a denial costs a penalty: no client is blocked for it', async t => {
+  const group = { groupId: 'g', max: 300, timeWindow: '100 seconds' }
+  const app = await limited(
+    t,
+    { redis: redisClient(t), nameSpace: nameSpace(), storeTimeout: 20_000, global: false },
+    app => {
+      app.get('/', { config: { rateLimit: group } }, async () => 'ok')
+      app.get('/rest', { config: { rateLimit: { ...group, cost: 240, continueExceeding: true } } }, async () => 'ok')
+    },
+  )
+  await statuses(app, 60)
+  t.strictSame(await statuses(app, 1, '/rest'), [200])
+})
+
+t.test(
+  'an app that closes has given back what it took ahead, also where its client is closed before the plugin',
+  async t => {
+    const options = { nameSpace: nameSpace(), max: 1_000_000, timeWindow: '1 hour', storeTimeout: 20_000 }
+    const redis = redisClient(t)
+    const app = await limited(t, { ...options, redis }, app => {
+      app.get('/', async () => 'ok')
+      app.addHook('onClose', () => redis.quit())
+    })
+    let asked = 0
+    for (let ahead = 0; ahead === 0; ahead = (await app.rateLimiter.status('lone'))?.policies[0]?.prefetched ?? 0) {
+      await statuses(app, 50)
+      asked += 50
+    }
+    await app.close()
+    const other = await limited(t, { ...options, redis: redisClient(t) })
+    t.match((await other.rateLimiter.status('lone'))?.policies[0], { remaining: 1_000_000 - asked })
+  },
+)

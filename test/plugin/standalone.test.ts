@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { createLimiter, type LimiterOptions } from 'ml-api-rate-limiter/limiter'
 import t, { type Test } from 'tap'
 import { redisClient } from '../support/plugin.js'
+import { until } from '../support/redis-fleet.js'
 
 const STORES: readonly { name: string; options: (t: Test) => LimiterOptions }[] = [
   { name: 'in process', options: () => ({}) },
@@ -71,6 +72,57 @@ for (const { name, options } of STORES) {
     await t.rejects(limiter.check('ann', -1), { code: 'ML_RATE_INVALID_ANSWER' })
   })
 
+  t.test(`${name}: what is no key or no cost is refused, and nothing is counted`, async t => {
+    const limiter = made(t, { ...options(t), max: 3, timeWindow: '1 hour' })
+    const { check, charge, refund } = limiter
+    const decision = await check('ann')
+    for (const key of [undefined, null, true, {}, [], { default: null }, Symbol('ann'), () => 'ann', 5n] as never[]) {
+      const refused = { code: 'ML_RATE_INVALID_OPTION', message: /^option 'key' is .*; allowed: a string/ }
+      await t.rejects(check(key), refused)
+      await t.rejects(limiter.status(key), refused)
+      await t.rejects(charge(key, 1), refused)
+      await t.rejects(refund(key, 1), refused)
+      await t.rejects(limiter.reset(key), refused)
+      await t.rejects(limiter.block(key, 1000), refused)
+    }
+    for (const cost of ['2', null, true, Number.NaN, 1.5, -1, [1], 2n, { default: '2' }, () => 1] as never[]) {
+      const refused = { code: 'ML_RATE_INVALID_ANSWER', message: /^option 'cost' returned .*; allowed: an integer ≥ 0/ }
+      await t.rejects(check('ann', cost), refused)
+      await t.rejects(charge('ann', cost), refused)
+      await t.rejects(refund('ann', cost), refused)
+      await t.rejects(decision.charge(cost), refused)
+      await t.rejects(decision.refund(cost), refused)
+    }
+    const unknown = { code: 'ML_RATE_INVALID_OPTION', message: /'cost' is for 'row'; allowed: .*default/ }
+    await t.rejects(charge('ann', { row: 1 }), unknown)
+    await t.rejects(refund('ann', { row: 1 }), unknown)
+    t.equal((await limiter.status('ann'))?.policies[0]?.remaining, 2)
+  })
+
+  t.test(`${name}: a number is a key as its text is`, async t => {
+    const limiter = made(t, { ...options(t), max: 1, timeWindow: '1 hour' })
+    const seven = 7 as unknown as string
+    t.ok((await limiter.check(seven)).allowed)
+    t.notOk((await limiter.check('7')).allowed)
+    await limiter.reset(seven)
+    t.ok((await limiter.check('7')).allowed)
+    await limiter.refund(seven, 1)
+    await limiter.block(seven, '1 hour')
+    t.notOk((await limiter.check('7')).allowed)
+  })
+
+  t.test(`${name}: policies may have the names that every object has`, async t => {
+    const policies = ['constructor', 'toString'].map(name => ({ name, max: 9, timeWindow: '1 hour' }))
+    const limiter = made(t, { ...options(t), policies })
+    await limiter.charge('ann', { toString: 2 } as never)
+    const decision = await limiter.check({ constructor: 'ann' } as never, 3)
+    await decision.refund({ constructor: 1 } as never)
+    t.strictSame(
+      (await limiter.status('ann'))?.policies.map(({ remaining }) => remaining),
+      [7, 7],
+    )
+  })
+
   t.test(`${name}: work in flight is limited until it is released`, async t => {
     const limiter = made(t, { ...options(t), max: 10, timeWindow: '1 hour', concurrency: { max: 1 } })
     const running = await limiter.check('ann')
@@ -101,8 +153,41 @@ t.test('options that concern requests, or need a name, are refused', async t => 
     /'policies\[0\].keyGenerator' is a/,
   )
   refused({ max: -1 }, /'max' is -1; allowed: a number ≥ 0/)
+  refused(undefined as never, /'options' is undefined; allowed: an object/)
   refused({ redis: redisClient(t) }, /'nameSpace' is undefined; allowed: a string that names the limiter/)
 })
+
+t.test('in Redis: work that outlasts its limiter gives its permit back when it ends', async t => {
+  const concurrency = { max: 1, ttl: '1 hour' }
+  const options = { redis: redisClient(t), nameSpace: `${randomUUID()}:`, concurrency, storeTimeout: 20_000 }
+  const [old, fresh] = [made(t, options), made(t, options)]
+  const running = await old.check('ann')
+  await old.close()
+  await old.close()
+  t.notOk((await fresh.check('ann')).allowed)
+  running.release()
+  await until('the permit is free', async () => (await fresh.check('ann')).allowed)
+})
+
+t.test(
+  'in Redis: charges, refunds and resets of a budget are about its present period, whatever time it is here',
+  async t => {
+    const { now } = Date
+    t.teardown(() => {
+      Date.now = now
+    })
+    Date.now = () => now() + 100 * 86_400_000
+    const policies = [{ name: 'monthly', max: 10, timeWindow: 'calendar month' }]
+    const options = { redis: redisClient(t), nameSpace: `${randomUUID()}:`, policies, storeTimeout: 20_000 }
+    const left = async () => (await made(t, options).status('ann'))?.policies[0]?.remaining
+    await made(t, options).charge('ann', 4)
+    t.equal(await left(), 6)
+    await made(t, options).refund({ monthly: 'ann' }, 1)
+    t.equal(await left(), 7)
+    await made(t, options).reset('ann')
+    t.equal(await left(), 10)
+  },
+)
 
 t.test('a store that is lost is an error, or local, as onStoreError says', async t => {
   const redis = redisClient(t)

@@ -42,6 +42,21 @@ t.test(
   },
 )
 
+t.test('a reset and a block wait for the first connection as requests do', async t => {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server.port)
+  proxy.delayMs = 400
+  const options = { nameSpace: 'start:', max: 5, timeWindow: '1 hour', storeTimeout: 100, startTimeout: 30_000 }
+  const redis = clientOf(t, proxy.port)
+  redis.once('ready', () => {
+    proxy.delayMs = 0
+  })
+  const app = await limited(t, { ...options, redis })
+  await Promise.all([app.rateLimiter.reset('ann'), app.rateLimiter.block('lone', '1 hour')])
+  const direct = await limited(t, { ...options, redis: clientOf(t, server.port) })
+  t.equal((await ask(direct)).statusCode, 429)
+})
+
 /** What a request is answered while Redis has never been there. */
 const MODES = {
   throw: [500, 'ML_RATE_STORE_TIMEOUT'],

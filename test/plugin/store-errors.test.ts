@@ -192,6 +192,44 @@ t.test('a refund that runs too late by what was known of the clock is asked agai
   t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, 4)
 })
 
+t.test('a reset or a block that runs too late by what was known of the clock is asked again', async t => {
+  const redis = redisClient(t)
+  const app = await limited(t, { ...inRedis(t), redis, max: 2, timeWindow: '1 hour' })
+  t.strictSame(await statuses(app, 3), [200, 200, 429])
+  // Redis then has the scripts, and one call is enough.
+  await app.rateLimiter.reset('other')
+  await app.rateLimiter.block('other', '1 hour')
+  // As if the server's clock had jumped ahead: what is sent says an earlier latest time.
+  const send = redis.evalsha.bind(redis) as (...args: unknown[]) => Promise<unknown>
+  let isNext = false
+  redis.evalsha = (async (sha: string, keys: number, ...args: (string | number)[]) => {
+    if (isNext) args[keys] = 1
+    isNext = false
+    return send(sha, keys, ...args)
+  }) as never
+  isNext = true
+  await app.rateLimiter.reset('lone')
+  t.strictSame(await statuses(app, 1), [200])
+  isNext = true
+  await app.rateLimiter.block('lone', '1 hour')
+  t.strictSame(await statuses(app, 1), [429])
+})
+
+t.test('a reset as the first call of all, which Redis does not answer in time, does not happen later', async t => {
+  const server = await startRedis(t)
+  const options = { nameSpace: 'reset:', max: 5, timeWindow: '1 hour' }
+  const app = await limited(t, { ...options, redis: clientOf(t, server), storeTimeout: 20_000 })
+  t.strictSame(await statuses(app, 2), [200, 200])
+  const redis = clientOf(t, server)
+  await until('the client is ready', async () => redis.status === 'ready')
+  const fresh = await limited(t, { ...options, redis, storeTimeout: 60 })
+  await freeze(server)
+  await t.rejects(fresh.rateLimiter.reset('lone'), { code: 'ML_RATE_STORE_UNAVAILABLE' })
+  server.signal('SIGCONT')
+  await redis.ping()
+  t.equal((await app.rateLimiter.status('lone'))?.policies[0]?.remaining, 3)
+})
+
 t.test('a script that Redis has lost is sent again, and no request fails', async t => {
   const shared = inRedis(t)
   const app = await limited(t, { ...shared, max: 100 })

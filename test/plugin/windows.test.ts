@@ -38,6 +38,21 @@ for (const { name, options } of STORES) {
     t.equal((await ask(app, '/other')).headers['x-ratelimit-remaining'], '4', 'and four in the minute before this one')
   })
 
+  for (const penalty of [{ continueExceeding: true }, { exponentialBackoff: true }]) {
+    t.test(
+      `${name}: what denials cost on one window of a group denies nothing on another, ${Object.keys(penalty)}`,
+      async t => {
+        const app = await limited(t, { ...options(t), ...penalty, global: false }, app => {
+          app.get('/long', group(1, '1 hour'), async () => 'ok')
+          app.get('/short', group(9, '1 minute'), async () => 'ok')
+        })
+        t.strictSame(await statuses(app, 3, '/long'), [200, 429, 429])
+        t.strictSame(await statuses(app, 2, '/short'), [200, 200])
+        t.strictSame(await statuses(app, 1, '/long'), [429])
+      },
+    )
+  }
+
   t.test(`${name}: a route with a window for each request counts each window apart`, async t => {
     const windows: Record<string, number> = { long: 3_600_000, short: 200 }
     const app = await limited(t, {
@@ -100,4 +115,18 @@ t.test('a short route is denied by what was admitted in its own window, though t
     await pause(310)
     t.equal((await ask(app, '/short')).headers['x-ratelimit-remaining'], '4')
   }
+})
+
+t.test('a function that gives ever new windows, and so limits nobody, is warned of once', async t => {
+  const warnings: string[] = []
+  const stream = { write: (line: string) => void warnings.push(JSON.parse(line).msg) }
+  let windowMs = 60_000
+  const app = await limited(t, { max: 1, timeWindow: () => windowMs++ }, undefined, {
+    logger: { level: 'warn', stream },
+  })
+  await statuses(app, 99)
+  t.strictSame(warnings, [])
+  await statuses(app, 50)
+  t.match(warnings, [/'timeWindow' has returned 100 different windows.* 'calendar day'/])
+  t.equal(warnings.length, 1)
 })

@@ -15,8 +15,24 @@ export type Key = string | number
  */
 export type Keys = string | Readonly<Record<string, string>>
 
+/** Costs of a later charge or refund: for every policy, or by policy name (the others are left alone). */
+export type Cost = number | Readonly<Record<string, number>>
+
 /** What Redis can count with, in microseconds. Longer windows are cut to it: 285,000 years are as good as more. */
 const LONGEST_WINDOW_MS = Number.MAX_SAFE_INTEGER
+
+/**
+ * Keys that were given by hand; a number is its text, as a `keyGenerator` may return one. Throws InvalidOption for anything
+ * else, and for a policy that is none of `names`.
+ */
+export function checkedKeys(given: unknown, names: readonly string[]): Keys {
+  if (isKey(given)) return String(given)
+  const entries = typeof given === 'object' && given !== null ? Object.entries(given) : []
+  const wrong = entries.find(([name, key]) => !names.includes(name) || typeof key !== 'string')
+  if (entries.length > 0 && wrong === undefined) return given as Keys
+  const what = wrong === undefined ? show(given) : `{ '${wrong[0]}': ${show(wrong[1])} }`
+  throw new InvalidOption('key', what, `a string, or an object with a string for any of ${names.join(', ')}`)
+}
 
 /** Milliseconds without a fraction, at least 1. */
 export function wholeWindow(ms: number): number {
@@ -48,6 +64,29 @@ export function checkedCost(value: unknown): number {
   throw unusable('cost', value, 'an integer ≥ 0')
 }
 
+/**
+ * A cost that was charged or given back by hand. Throws InvalidAnswer for anything but integers ≥ 0, and InvalidOption for
+ * a policy that is none of `names`; undefined: any name.
+ */
+export function checkedCosts(cost: unknown, names?: readonly string[]): Cost {
+  const isByName = typeof cost === 'object' && cost !== null && !Array.isArray(cost)
+  if (!isByName) {
+    if (typeof cost === 'number') return checkedCost(cost)
+    throw unusable('cost', cost, 'an integer ≥ 0, or an object of them by policy name')
+  }
+  for (const [name, units] of Object.entries(cost)) {
+    if (names !== undefined && !names.includes(name)) {
+      throw new InvalidOption(
+        'cost',
+        `for '${name}'`,
+        `a number, or an object with a number for any of ${names.join(', ')}`,
+      )
+    }
+    if (units !== undefined) checkedCost(units)
+  }
+  return cost as Cost
+}
+
 /** The response to a denied request that a function returned. Nothing at all would let the request pass. */
 export function checkedResponse(value: object | undefined): object {
   if (isThenable(value)) return then(value, checkedResponse)
@@ -63,8 +102,12 @@ export function checkedTag(value: unknown): string {
 
 /** A partition key that a function returned. */
 export function checkedKey(value: unknown): Key {
-  if (typeof value === 'string' || typeof value === 'number') return value
+  if (isKey(value)) return value
   throw unusable('keyGenerator', value, 'a string or a number')
+}
+
+function isKey(value: unknown): value is Key {
+  return typeof value === 'string' || typeof value === 'number'
 }
 
 /**

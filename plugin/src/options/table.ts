@@ -381,7 +381,8 @@ export const limiterOptions = {
    * `false`: each request asks Redis. `{ max }` bounds [how much](#prefetch). In both cases no window holds more than `max`;
    * see [How it works](how-it-works.md#quota-taken-ahead). It needs `redis`, and for every policy of the request a quota
    * above `1 / precision`, a fixed cost and a window of at least 0.5 s (with the default `precision`). It has no effect with
-   * `concurrency`, `ban`, `continueExceeding` or `exponentialBackoff`.
+   * `concurrency`, `ban`, `continueExceeding` or `exponentialBackoff`, or if another route of the group has one of the last
+   * three.
    * @default `true`
    * @example prefetch: false
    */

@@ -142,12 +142,14 @@ function includes({ asked, index }: Denial, policies: readonly Policy[]): boolea
 function later({ answer, keys }: Denial, check: Check, elapsed: number): Answer {
   const policies = answer.policies.map((policy, index) => {
     if (keys?.[index] !== check.keys?.[index]) return { used: 0, resetMs: 0, retryMs: 0, denials: 0 }
-    return {
-      used: policy.used,
+    const { used, blockedMs } = policy
+    const left = {
+      used,
       resetMs: Math.max(1, policy.resetMs - elapsed),
       retryMs: policy.retryMs === 0 ? 0 : Math.max(1, policy.retryMs - elapsed),
       denials: 0,
     }
+    return blockedMs === undefined ? left : { ...left, blockedMs: Math.max(1, blockedMs - elapsed) }
   })
   return { allowed: false, policies, concurrency: answer.concurrency && { ...answer.concurrency, violated: false } }
 }

@@ -167,6 +167,11 @@ export interface Store {
   now?(key: string): number | undefined
   /** Permits that this process holds for a key. Absent in stores that give none. */
   held?(key: string, permits: string): number
+  /**
+   * Soon it is closed. Takes nothing ahead any more, and gives back what is out; resolves once that was sent. Absent in
+   * stores that take nothing ahead.
+   */
+  drain?(): Promise<void>
   /** Stops timers. The user's Redis client stays open. */
   close(): void
 }

@@ -23,11 +23,17 @@ type Mutable<T> = { -readonly [name in keyof T]: T[name] }
 /** A fraction of the window: what is learnt within one slice of it is one entry. */
 const LEARNT_PRECISION = 0.01
 
+/** Logs in which nothing counts any more are dropped when there are this many, and when as many again have come. */
+const FIRST_SWEEP = 1000
+/** Logs at most. They are fewer, unless a `timeWindow` that is a function gives ever new windows. */
+const MOST_LOGS = 50_000
+
 /** Counts in this process: no Redis, no waiting, the same rule. */
 export class MemoryStore implements Store {
   readonly #capacity: number
   readonly #clock: () => number
   readonly #tables = new Map<string, Table>()
+  #sweepAt = FIRST_SWEEP
   readonly #permits = new Map<string, Set<Lease>>()
   readonly #blocks = new Blocks()
   /** What the clock said last, and how far it has gone back since the start, in all. */
@@ -57,7 +63,7 @@ export class MemoryStore implements Store {
     for (let index = 0; index < policies.length; index++) {
       const policy = check.policies[index] as Policy
       if (policy.cost === 0) continue
-      const row = rows[index] ?? this.#row(policy.log, keyAt(check, index), now)
+      const row = rows[index] ?? this.#row(policy.log, policy.windowMs, keyAt(check, index), now)
       admit(row, policy, now, policy.sliced, policies[index] as Mutable<PolicyAnswer>)
     }
     if (concurrency === undefined) return { allowed, policies }
@@ -81,7 +87,7 @@ export class MemoryStore implements Store {
 
   charge(check: Check): Answer {
     const now = this.#tick()
-    const rows = check.policies.map((policy, index) => this.#row(policy.log, keyAt(check, index), now))
+    const rows = check.policies.map(({ log, windowMs }, index) => this.#row(log, windowMs, keyAt(check, index), now))
     const policies = check.policies.map((policy, index): PolicyAnswer => {
       const { log } = rows[index] as Row
       const state = log.read(now, policy.windowMs, 0, 0)
@@ -122,7 +128,7 @@ export class MemoryStore implements Store {
       const { used, prefetched = 0, resetMs, admission } = answer.policies[index] as PolicyAnswer
       const total = used + prefetched
       if (total === 0) continue
-      const { log } = this.#row(name, keyAt(check, index), now)
+      const { log } = this.#row(name, windowMs, keyAt(check, index), now)
       const known = log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
       const more = Math.max(total - known, admission === undefined ? 0 : Math.min(cost, total))
       // The oldest units make room for those that are surely new.
@@ -176,6 +182,11 @@ export class MemoryStore implements Store {
     this.#blocks.clear()
   }
 
+  /** Logs that are held, those of penalties included. */
+  get logs(): number {
+    return this.#tables.size
+  }
+
   /** Keys held for one log. */
   size(log: string): number {
     return this.#tables.get(log)?.size ?? 0
@@ -185,7 +196,10 @@ export class MemoryStore implements Store {
     const read = this.#clock()
     this.#ahead += Math.max(0, this.#read - read)
     this.#read = read
-    return read + this.#ahead
+    const now = read + this.#ahead
+    // Between operations: each holds rows of the logs that it has looked at.
+    if (this.#tables.size >= this.#sweepAt) this.#sweep(now)
+    return now
   }
 
   /** `rows`: filled with what is kept of each policy. */
@@ -200,9 +214,12 @@ export class MemoryStore implements Store {
     for (let index = 0; index < check.policies.length; index++) {
       const policy = check.policies[index] as Policy
       const key = keyAt(check, index)
-      const row = this.#tables.get(policy.log)?.get(key, now)
+      const table = this.#tables.get(policy.log)
+      if (table !== undefined && table.windowMs < policy.windowMs) table.windowMs = policy.windowMs
+      const row = table?.get(key, now)
       rows?.push(row)
-      let answer = answerOf(row, this.#denialsOf(check, policy, row, now), policy, now, check.penalty, peek)
+      const denials = policy.decides === false ? undefined : this.#denialsOf(check, policy, row, now)
+      let answer = answerOf(row, denials, policy, now, check.penalty, peek)
       const blockedMs = this.#blocks.left(blockLogOf(policy), key, now)
       if (blockedMs > 0) answer = blocked(answer, policy, blockedMs)
       policies.push(answer)
@@ -218,13 +235,24 @@ export class MemoryStore implements Store {
     return this.#tables.get(penaltiesOf(log))?.get(check.key, now)?.denials
   }
 
-  #row(log: string, key: string, now: number): Row {
+  #row(log: string, windowMs: number, key: string, now: number): Row {
     let table = this.#tables.get(log)
     if (table === undefined) {
       table = new Table(this.#capacity)
       this.#tables.set(log, table)
     }
+    if (table.windowMs < windowMs) table.windowMs = windowMs
     return table.get(key, now) ?? table.add(key, now)
+  }
+
+  /** Drops the logs of periods and windows that are over; beyond MOST_LOGS the oldest ones that deny nobody. */
+  #sweep(now: number): void {
+    for (const [log, table] of this.#tables) if (!table.isInUse(now)) this.#tables.delete(log)
+    for (const [log, table] of this.#tables) {
+      if (this.#tables.size <= MOST_LOGS) break
+      if (!table.isDenying(now)) this.#tables.delete(log)
+    }
+    this.#sweepAt = Math.max(FIRST_SWEEP, 2 * this.#tables.size)
   }
 
   /** Records the denial with every policy that stood in the way, and keeps its row. */
@@ -232,10 +260,11 @@ export class MemoryStore implements Store {
     for (const [index, policy] of check.policies.entries()) {
       const answer = policies[index] as PolicyAnswer
       if (answer.retryMs === 0) continue
-      const row = this.#row(policy.log, keyAt(check, index), now)
+      const { log, windowMs } = policy
+      const row = this.#row(log, windowMs, keyAt(check, index), now)
       keepUntil(row, now + answer.retryMs)
       if (check.penalty === 'none') continue
-      const punished = check.keys === undefined ? row : this.#row(penaltiesOf(policy.log), check.key, now)
+      const punished = check.keys === undefined ? row : this.#row(penaltiesOf(log), windowMs, check.key, now)
       const denied = deny(punished, policy, answer, now, check.penalty)
       policies[index] = denied
       keepUntil(punished, now + denied.retryMs)

@@ -28,6 +28,8 @@ const DENIED_FACTOR = 10
  * keys cannot buy it a fresh quota.
  */
 export class Table {
+  /** The longest window in which its entries count, in milliseconds. */
+  windowMs = 0
   readonly #capacity: number
   #young = new Map<string, Row>()
   #old = new Map<string, Row>()
@@ -59,6 +61,21 @@ export class Table {
     let size = this.#young.size
     for (const key of this.#old.keys()) if (!this.#young.has(key)) size++
     return size
+  }
+
+  /** Whether anything in it still counts, or is denied. */
+  isInUse(now: number): boolean {
+    const edge = now - this.windowMs
+    for (const [, { log, denials, deniedUntil }] of this.entries()) {
+      if (log.newest > edge || deniedUntil > now || (denials !== undefined && denials.log.newest > edge)) return true
+    }
+    return false
+  }
+
+  /** Whether one of its keys is being denied. */
+  isDenying(now: number): boolean {
+    for (const [, { deniedUntil }] of this.entries()) if (deniedUntil > now) return true
+    return false
   }
 
   /** Every key, with its row. */

@@ -91,7 +91,8 @@ export class AcrossSlots {
     }
     return [...slots].map(([slot, places]) => {
       const isMain = slot === main
-      const watched = isMain && hasPenalty ? [...check.policies.keys()].filter(place => !places.includes(place)) : []
+      const isWatched = (place: number) => !places.includes(place) && check.policies[place]?.decides !== false
+      const watched = isMain && hasPenalty ? [...check.policies.keys()].filter(isWatched) : []
       const keys = places.map(place => keyAt(check, place))
       const policies = places.map(place => check.policies[place] as Policy)
       return {
@@ -139,9 +140,12 @@ export class AcrossSlots {
   }
 }
 
-/** Stands for a policy where its penalties are; its log is never written. With limit 0 and cost 1 it denies. */
+/**
+ * Stands for a policy where its penalties are; its log is never written, and no name of a log begins so. With limit 0 and
+ * cost 1 it denies.
+ */
 function watching(policy: Policy, limit: number, cost: number): Policy {
-  return { ...policy, limit, cost, log: `~${policy.log}`, blockLog: undefined }
+  return { ...policy, limit, cost, log: `%${policy.log}`, penaltyLog: policy.log, blockLog: undefined }
 }
 
 function withPenalty({ penalty }: Check, policy: PolicyAnswer, watched: PolicyAnswer): PolicyAnswer {

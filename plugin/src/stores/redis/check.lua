@@ -9,7 +9,7 @@
 --               · permits allowed (−1 for no limit) · life of a permit (µs) · begin and end of the period of its budgets
 --               (µs, 0 and 0 without) · number of policies
 --               · per policy: limit · window (µs) · slice (µs, 0 for none) · 1 if a slice shares an entry, and 2 more
---                 if another log than its own holds its block
+--                 if another log than its own holds its block, and 4 more if it is charged and denies nothing
 --        run:   how many checks · number of their shape, from 1 · µs after the latest time that they may run
 --               · cost for each policy; of a grant, whose checks are one, also: how many requests wait · how many more are
 --               wanted ahead · by what the room is divided for these · µs in which they may be spent
@@ -53,8 +53,9 @@ for i = 1, take() do
   shape.apart = 0
   for j = 1, take() do
     local limit, window, slice, flags = min(take(), LARGEST), take(), take(), take()
-    local shared, apart = flags % 2 == 1, flags > 1
+    local shared, apart, decides = flags % 2 == 1, flags % 4 > 1, flags < 4
     shape[j] = { limit = limit, window = window, slice = slice, shared = shared, ahead = ahead_of(slice, shared), log = {} }
+    shape[j].decides, shape[j].denials, shape[j].till = decides, 0, 0
     if apart then shape[j].apart, shape.apart = {}, shape.apart + 1 end
   end
   shapes[i] = shape
@@ -171,7 +172,7 @@ local function check(shape, costs, late)
     local policy = shape[i]
     local log, key, waits = policy.log, KEYS[at + 1], 0
     place, problem = look_at(policy, key, place, op)
-    if kind > 0 and not problem then problem = look_at_penalty(policy, KEYS[at + 2], kind, op) end
+    if kind > 0 and policy.decides and not problem then problem = look_at_penalty(policy, KEYS[at + 2], kind, op) end
     if problem then break end
     local cost, limit, used = costs[i], policy.limit, log.total - log.base
     if op == 2 then

@@ -112,9 +112,9 @@ export function encodeChecks(
   for (const one of pending) {
     const { check, key } = one
     for (let index = 0; index < check.policies.length; index++) {
-      const { log } = check.policies[index] as Policy
+      const { log, penaltyLog = log } = check.policies[index] as Policy
       keys.push(redisKey(nameSpace, one.keys?.[index] ?? key, log))
-      if (check.penalty !== 'none') keys.push(redisKey(nameSpace, key, penaltyName(log, check.penalty)))
+      if (check.penalty !== 'none') keys.push(redisKey(nameSpace, key, penaltyName(penaltyLog, check.penalty)))
     }
     if (check.concurrency !== undefined) keys.push(redisKey(nameSpace, key, check.concurrency.log))
     for (let index = 0; index < check.policies.length; index++) {
@@ -260,8 +260,8 @@ export function sliceUs({ sliceMs }: Policy): number {
   return sliceMs * 1000
 }
 
-function flagsOf({ sliced, blockLog }: Policy): number {
-  return (sliced ? 1 : 0) + (blockLog === undefined ? 0 : 2)
+function flagsOf({ sliced, blockLog, decides }: Policy): number {
+  return (sliced ? 1 : 0) + (blockLog === undefined ? 0 : 2) + (decides === false ? 4 : 0)
 }
 
 /** The fixed part of a check as the script reads it: numbers with blanks between them. */

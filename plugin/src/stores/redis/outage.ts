@@ -18,6 +18,8 @@ const CHUNK = 64
 const PATIENCE_MS = 1000
 /** Milliseconds until a return that failed is tried again. */
 const RETRY_MS = 250
+/** Logs without usage are forgotten when there are this many, and when as many again have come. */
+const FIRST_SWEEP = 1000
 /** Announcements between two looks at the markers of a cluster. */
 const LOOKS = 10
 
@@ -86,6 +88,7 @@ export class Outage implements Watcher {
   readonly #returns = new Map<string | undefined, Return>()
   /** Policies by the name of their log, of every log with known usage. */
   readonly #policies = new Map<string, Policy>()
+  #sweepAt = FIRST_SWEEP
   /** Nodes that are not calm. */
   #away = 0
   #untilLook = 0
@@ -208,17 +211,20 @@ export class Outage implements Watcher {
     }
   }
 
-  /** Writes what it can, within the time that a check has. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
     for (const { retry } of this.#returns.values()) clearTimeout(retry)
-    const { replicas, timeoutMs, connection } = this.#parts
-    if (connection.status === 'ready') {
-      const states = [...this.#returns.values()].filter(({ isOpen }) => !isOpen)
-      await within(timeoutMs, Promise.all(states.map(state => this.#write(state)))).catch(() => {})
-    }
-    replicas.unwatch(this)
+    await this.flush()
+    this.#parts.replicas.unwatch(this)
+  }
+
+  /** Writes what it can, within the time that a check has. */
+  async flush(): Promise<void> {
+    const { timeoutMs, connection } = this.#parts
+    if (connection.status !== 'ready') return
+    const states = [...this.#returns.values()].filter(({ isOpen }) => !isOpen)
+    await within(timeoutMs, Promise.all(states.map(state => this.#write(state)))).catch(() => {})
   }
 
   #of(key: string): Return {
@@ -275,6 +281,7 @@ export class Outage implements Watcher {
   }
 
   #learn(usage: MemoryStore, check: Check, answer: Answer): void {
+    if (this.#policies.size >= this.#sweepAt) this.#sweep()
     for (const policy of check.policies) {
       if (this.#policies.has(policy.log)) continue
       this.#policies.set(policy.log, policy)
@@ -282,6 +289,17 @@ export class Outage implements Watcher {
     }
     usage.learn(check, answer)
     this.#parts.local.learnBlocks(check, answer)
+  }
+
+  /** Forgets logs whose usage has left the window: those of former periods, and of windows that functions gave. */
+  #sweep(): void {
+    for (const { log, windowMs } of this.#policies.values()) {
+      const isUsed = [this.#learnt, this.#late].some(
+        usage => usage.usage(log, windowMs)[Symbol.iterator]().next().done === false,
+      )
+      if (!isUsed) this.#policies.delete(log)
+    }
+    this.#sweepAt = Math.max(FIRST_SWEEP, 2 * this.#policies.size)
   }
 
   /** No node is guarded any more: what was learnt meanwhile is what is known. */

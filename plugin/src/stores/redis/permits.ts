@@ -56,10 +56,10 @@ export class Permits {
     this.#held.delete(key)
   }
 
+  /** Renews nothing any more. What is still held can be given back: work may outlast its limiter. */
   close(): void {
     for (const timer of this.#timers.values()) clearInterval(timer)
     this.#timers.clear()
-    this.#held.clear()
   }
 
   #drop(permit: Permit): boolean {

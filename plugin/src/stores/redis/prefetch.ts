@@ -172,6 +172,7 @@ export class Prefetch {
   #dueTimer: NodeJS.Timeout | undefined
   /** Counts resets: what was asked for before one is not spent after it. */
   #resets = 0
+  #closed = false
 
   constructor(parts: PrefetchParts) {
     this.#parts = parts
@@ -179,7 +180,7 @@ export class Prefetch {
 
   /** Undefined where quota of such a check is not taken ahead: it is asked as it is. */
   check(check: Check): Answer | Promise<Answer> | undefined {
-    const shape = this.#shapeOf(check)
+    const shape = this.#closed ? null : this.#shapeOf(check)
     if (shape === null) return undefined
     const now = monotonic()
     const holding = holdingOf(shape, check, now)
@@ -255,13 +256,13 @@ export class Prefetch {
       if (!rider.settled) this.#parts.settle(rider, answer())
     }
     holding.isScarce = ahead === 0
-    // The log was made anew: what was taken of the old one counts no more.
+    // A log was made anew: what was taken of the old one counts no more, and goes back to the others.
     const isOf = (grant: Grant) =>
       grant.admissions.every(({ generation }, index) => generation === admissions[index]?.generation)
     if (admitted + ahead > 0)
-      for (const grant of holding.grants.filter(grant => !isOf(grant))) this.#drop(holding, grant)
+      for (const grant of holding.grants.filter(grant => !isOf(grant))) this.#retire(holding, grant)
     const until = sent + take.lifeMs * (1 - DRIFT) - MARGIN_MS
-    const mayBeSpent = ahead > 0 && take.resets === this.#resets && now < until
+    const mayBeSpent = ahead > 0 && !this.#closed && take.resets === this.#resets && now < until
     const rest: Pending[] = []
     for (let index = admitted; index < riders.length; index++) {
       const rider = riders[index] as Pending
@@ -297,22 +298,15 @@ export class Prefetch {
     for (const rider of rest) this.#parts.settle(rider, { allowed: false, policies })
   }
 
-  /** Everything that is kept about a key was forgotten: so are the grants on it, and those that are on their way. */
-  forget(key: string): void {
-    this.#resets++
-    for (const holding of [...(this.#out.get(key)?.holdings ?? [])]) {
-      for (const grant of [...holding.grants]) this.#drop(holding, grant)
-    }
-  }
-
-  /** Nothing is spent of what was asked for a key so far, or is on its way. It goes back. */
+  /** Nothing is spent of what was asked for a key so far, or is on its way. It goes back: other keys may have their part in it. */
   recall(key: string): void {
     this.#resets++
     this.#retireAll(key)
   }
 
-  /** Gives everything back. */
+  /** Takes nothing ahead any more, and gives everything back. */
   close(): void {
+    this.#closed = true
     clearTimeout(this.#dueTimer)
     this.#due.clear()
     for (const key of [...this.#out.keys()]) this.#retireAll(key)

@@ -163,14 +163,8 @@ export class RedisStore implements Store {
     const stored = this.#stored(key)
     const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
     const keys = [...names, ...permits].map(name => redisKey(this.#nameSpace, stored, name))
-    this.#prefetch.forget(key)
-    const { circuit, clock } = this.#nodes.of(stored)
-    const error = this.#missing ?? circuit.error
-    if (error !== undefined) throw error
-    if (keys.length > 0) {
-      const late = await this.#within(RESET, keys, [clock.latest(monotonic() + this.#options.timeoutMs)])
-      if (Number(late) < 0) throw new StoreTimeout(this.#options.timeoutMs)
-    }
+    this.#prefetch.recall(key)
+    if (keys.length > 0) await this.#inTime(RESET, stored, keys, [])
     for (const log of permits) this.#permits.forget(redisKey(this.#nameSpace, stored, log))
   }
 
@@ -181,18 +175,38 @@ export class RedisStore implements Store {
       this.#prefetch.recall(key)
     }
     const stored = this.#stored(key)
-    const deadline = monotonic() + this.#options.timeoutMs
+    recall()
+    const keys = logs.map(({ log }) => redisKey(this.#nameSpace, stored, log))
+    const windows = logs.map(({ windowMs }) => windowMs * 1000)
+    const found = await this.#inTime(BLOCK, stored, keys, [durationMs * 1000, ...windows])
+    if (found === -2) throw new StoreForeignKey()
+    recall()
+  }
+
+  /**
+   * Runs a script that changes nothing once it is given up. Where it says that it came too late, by what was known of the
+   * clock, the clock is read and it is asked again. `stored`: a key that leads to the node.
+   */
+  async #inTime(
+    script: Script,
+    stored: string,
+    keys: readonly string[],
+    args: readonly (string | number)[],
+  ): Promise<number> {
+    const { timeoutMs } = this.#options
     const { circuit, clock } = this.#nodes.of(stored)
     const error = this.#missing ?? circuit.error
     if (error !== undefined) throw error
-    recall()
+    const deadline = this.#deadlineFrom(monotonic())
+    const ask = async () => Number(await this.#within(script, keys, [clock.latest(deadline), ...args]))
     if (!clock.isKnown) await this.#readClock(stored, clock)
-    const keys = logs.map(({ log }) => redisKey(this.#nameSpace, stored, log))
-    const windows = logs.map(({ windowMs }) => windowMs * 1000)
-    const found = Number(await this.#within(BLOCK, keys, [clock.latest(deadline), durationMs * 1000, ...windows]))
-    if (found === -1) throw new StoreTimeout(this.#options.timeoutMs)
-    if (found === -2) throw new StoreForeignKey()
-    recall()
+    let found = await ask()
+    if (found === -1 && monotonic() < deadline) {
+      await this.#readClock(stored, clock)
+      found = await ask()
+    }
+    if (found === -1) throw new StoreTimeout(timeoutMs)
+    return found
   }
 
   now(key: string): number | undefined {
@@ -211,6 +225,11 @@ export class RedisStore implements Store {
   /** The nodes that have been asked so far. */
   get nodes(): readonly (string | undefined)[] {
     return this.#nodes.names
+  }
+
+  async drain(): Promise<void> {
+    this.#prefetch.close()
+    await new Promise(sent => setImmediate(sent))
   }
 
   close(): void {
@@ -276,12 +295,17 @@ export class RedisStore implements Store {
     reject: (error: unknown) => void,
   ): Pending {
     const since = monotonic()
-    const deadline = Math.max(since + this.#options.timeoutMs, this.#startsUntil)
+    const deadline = this.#deadlineFrom(since)
     const keys = this.#keysOf(check, refunds)
     // Where nothing goes by the key of the check, the keys of its policies alone say which node is asked.
     const isOfKey = keys === undefined || check.concurrency !== undefined || check.penalty !== 'none'
     const key = (isOfKey ? undefined : keys[0]) ?? this.#stored(check.key)
     return { operation, check, key, keys, refunds, since, deadline, settled: false, resolve, reject }
+  }
+
+  /** Until when something that begins now may take: what waits for the first connection has longer. */
+  #deadlineFrom(now: number): number {
+    return Math.max(now + this.#options.timeoutMs, this.#startsUntil)
   }
 
   /** False where it cannot be sent at once. */
@@ -411,7 +435,7 @@ export class RedisStore implements Store {
   async #readClock(stored: string, clock: Node['clock']): Promise<void> {
     const sent = monotonic()
     const [time] = (await this.#within(CHECK, [redisKey(this.#nameSpace, stored, '~probe')], [0, 0, 0])) as unknown[]
-    clock.observe(Number(time), sent, monotonic(), false)
+    clock.observe(Number(time), sent, monotonic(), true)
   }
 
   /** Other failures leave the permits to end by themselves. */
@@ -504,7 +528,8 @@ export class RedisStore implements Store {
     let timer: NodeJS.Timeout | undefined
     let endReady = () => {}
     const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => setImmediate(reject, new StoreTimeout(timeoutMs)), timeoutMs)
+      const ms = this.#deadlineFrom(monotonic()) - monotonic()
+      timer = setTimeout(() => setImmediate(reject, new StoreTimeout(timeoutMs)), ms)
     })
     const call = async () => {
       const { status } = this.#connection

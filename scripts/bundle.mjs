@@ -35,6 +35,18 @@ const inlineLua = {
   },
 }
 
+/** Comments are in the sources, which lie in the package. Lines stay where they are, for the source map. */
+const noComments = {
+  name: 'no-comments',
+  setup(bundle) {
+    bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
+      const text = readFileSync(path, 'utf8')
+      const comments = /^[ \t]*(?:\/\*\*(?:(?!\*\/)[\s\S])*\*\/|\/\/.*)$/gm
+      return { contents: text.replace(comments, comment => comment.replace(/[^\n]/g, '')), loader: 'ts' }
+    })
+  },
+}
+
 await build({
   stdin: {
     contents: entries.map((source, index) => `export * as ${names[index]} from '${source}'`).join('\n'),
@@ -49,7 +61,7 @@ await build({
   sourcemap: true,
   // Sources lie in the package.
   sourcesContent: false,
-  plugins: [inlineLua],
+  plugins: [inlineLua, noComments],
 })
 
 const built = createRequire(import.meta.url)(resolve('dist', BUNDLE))

@@ -6,6 +6,7 @@ import { addressesOf } from './http/listeners.js'
 import { beginModels, type Repository } from './inference/index.js'
 import { usableCores } from './inference/workers/cores.js'
 import { Peers, partOf, placeIn } from './processes/peers.js'
+import { warnOfUnknownModels } from './protection/models-meant.js'
 import { startErrorOf } from './start-error.js'
 import { stopWell } from './stop.js'
 import { warmUp } from './warm.js'
@@ -39,6 +40,7 @@ export async function serve(environment: Environment, hangups = new Hangups()): 
         const names = models.list().map(({ info }) => info.name)
         if (peers === undefined) app.log.info({ models: names }, 'ready: all models are loaded')
         else peers.tell({ kind: 'ready', models: names })
+        if (place === undefined || place.index === 0) warnOfUnknownModels(app.log, service.limits.plans, models)
       },
       async error => {
         if (isStopping()) return
@@ -49,8 +51,11 @@ export async function serve(environment: Environment, hangups = new Hangups()): 
     // Several processes are told by the first one.
     if (peers === undefined) {
       hangups.serve(() => {
-        models.reload().catch(error => app.log.error({ err: error }, 'the models were not reloaded'))
         service.limits.reload()
+        models.reload().then(
+          () => warnOfUnknownModels(app.log, service.limits.plans, models),
+          error => app.log.error({ err: error }, 'the models were not reloaded'),
+        )
       })
     }
   } catch (error) {

@@ -139,6 +139,18 @@ export function priceOf({ costs }: Plan, model: string, own: Partial<Price> | un
 export const allowsModel = ({ allowedModels, deniedModels }: Plan, model: string): boolean =>
   (allowedModels === undefined || allowedModels.includes(model)) && !deniedModels.includes(model)
 
+/** Models that plans name and `known` has not, each with the plans that name it. */
+export function unknownModels(plans: readonly Plan[], known: ReadonlySet<string>): Map<string, readonly string[]> {
+  const unknown = new Map<string, readonly string[]>()
+  for (const { name, policies, allowedModels = [], deniedModels, costs } of plans) {
+    const named = [allowedModels, deniedModels, Object.keys(costs), ...policies.map(({ models = [] }) => models)].flat()
+    for (const model of new Set(named)) {
+      if (!known.has(model)) unknown.set(model, [...(unknown.get(model) ?? []), name])
+    }
+  }
+  return unknown
+}
+
 export interface Plans {
   /** Plan of callers without a key; undefined where a key is required. */
   readonly anonymous: Plan | undefined

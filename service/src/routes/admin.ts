@@ -8,6 +8,7 @@ import { answers } from '../openapi/schemas.js'
 import { type Answers, valuesOf } from '../processes/messages.js'
 import type { Peers } from '../processes/peers.js'
 import type { Limits, LimitsReload } from '../protection/limits.js'
+import { warnOfUnknownModels } from '../protection/models-meant.js'
 import { audit } from './audit.js'
 
 interface AdminOptions {
@@ -41,6 +42,7 @@ export const adminRoutes: FastifyPluginAsync<AdminOptions> = async (app, { model
   app.post('/v1/admin/reload', { config: { rateLimit: false }, onRequest, schema }, async request => {
     const { report, limits: file } =
       peers === undefined ? await reload(models, limits) : reloadedByAll(await peers.ask<Reloaded>('reload'))
+    warnOfUnknownModels(request.log, limits.plans, models)
     if (report !== undefined) {
       audit(request, 'models.reload', file === undefined ? {} : { limits: file.loaded })
       return file === undefined ? report : { ...report, limits: file }

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { ConfigError } from '../../../service/src/config.js'
-import { readPlans } from '../../../service/src/protection/plans.js'
+import { readPlans, unknownModels } from '../../../service/src/protection/plans.js'
 import { buildService, IRIS, inRedis, STORES } from '../../support/build.js'
 import { limitsFile as fileOf, rowsOf, sha256, v2RowsOf } from '../../support/limits-file.js'
 
@@ -200,4 +200,26 @@ t.test('a wrong limits file names every wrong place, and shows nothing of what i
     t.notMatch(errors, /a secret/)
   }
   t.throws(() => readPlans('/nowhere/limits.json'), { message: /cannot be read \(ENOENT\)/ })
+})
+
+t.test('models that plans name and that are not there are found, wherever a plan names them', async t => {
+  const plan = (more: object) => ({ policies: [perMinute('requests', 5)], ...more })
+  const { path } = limitsFile(t, {
+    anonymous: 'allows',
+    plans: {
+      allows: plan({ models: { allow: ['iris', 'irsi'] } }),
+      denies: plan({ models: { deny: ['irsi', 'digits'] } }),
+      prices: plan({ costs: { digit: { request: 2 } } }),
+      counts: plan({ policies: [perMinute('requests', 5), { ...perMinute('some', 5), models: ['iris', 'one'] }] }),
+    },
+  })
+  const unknown = unknownModels(readPlans(path).all, new Set(['iris', 'digits']))
+  t.strictSame(
+    [...unknown],
+    [
+      ['irsi', ['allows', 'denies']],
+      ['digit', ['prices']],
+      ['one', ['counts']],
+    ],
+  )
 })

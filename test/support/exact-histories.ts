@@ -270,6 +270,7 @@ export async function play(at: ScriptsAt, given: History): Promise<void> {
       if (permits !== undefined) {
         equal('what is in flight', found.answer.concurrency?.inFlight, wanted.inFlight)
         equal('the permit', found.permit, Math.max(0, wanted.permit))
+        equal('whether permits stood in the way', found.answer.concurrency?.violated, wanted.permit < 0)
       }
       if (before !== undefined) equal('what is stored', await at.print(), before)
       const charged = wanted.policies.map(({ charged }) => charged)

@@ -587,7 +587,14 @@ it('a block whose clock has gone back ends in its usual time, and a peek changes
     t.equal(await at.endOf(key), at.now / 1000 + 10_001)
     at.now += 100_000
     await ask('charge')
-    t.equal(await t.redis.get(key), `1:${at.now - 100_000 + 10 * SECOND}:${at.now - 100_000}`, 'once')
+    const once = `1:${at.now - 100_000 + 10 * SECOND}:${at.now - 100_000}`
+    t.equal(await t.redis.get(key), once, 'once')
+    at.now -= 200_000
+    await ask('charge')
+    t.equal(await t.redis.get(key), once, 'a tenth of a second is no step')
+    at.now -= 1
+    await ask('charge')
+    t.equal(await t.redis.get(key), `1:${at.now + 10 * SECOND}:${at.now}`)
   }
 })
 
@@ -1064,7 +1071,8 @@ it('the end of a block may stand in another log than what counts, for any of the
   for (const precision of [0, 0.25]) {
     for (const apart of [[0], [1], [0, 1]]) {
       const { at, askAll, take, block } = oneLog(t)
-      const places = redisKey(at.nameSpace, 'client', 'blocks')
+      const last = apart.at(-1) as number
+      const places = redisKey(at.nameSpace, 'client', `blocks ${last}`)
       const plain = checkOf(
         [
           { name: 'a', limit: 5, windowMs: 5000 },
@@ -1073,7 +1081,7 @@ it('the end of a block may stand in another log than what counts, for any of the
         { precision },
       )
       const policies = plain.policies.map((policy, index) =>
-        apart.includes(index) ? { ...policy, blockLog: 'blocks' } : policy,
+        apart.includes(index) ? { ...policy, blockLog: `blocks ${index}` } : policy,
       )
       const check = { ...plain, policies }
       const other = pendingOf('check', checkOf([{ limit: 9, windowMs: 5000 }]), { key: 'other' })
@@ -1086,7 +1094,7 @@ it('the end of a block may stand in another log than what counts, for any of the
       const none = [undefined, undefined]
       t.strictSame(await look('check'), [true, none, [1, 1], 1])
       await block(SECOND, 5 * SECOND, places)
-      const blocks = none.map((_, index) => (apart.includes(index) ? 1000 : undefined))
+      const blocks = none.map((_, index) => (index === last ? 1000 : undefined))
       t.strictSame(await look('peek'), [false, blocks, [1, 1], 2])
       t.strictSame(await look('check'), [false, blocks, [1, 1], 3])
       t.strictSame(await look('charge'), [true, blocks, [2, 2], 4])
@@ -1309,4 +1317,69 @@ it('an admission of one of two logs that is gone gives nothing back, whatever th
   }))
   const back = encodeRefunds(at.nameSpace, [pendingOf('refund', check, { refunds })], 'm', at.now, 1)
   t.strictSame(await at.run(REFUND, back.keys, back.args), [at.now, 1, 0])
+})
+
+it('denials that count share entries by hundredths of the window', async t => {
+  const { at, ask } = oneLog(t)
+  const check = checkOf([{ limit: 1, windowMs: 100_000 }], { penalty: 'count' })
+  at.now = Math.ceil(at.now / SECOND) * SECOND + 20 * SECOND
+  await ask('check', check)
+  for (let denial = 0; denial < 8; denial++) {
+    if (denial > 0) at.now += 128_000
+    await ask('check', check)
+  }
+  const denials = await at.log(redisKey(at.nameSpace, 'client', penaltyName('log.p', 'count')))
+  t.strictSame(denials?.entries, [{ time: at.now, total: 8 }])
+})
+
+it('a permit that was taken before a step back of the clock, and renewed after that, keeps its end', async t => {
+  const { at, ask } = oneLog(t)
+  const permits = redisKey(at.nameSpace, 'client', 'permits')
+  const taken = at.now
+  at.now += 30 * SECOND
+  await at.run(RENEW, [permits], [10 * SECOND, taken])
+  at.now = taken
+  const check = checkOf([{ limit: 9, windowMs: 60_000 }], { concurrency: { max: 1, ttlMs: 10_000 } })
+  t.equal((await ask('check', check)).allowed, false)
+  t.strictSame(await t.redis.zrange(permits, '0', '-1', 'WITHSCORES'), [`${taken}`, `${taken + 40 * SECOND}`])
+})
+
+it('of a grant no request has part of what it costs, and nobody has room in a log that is overdrawn', async t => {
+  const { at, ask, take } = oneLog(t)
+  const of = (cost: number) => checkOf([{ limit: 5, windowMs: 60_000, cost }], { precision: 0.25 })
+  const two = await take(of(2), 0, 9)
+  t.strictSame([two.admitted, two.policies[0]?.used], [2, 4])
+  const none = await take(of(2), 0, 9)
+  t.strictSame([none.admitted, none.policies[0]?.admission], [0, { generation: 0, time: 0 }])
+  await ask('charge', of(9))
+  const over = await take(of(1), 9, 1)
+  t.strictSame([over.admitted, over.ahead, over.policies[0]?.used], [0, 0, 13])
+  t.equal(over.policies[0]?.retryMs, 60_000)
+  at.now += MINUTE + 10
+  t.equal((await take(of(5), 0, 2)).policies[0]?.retryMs, 60_000)
+})
+
+it('a grant is given from the microsecond on in which a block ends, and other checks of the call have their own keys', async t => {
+  const { at, block } = oneLog(t)
+  const places = redisKey(at.nameSpace, 'client', 'blocks')
+  const plain = checkOf([{ limit: 50, windowMs: 60_000 }], { precision: 0.25 })
+  const check = { ...plain, policies: plain.policies.map(policy => ({ ...policy, blockLog: 'blocks' })) }
+  const other = pendingOf('check', checkOf([{ limit: 9, windowMs: 5000 }]), { key: 'other' })
+  const last = pendingOf('check', checkOf([{ limit: 9, windowMs: 5000 }]), { key: 'last' })
+  const admitted = async () => {
+    const one = pendingOf('take', check, { riders: { length: 1 }, wanted: 0, share: 1, lifeMs: 1 } as object)
+    const { keys, args } = encodeChecks(at.nameSpace, [other, one, last], [], 0)
+    const reply = new Reply((await at.run(CHECK, keys, args)) as unknown[])
+    const before = reply.next(other)
+    const taken = reply.nextTake(check)
+    const after = reply.next(last)
+    if (typeof before === 'string' || typeof taken === 'string' || typeof after === 'string') return 'refused'
+    return [before.answer.policies[0]?.used, taken.admitted, after.answer.policies[0]?.used]
+  }
+  await block(SECOND, 5 * SECOND, places)
+  t.strictSame(await admitted(), [1, 0, 1])
+  at.now += SECOND - 1
+  t.strictSame(await admitted(), [2, 0, 2])
+  at.now += 1
+  t.strictSame(await admitted(), [3, 1, 3])
 })

@@ -11,17 +11,19 @@ import { readLog, type StoredLog } from './log.js'
 const AT_TIME = `
 local native, now_us = redis, tonumber(table.remove(ARGV))
 local refusal, refused = table.remove(ARGV), table.remove(ARGV)
+local writes, has_written = { ZADD = true, ZREM = true, SET = true }, false
 local now_ms = math.floor(now_us / 1000)
 local function at_time(how, name, ...)
   local args = { ... }
   if name == 'TIME' then
     return { string.format('%d', math.floor(now_us / 1000000)), string.format('%d', now_us % 1000000) }
   end
-  if name == refused then
+  if name == refused and not (has_written and string.find(refusal, '^OOM')) then
     refused = nil
     if how == native.pcall then return { err = refusal } end
     error({ err = refusal })
   end
+  has_written = has_written or writes[name]
   if name == 'PTTL' then
     local ends = how('PEXPIRETIME', args[1])
     return ends < 0 and ends or ends - now_ms
@@ -54,7 +56,10 @@ export class ScriptsAt {
   /** µs since 1970, in the year 2096: a whole number of milliseconds, and not of seconds. */
   now = 4_000_000_000_123_000
 
-  /** A command that Redis answers with an error the first time that a script runs it, and that error. */
+  /**
+   * A command that Redis answers with an error the first time that a script runs it, and that error. Once a script has
+   * written, Redis refuses nothing for want of memory.
+   */
   refuses: readonly [command: string, error: string] | undefined
   readonly #change: (source: string) => string
 

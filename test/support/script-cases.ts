@@ -1383,3 +1383,23 @@ it('a grant is given from the microsecond on in which a block ends, and other ch
   at.now += 1
   t.strictSame(await admitted(), [3, 1, 3])
 })
+
+it('a refund sets back a log whose clock has gone back by more than a slice and a tenth of a second', async t => {
+  for (const isAhead of [false, true]) {
+    const { at, ask, refund, summary } = oneLog(t)
+    const check = checkOf([{ limit: 1000, windowMs: 60_000, cost: 5 }], { precision: 0.01 })
+    const made = at.now
+    const { admission } = await ask('check', check)
+    const state = async () => {
+      const { generation, shift } = (await summary()) ?? {}
+      return [generation, shift]
+    }
+    at.now -= 600_000 + 100_000
+    t.equal(await refund(check, 1, isAhead ? admission : undefined, isAhead), 1)
+    t.strictSame(await state(), [made, 0])
+    at.now -= 1
+    t.equal(await refund(check, 1), 1)
+    t.strictSame(await state(), [made + 1, 100_001])
+    t.equal(await refund(check, 1, admission), 0, 'it is of the generation before')
+  }
+})

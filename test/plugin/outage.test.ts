@@ -83,7 +83,8 @@ for (const onStoreError of MODES) {
     if (onStoreError === 'local') t.equal(await remaining(app), 6, 'not in the process either')
     state.fails = false
     await counts(app, 6, 'neither happened')
-    await app.rateLimiter.refund('lone', 1)
+    // On a slow machine the failures have spanned long enough for the store to be left alone for a while.
+    await until('the store is asked again', () => app.rateLimiter.refund('lone', 1).then(() => true))
     t.equal(await remaining(app), 7)
   })
 
@@ -183,9 +184,10 @@ t.test('places that are held when Redis is lost count for as long as they are he
   await until('two run', async () => running === 2)
   await server.kill()
   const second = [ask(app), ask(app), ask(app)]
-  const denied = await Promise.race(second)
-  t.equal(denied.statusCode, 429)
-  await until('a third runs', async () => running === 3)
+  const answered: number[] = []
+  for (const each of second) void each.then(({ statusCode }) => answered.push(statusCode))
+  await until('a third runs, and the others are answered', async () => running === 3 && answered.length === 2)
+  t.strictSame(answered, [429, 429])
   open()
   const all = (await Promise.all([...first, ...second])).map(({ statusCode }) => statusCode)
   t.strictSame(all.sort(), [200, 200, 200, 429, 429])

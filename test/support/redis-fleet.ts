@@ -21,16 +21,22 @@ export interface RedisProcess {
   client(): Redis
 }
 
-/** A port that nobody listens on, and whose cluster bus port (+10000) exists. */
+/**
+ * A port that nobody listens on, apart from all cluster bus ports (+10000), and below the ports that systems give to
+ * connections: one of these may take it while nobody listens, even one that seeks that very port.
+ */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const server = createServer()
-    server.listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    const { port } = server.address() as { port: number }
+    const port = 12_000 + Math.floor(Math.random() * 10_000)
+    const server = createServer().listen(port, '127.0.0.1')
+    const isFree = await once(server, 'listening').then(
+      () => true,
+      () => false,
+    )
     server.close()
+    if (!isFree) continue
     await once(server, 'close')
-    if (port < 55_000) return port
+    return port
   }
 }
 

@@ -2,6 +2,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
+import { freePort } from './redis-fleet.js'
 
 /** What an inference call carried. */
 export interface Call {
@@ -94,7 +95,13 @@ async function readCall(request: IncomingMessage): Promise<Call> {
 }
 
 export async function startV2Server(t: Test, behaviour: V2Behaviour = {}): Promise<V2Server> {
-  const { port = 0, extensions = [], health = 'empty', ready = () => true, metadata = doubling } = behaviour
+  const {
+    port = await freePort(),
+    extensions = [],
+    health = 'empty',
+    ready = () => true,
+    metadata = doubling,
+  } = behaviour
   const infer = behaviour.infer ?? answerDouble
   let running = 0
   const server = createServer(async (request, response) => {

@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import rateLimit, { type RateLimitPluginOptions } from 'ml-api-rate-limiter'
 import t, { type Test } from 'tap'
-import { STORES, statuses } from '../support/plugin.js'
+import { frozenDate, STORES, statuses } from '../support/plugin.js'
 
 /** An app whose warnings are kept. */
 function logged(t: Test): { app: FastifyInstance; warnings: string[] } {
@@ -106,6 +106,7 @@ t.test('earlier routes of the scope and of scopes inside it are limited, those o
 })
 
 t.test('an earlier route of two registrations is charged once by each', async t => {
+  frozenDate(t)
   const { app } = logged(t)
   app.get('/', async request => request.rateLimit?.policies.length)
   await app.register(rateLimit, { ...LIMIT, max: 5 })

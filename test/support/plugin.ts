@@ -8,6 +8,7 @@ import Fastify, {
 import { Redis } from 'ioredis'
 import rateLimit, { type CountsLink, type RateLimitPluginOptions, SharedCounts } from 'ml-api-rate-limiter'
 import type { Test } from 'tap'
+import { storeClock } from './store-clock.js'
 
 /** A client of the tests' Redis, closed with the test. */
 export function redisClient(t: Test): Redis {
@@ -79,3 +80,44 @@ export const STORES: readonly { name: string; options: (t: Test) => RateLimitPlu
   { name: 'in Redis', options: inRedis },
   { name: 'in another process', options: elsewhere },
 ]
+
+/** A date that stands still, but for what a test lets pass. */
+export function frozenDate(t: Test): { advance(ms: number): void } {
+  const real = Date.now
+  let now = real()
+  Date.now = () => now
+  t.teardown(() => {
+    Date.now = real
+  })
+  return {
+    advance: ms => {
+      now += ms
+    },
+  }
+}
+
+/**
+ * The ways of counting while time stands still, but for what a test lets pass: no answer depends on how long it took. Denials
+ * are not remembered, since that is for a second of true time. Windows are to be longer than the test takes, as what is kept
+ * in Redis expires in true time; there the admissions of one moment are a microsecond apart.
+ */
+export const STOPPED: readonly {
+  name: string
+  open: (t: Test) => { options: RateLimitPluginOptions; pass(ms: number): void }
+}[] = STORES.map(({ name, options }) => ({
+  name,
+  open: t => {
+    const given = { ...options(t), denyMemory: 0 }
+    const date = frozenDate(t)
+    if (given.redis === undefined) return { options: given, pass: date.advance }
+    const clock = storeClock(given.redis as Redis)
+    clock.stop(Date.now())
+    return {
+      options: given,
+      pass: ms => {
+        date.advance(ms)
+        clock.stop(Date.now())
+      },
+    }
+  },
+}))

@@ -66,6 +66,7 @@ for (const { name, options } of STORES) {
       })
     })
     t.strictSame(await statuses(app, 3, '/fails'), [500, 500, 500])
+    await until('its place is free', async () => (await inFlight(app)) === 0)
     await app.listen({ port: 0, host: '127.0.0.1' })
     const { port } = app.server.address() as AddressInfo
     const client = httpRequest({ port, path: '/' })
@@ -86,7 +87,7 @@ for (const { name, options } of STORES) {
     const first = [ask(app), ask(app)]
     await until('both run', async () => held.running === 2)
     const denied = await ask(app)
-    t.match(denied.headers, { 'x-ratelimit-limit': '2', 'retry-after': '60' })
+    t.match(denied.headers, { 'x-ratelimit-limit': '2', 'retry-after': /^(?:60|5\d)$/ })
     t.equal(await inFlight(app), 2, 'who has no quota takes no place')
     held.open()
     await Promise.all(first)
@@ -122,7 +123,7 @@ t.test('in Redis: a place lost with the store is taken again by its holder', asy
 t.test('in Redis: the places of a replica that was killed are free when their life ends', async t => {
   const shared = inRedis(t)
   const script = fileURLToPath(new URL('../support/holder.mjs', import.meta.url))
-  const app = await limited(t, { ...shared, concurrency: { max: 2, ttl: 1000 } })
+  const app = await limited(t, { ...shared, concurrency: { max: 2, ttl: 2000 } })
   const child = spawn(process.execPath, [script, shared.nameSpace as string], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env: childEnv(),

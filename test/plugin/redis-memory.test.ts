@@ -24,7 +24,7 @@ t.test('what the logs cost Redis', async t => {
   const pass = (key: string, ms: number) => shiftLog(redis, key, -ms)
 
   for (const [limit, windowMs] of [
-    [10, 1000],
+    [10, 10_000],
     [100, 60_000],
     [101, 60_000],
     [1000, 60_000],

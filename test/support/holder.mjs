@@ -9,7 +9,7 @@ await app.register(rateLimit, {
   nameSpace: process.argv[2],
   storeTimeout: 5000,
   keyGenerator: () => 'lone',
-  concurrency: { max: 2, ttl: 1000 },
+  concurrency: { max: 2, ttl: 2000 },
 })
 let running = 0
 app.get('/', async () => {

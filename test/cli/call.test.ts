@@ -53,11 +53,11 @@ t.test('all predictions are answered over several windows, each wait as long as 
 })
 
 t.test('for people, a line for each answer and a summary', async t => {
-  const url = await serve(t, { RATE_LIMIT_MAX: 2, RATE_LIMIT_WINDOW: '1s' })
+  const url = await serve(t, { RATE_LIMIT_MAX: 2, RATE_LIMIT_WINDOW: '3s' })
   const { code, stdout } = await client(t, '--url', url, '--requests', '3', '--model', 'iris')
   t.equal(code, 0)
-  t.match(stdout, /^1\/3 {2}200 {2}virginica .* 1 of 2 left, more in 1 s/m)
-  t.match(stdout, /^3\/3 {2}429 .*; again in 1 s$/m)
+  t.match(stdout, /^1\/3 {2}200 {2}virginica .* 1 of 2 left, more in 3 s/m)
+  t.match(stdout, /^3\/3 {2}429 .*; again in [123] s$/m)
   t.match(stdout, /^3 of 3 answered, 0 failed; 4 tries/m)
 })
 

@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -6,6 +5,7 @@ import t, { type Test } from 'tap'
 import { runProgram, startService } from '../support/build.js'
 import { modelsFolder, writeModels } from '../support/onnx-folder.js'
 import { endless, identity, slow } from '../support/onnx-models.js'
+import { freePort, startRedis, until } from '../support/redis-fleet.js'
 
 /** A model of some 50 ms a row, so that a stop finds requests in flight. */
 const slowModels = (t: Test) =>
@@ -74,10 +74,7 @@ t.test('SIGHUP reads the models again', async t => {
   const service = await startService(t, { MODELS_DIR: dir })
   writeModels(dir, { 'other/1/model.onnx': identity() })
   service.child.kill('SIGHUP')
-  for (const until = Date.now() + 20_000; Date.now() < until; await delay(50)) {
-    if ((await fetch(`${service.url}/v1/models/other`)).status === 200) break
-  }
-  t.equal((await fetch(`${service.url}/v1/models/other`)).status, 200)
+  await until('it is there', async () => (await fetch(`${service.url}/v1/models/other`)).status === 200)
 })
 
 t.test('SIGHUP during the start ends nothing, and the reload follows', async t => {
@@ -110,8 +107,7 @@ t.test('workers that are processes end with the service, however it ends and wha
   service.child.kill('SIGKILL')
   await lost
   const alive = () => workers.filter(worker => existsSync(`/proc/${worker}/cmdline`) && cmdline(worker) !== '')
-  for (const until = Date.now() + 60_000; alive().length > 0 && Date.now() < until; await delay(50));
-  t.strictSame(alive(), [])
+  await until('all of them have ended', async () => alive().length === 0, 60_000)
 })
 
 /** Empty once a process has ended, though nobody has asked for its exit code. */
@@ -199,18 +195,10 @@ t.test('without REDIS_URL one line of the log says that limits are counted in th
   t.equal(service.output().match(/REDIS_URL is not set/g)?.length, 1)
 })
 
-const binary = process.env.REDIS_SERVER_BIN
-const skip = binary === undefined ? 'there is no Redis program here to start and stop' : false
 t.test(
   'a service whose Redis is down starts, limits by itself, says so, and counts in Redis once that is up',
-  { skip },
   async t => {
-    const port = await new Promise<number>(resolve => {
-      const server = createServer().listen(0, '127.0.0.1', () => {
-        const { port } = server.address() as { port: number }
-        server.close(() => resolve(port))
-      })
-    })
+    const port = await freePort()
     const since = performance.now()
     const service = await startService(t, {
       MODELS_DIR: modelsFolder(t, { 'copy/1/model.onnx': identity() }),
@@ -225,27 +213,17 @@ t.test(
       return list
     }
     const ready = async () => (await (await fetch(`${service.url}/health/ready`)).json()) as { store: string }
+    const isStore = (state: string) => until(`its store is ${state}`, async () => (await ready()).store === state)
     t.match(await ready(), { status: 'degraded', store: 'down', reasons: [/store/] })
     t.strictSame(await statuses(), [200, 200, 429], 'the outage is no free-for-all')
 
-    const redis = spawn(
-      binary as string,
-      ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'],
-      {
-        cwd: modelsFolder(t, {}),
-        stdio: 'ignore',
-      },
-    )
-    t.teardown(() => redis.kill('SIGKILL'))
-    for (const until = Date.now() + 15_000; Date.now() < until; await delay(50)) {
-      if ((await ready()).store === 'up') break
-    }
-    t.match(await ready(), { status: 'ready', store: 'up' })
+    const redis = await startRedis(t, { port })
+    await isStore('up')
     t.strictSame(await statuses(), [429, 429, 429], 'Redis is told what was admitted meanwhile')
 
-    redis.kill('SIGKILL')
-    await delay(200)
-    t.match(await ready(), { status: 'degraded', store: 'down' })
+    await redis.kill()
+    await isStore('down')
+    t.match(await ready(), { status: 'degraded' })
     t.equal((await service.predict({ features: [1, 2, 3] })).status, 429, 'and the local count still stands')
     service.child.kill('SIGTERM')
     t.equal((await service.ended).code, 0, 'it stops well without its store')

@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
 import { Overloaded } from '../../../service/src/inference/errors.js'
 import type { Model, Models } from '../../../service/src/inference/types.js'
@@ -125,6 +126,18 @@ async function engaged(connection: Connection, request: string, until = 429): Pr
   return connection.ask(request)
 }
 
+/**
+ * What the front answers and what the framework answers to the same request. Both tell the seconds that are left: the front
+ * is asked between two answers of the framework that tell the same.
+ */
+async function sideBySide(connection: Connection, open: () => Connection, ask: Ask) {
+  const behind = () => open().ask(post({ ...ask, headers: { ...ask.headers, ...NOT_PLAIN } }))
+  for (;;) {
+    const [before, inFront, after] = [await behind(), await connection.ask(post(ask)), await behind()]
+    if (isDeepStrictEqual(before.alike, after.alike)) return { inFront: inFront.alike, behind: before.alike }
+  }
+}
+
 for (const { name, settings } of STORES) {
   t.test(`a caller over its quota is refused in front of the framework, with the same answer, ${name}`, async t => {
     const { open, takeReached, ask } = await listening(t, { ...settings(), RATE_LIMIT_MAX: 2, RATE_LIMIT_WINDOW: '1h' })
@@ -133,12 +146,15 @@ for (const { name, settings } of STORES) {
       const request = post({ url })
       await engaged(connection, request)
       takeReached()
-      const answers: Answer[] = []
-      for (let i = 0; i < 20; i++) answers.push(await connection.ask(request))
-      t.ok(takeReached() <= 1, 'no more than a sample reaches it')
-      const behind = await open().ask(post({ url, headers: NOT_PLAIN }))
+      const began = performance.now()
+      for (let i = 0; i < 20; i++) t.equal((await connection.ask(request)).status, 429)
+      // A denial by Redis is remembered for a second, and then asked for again.
+      const seconds = name === 'in Redis' ? Math.ceil((performance.now() - began) / 1000) : 0
+      t.ok(takeReached() <= 1 + seconds, 'no more than a sample reaches it')
+      await open().ask(post({ url, headers: NOT_PLAIN }))
       t.equal(takeReached(), 1)
-      for (const answer of answers) t.strictSame(answer.alike, behind.alike)
+      const { inFront, behind } = await sideBySide(connection, open, { url })
+      t.strictSame(inFront, behind)
     }
     const { payload } = await ask('/v1/limits')
     t.match(JSON.parse(payload), { policies: [{ remaining: 0 }] }, 'and was charged nothing')
@@ -166,7 +182,8 @@ t.test('of two callers over one connection only the one over its quota is refuse
     t.equal((await connection.ask(of('greedy'))).status, 429)
     t.equal((await connection.ask(of('polite'))).status, 200)
   }
-  t.ok(takeReached() >= 10 && takeReached() <= 11)
+  const reached = takeReached()
+  t.ok(reached >= 10 && reached <= 11, `${reached} of 20`)
   t.equal((await connection.ask(of('unknown'))).status, 401)
   t.equal((await connection.ask(post())).status, 401)
   t.equal((await connection.ask(of('greedy'))).status, 429)
@@ -196,9 +213,8 @@ t.test('what browsers may read of an answer does not depend on where it is made'
     await engaged(connection, post())
     for (const origin of [undefined, 'https://a.example', 'https://x.example']) {
       const headers = origin === undefined ? {} : { origin }
-      const answer = await connection.ask(post({ headers }))
-      const behind = await open().ask(post({ headers: { ...headers, ...NOT_PLAIN } }))
-      t.strictSame(answer.alike, behind.alike, `${CORS_ORIGINS}, ${origin}`)
+      const { inFront, behind } = await sideBySide(connection, open, { headers })
+      t.strictSame(inFront, behind, `${CORS_ORIGINS}, ${origin}`)
     }
   }
 })

@@ -1,5 +1,4 @@
 /** Several processes that serve as one, without Redis. One service for all tests, which stand in the order of its life. */
-import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
 import { RULES } from '../../../service/src/metrics/sum.js'
 import { writeModels } from '../../support/onnx-folder.js'
@@ -7,7 +6,7 @@ import { identity } from '../../support/onnx-models.js'
 import { until } from '../../support/redis-fleet.js'
 import { admin, ask, client, seriesOf, startTwo, statusesOf } from './several.js'
 
-const service = await startTwo(t, { RATE_LIMIT_MAX: 20, STOP_DELAY_MS: 300 })
+const service = await startTwo(t, { RATE_LIMIT_MAX: 20, STOP_DELAY_MS: 1000 })
 const { url, ops, predict, metrics, pids, readyAs } = service
 const [, listens] = service.output().match(/listening on (http:[^"]+)/) ?? []
 const counted = 'http_requests_total{route="/v1/predict",method="POST",status="2xx"}'
@@ -118,10 +117,9 @@ t.test('a stop under load answers every request that was taken, by both, and exi
       }
     }
   })
-  await delay(200)
+  await until('all of them are under way', async () => answered > 16)
   service.child.kill('SIGTERM')
   await Promise.all(load)
   const { code, signal, stderr } = await service.ended
   t.strictSame({ code, signal, stderr, lost }, { code: 0, signal: null, stderr: '', lost: [] })
-  t.ok(answered > 8)
 })

@@ -63,7 +63,8 @@ t.test('both are one call to Redis, of keys of one slot of a cluster', async t =
   let calls = 0
   const send = redis.evalsha.bind(redis) as (...args: unknown[]) => Promise<unknown>
   redis.evalsha = ((...args: unknown[]) => {
-    calls++
+    // Not what the replica announces of itself meanwhile.
+    if (!args.some(arg => `${arg}`.includes('{replicas}'))) calls++
     return send(...args)
   }) as never
   t.equal((await predict(IRIS, withKey(key))).statusCode, 200)

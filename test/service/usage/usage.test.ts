@@ -1,7 +1,6 @@
 /** What was used, as its users and the operator are told. */
-import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { type UsageBatch, UsageSum } from '../../../service/src/usage/entry.js'
+import { hourOf, type UsageBatch, UsageSum } from '../../../service/src/usage/entry.js'
 import { FileUsageStore } from '../../../service/src/usage/file-usage-store.js'
 import { UsageMeter } from '../../../service/src/usage/usage-meter.js'
 import { csvOf, reportOf } from '../../../service/src/usage/usage-report.js'
@@ -207,7 +206,11 @@ t.test('a killed process loses what it used since the last flush, and no more', 
   const settings = { KEYS_STORE: keysFile(t), LIMITS_FILE: limitsFile(t, LIMITS).path, USAGE_FLUSH_MS: 200 }
   const first = await startService(t, settings)
   t.equal((await first.predict(IRIS, withKey('of the file'))).status, 200)
-  await delay(1200)
+  const written = new FileUsageStore(settings.KEYS_STORE.replace(/jsonl$/, 'usage'), 2)
+  const now = hourOf(Date.now())
+  await until('it is flushed', async () =>
+    (await written.read(now - 1, now + 2, undefined)).some(({ requests }) => requests === 1),
+  )
   first.child.kill('SIGKILL')
   await first.ended
   const second = await startService(t, settings)

@@ -50,10 +50,8 @@ export class CsvReader {
   /** Of a row that is not whole: in pieces, since to join them with each new one would take far longer than to read them. */
   #rest: Buffer[] = []
   #restBytes = 0
-  /** Below this many bytes the row in `#rest` is not tried again: it has line breaks in quotes. */
-  #tryFrom = 0
-  /** Whether there is a line break in `#rest`. */
-  #hasLine = false
+  /** Where `#rest` has line breaks, which are in quotes: finds the end of its row, without reading all of it again. */
+  #rowEnd: RowEnd | undefined
   #at = 0
 
   /** `take` gets `chunkRows` rows at a time, and fewer at `flush`. A row has at most `mostRowBytes`. */
@@ -69,8 +67,7 @@ export class CsvReader {
   push(bytes: Buffer): void {
     this.#rest.push(bytes)
     this.#restBytes += bytes.length
-    if (bytes.includes(LINE_FEED)) this.#hasLine = true
-    if (this.#hasLine && this.#restBytes >= this.#tryFrom) {
+    if (this.#rowEnd === undefined ? bytes.includes(LINE_FEED) : this.#rowEnd.isIn(bytes)) {
       const all = this.#rest.length === 1 ? bytes : Buffer.concat(this.#rest)
       this.#readRows(all, all.lastIndexOf(LINE_FEED) + 1)
     }
@@ -104,7 +101,7 @@ export class CsvReader {
   #readRows(all: Buffer, end: number): void {
     let start = 0
     if (this.#order === undefined && all[0] === 0xef && all[1] === 0xbb && all[2] === 0xbf) start = 3
-    this.#tryFrom = 0
+    this.#rowEnd = undefined
     while (start < end) {
       this.#at = start
       const first = all[start]
@@ -115,14 +112,14 @@ export class CsvReader {
       }
       const isWhole = this.#order === undefined ? this.#readHeader(all, end) : this.#readRow(all, end)
       if (!isWhole) {
-        this.#tryFrom = (all.length - start) * 2
+        this.#rowEnd = new RowEnd()
+        this.#rowEnd.isIn(all.subarray(start))
         break
       }
       start = this.#at
     }
     this.#rest = start < all.length ? [all.subarray(start)] : []
     this.#restBytes = all.length - start
-    this.#hasLine = start < end
   }
 
   #readHeader(all: Buffer, end: number): boolean {
@@ -259,6 +256,31 @@ export class CsvReader {
       this.#at = next
       return text
     }
+  }
+}
+
+/** Finds the end of a row that arrives in pieces: the first line break that is not in quotes. */
+class RowEnd {
+  #isQuoted = false
+  /** Whether a quote that comes next begins quoted text, as it does at the start of a cell and behind another one. */
+  #mayQuote = true
+
+  /** Whether the row ends in these bytes, which follow those before. */
+  isIn(bytes: Buffer): boolean {
+    for (let at = 0; at < bytes.length; at++) {
+      if (this.#isQuoted) {
+        at = bytes.indexOf(QUOTE, at)
+        if (at === -1) return false
+        this.#isQuoted = false
+        this.#mayQuote = true
+        continue
+      }
+      const byte = bytes[at]
+      if (byte === LINE_FEED) return true
+      this.#isQuoted = byte === QUOTE && this.#mayQuote
+      this.#mayQuote = byte === COMMA
+    }
+    return false
   }
 }
 

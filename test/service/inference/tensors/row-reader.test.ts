@@ -74,6 +74,22 @@ t.test('columns go by their names, with any order, quotes, spaces and mark of by
   }
 })
 
+t.test('a row with line breaks in quotes is there with its last byte', async t => {
+  for (const row of ['"1\n2\n""3"" \n",z\n', 'x"y,"\n"\n', '"\n""","\n,"\r\n']) {
+    for (let first = 1; first < row.length; first++) {
+      let taken = 0
+      const reader = readerOf('csv', info(2, ['a', 'b'], 'BYTES'), 1, 1000, chunk => {
+        taken += chunk.rows
+      })
+      reader.push(Buffer.from('a,b\n'))
+      reader.push(Buffer.from(row.slice(0, first)))
+      t.equal(taken, 0)
+      reader.push(Buffer.from(row.slice(first)))
+      t.equal(taken, 1, `${JSON.stringify(row)} after ${first}`)
+    }
+  }
+})
+
 t.test('what is no UTF-8 is refused, and never read as other characters', async t => {
   const strings = info(1, ['a'], 'BYTES')
   for (const [form, text] of [

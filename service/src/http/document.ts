@@ -12,9 +12,13 @@ export interface Document {
 
 /** A document that is made for one answer. */
 export function documentOf(value: unknown): Document {
-  const bytes = Buffer.from(JSON.stringify(value))
+  const bytes = Buffer.from(JSON.stringify(value, numbersInWords))
   return { bytes, etag: `"${createHash('sha256').update(bytes).digest('base64url').slice(0, 27)}"` }
 }
+
+/** Numbers without a form in JSON, as predictions have them. */
+const numbersInWords = (_: string, value: unknown): unknown =>
+  typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
 
 /** The documents that were asked for since the models last changed. */
 export class Documents {

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Documents } from '../../../service/src/http/document.js'
+import { Documents, documentOf } from '../../../service/src/http/document.js'
 import type { Model } from '../../../service/src/inference/types.js'
 import { buildService } from '../../support/build.js'
 import { ElementType } from '../../support/onnx-builder.js'
@@ -19,6 +19,11 @@ t.test('a document is made once for each change of the models', async t => {
   list = []
   t.equal(read().bytes.toString(), '{"made":2}')
   t.not(read().etag, before)
+})
+
+t.test('numbers without a form in JSON are words, as in predictions', async t => {
+  const { bytes } = documentOf({ share: 0.5, largestDifference: Number.POSITIVE_INFINITY, sample: [Number.NaN] })
+  t.equal(bytes.toString(), '{"share":0.5,"largestDifference":"Infinity","sample":["NaN"]}')
 })
 
 t.test('nothing that is not asked for carries a long sample', async t => {

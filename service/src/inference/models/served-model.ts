@@ -153,10 +153,17 @@ function compareOutputs(tally: Tally, one: NamedTensors, other: NamedTensors): v
     if (compared === undefined || compared.data.length !== length) continue
     if (tensor.datatype === 'BYTES' || compared.datatype === 'BYTES') continue
     for (let i = 0; i < length; i++) {
-      const difference = Math.abs(numberAt(tensor, i) - numberAt(compared, i))
+      const difference = differenceOf(numberAt(tensor, i), numberAt(compared, i))
       if (difference > tally.largestDifference) tally.largestDifference = difference
     }
   }
+}
+
+/** Of two values that are the same it is 0, also where they are not finite; between a number and NaN it is Infinity. */
+function differenceOf(one: number, other: number): number {
+  if (Object.is(one, other)) return 0
+  const difference = Math.abs(one - other)
+  return Number.isNaN(difference) ? Number.POSITIVE_INFINITY : difference
 }
 
 const numberAt = ({ datatype, data }: Tensor, index: number): number =>

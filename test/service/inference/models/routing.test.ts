@@ -83,6 +83,21 @@ t.test('a shadow runs beside, is compared, and answers nobody', async t => {
   t.match(shadow(), { requests: 1 }, 'the shadow has none of its own')
 })
 
+t.test('a shadow differs by Infinity where it has no number, and not where both have none', async t => {
+  const json = { defaultVersion: '1', shadow: { version: '4' } }
+  const none = { 'm/4/model.onnx': version(Number.NaN), 'm/5/model.onnx': version(Number.NaN) }
+  const { models, dir } = await openFolder(t, { ...files, ...none, 'm/model.json': json })
+  const shadow = () => models.routing('m')?.shadow
+  await predict(models.get('m'), [[1]])
+  await until(() => shadow()?.rows === 1, 'the shadow has answered')
+  t.match(shadow(), { failed: 0, largestDifference: Number.POSITIVE_INFINITY })
+  writeModels(dir, { 'm/model.json': { defaultVersion: '4', shadow: { version: '5' } } })
+  await models.reload()
+  await predict(models.get('m'), [[1]])
+  await until(() => shadow()?.rows === 1, 'the other has answered')
+  t.match(shadow(), { failed: 0, largestDifference: 0 })
+})
+
 t.test('what a version has run is counted, and a model can be taken out and put back', async t => {
   const { models, dir } = await openFolder(t, { ...files, 'other/1/model.onnx': version(1) })
   await predict(models.get('m'), [[1], [2], [3]])

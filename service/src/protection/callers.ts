@@ -47,19 +47,27 @@ interface FoundKey {
   readonly identity: Identity
 }
 
-/** Throws Refusal (403) where the plan of a record is gone. */
+/** The plan of a key is gone. What its holder asked for is refused, and still counted as theirs. */
+class PlanGone extends Refusal {
+  constructor(
+    plan: string,
+    readonly holder: UsageHolder,
+  ) {
+    super({ status: 403, code: 'UNKNOWN_PLAN', detail: `the plan '${plan}' of this API key is no longer there` })
+  }
+}
+
+/** Throws PlanGone where the plan of a record is. */
 function identityFrom(source: Plan | KeyRecord, sha256: string, { all }: Plans): Identity {
   if (!('secrets' in source)) {
     const key = keyOfDigest(sha256)
     return { key, ownerKey: key, plan: source, holder: { key: idOfDigest(sha256), owner: null } }
   }
   const { id, owner, models } = source
+  const holder = { key: id, owner }
   const plan = all.find(({ name }) => name === source.plan)
-  if (plan === undefined) {
-    const detail = `the plan '${source.plan}' of this API key is no longer there`
-    throw new Refusal({ status: 403, code: 'UNKNOWN_PLAN', detail })
-  }
-  return { key: keyOfId(id, owner), ownerKey: keyOfOwner(owner), plan, holder: { key: id, owner }, models }
+  if (plan === undefined) throw new PlanGone(source.plan, holder)
+  return { key: keyOfId(id, owner), ownerKey: keyOfOwner(owner), plan, holder, models }
 }
 
 export class Callers {
@@ -102,7 +110,12 @@ export class Callers {
       if (plans.anonymous === undefined) this.refuseWithoutKey()
       return anonymousAt(this.#address(request), plans.anonymous)
     }
-    return this.#identityOfText(text, plans) ?? this.#refuse(request, reply)
+    try {
+      return this.#identityOfText(text, plans) ?? this.#refuse(request, reply)
+    } catch (error) {
+      if (error instanceof PlanGone) request.refusedHolder = error.holder
+      throw error
+    }
   }
 
   /** Throws Refusal (401). */

@@ -7,7 +7,7 @@ import { unreadMs } from '../http/arrival.js'
 import type { Models } from '../inference/types.js'
 import type { Keyring } from '../keys/keyring.js'
 import type { Metrics } from '../metrics/metrics.js'
-import { ANONYMOUS } from '../usage/entry.js'
+import { ANONYMOUS, type UsageHolder } from '../usage/entry.js'
 import type { UsageMeter } from '../usage/usage-meter.js'
 import { Callers, type Identity, type Whose } from './callers.js'
 import { Charges, Fractions, then } from './charges.js'
@@ -24,6 +24,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Who asks, by which plan, and what it is charged; null before it is known, and on routes that are not limited. */
     caller: Charges | null
+    /** Who asks, where they are known and have no plan. */
+    refusedHolder: UsageHolder | null
     /** Milliseconds that it waited before it was seen, as far as can be told. */
     seenLateMs?: number
   }
@@ -165,6 +167,7 @@ export async function openLimits(
         }),
   })
   app.decorateRequest('caller', null)
+  app.decorateRequest('refusedHolder', null)
   return new Limits(app, config, plans, pass, store, keyring, usage)
 }
 

@@ -6,9 +6,9 @@ import type { UsageMeter } from '../usage/usage-meter.js'
 /** For a hook on `onResponse`. A request whose caller has gone before it was answered is not counted. */
 export function countUse(usage: UsageMeter) {
   return (request: FastifyRequest, reply: FastifyReply, done: () => void): void => {
-    const { caller, refusedAs } = request
+    const { caller, refusedAs, refusedHolder } = request
     if (reply.sent) {
-      const holder = caller === null ? UNKNOWN : caller.identity.holder
+      const holder = caller?.identity.holder ?? refusedHolder ?? UNKNOWN
       const model = caller?.model ?? null
       const rows = caller?.servedRows ?? 0
       if (refusedAs === null) usage.served(holder, model, rows)

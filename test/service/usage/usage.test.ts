@@ -141,6 +141,19 @@ for (const { name, settings } of KEY_STORES) {
     t.equal((await admin('GET', 'usage')).statusCode, 200)
   })
 
+  t.test(`requests of a key whose plan is gone are those of its holder, ${name}`, async t => {
+    const file = limitsFile(t, { ...LIMITS, plans: { ...LIMITS.plans, pro: LIMITS.plans.free } })
+    const { predict, limits, ask } = await buildService(t, { ...settings(t), LIMITS_FILE: file.path })
+    const { admin, create } = adminOf(ask)
+    const { id, key } = await create({ owner: 'acme', plan: 'pro' })
+    t.equal((await predict(IRIS, withKey(key))).statusCode, 200)
+    file.write(LIMITS)
+    limits.reload()
+    t.match((await predict(IRIS, withKey(key))).json(), { status: 403, code: 'UNKNOWN_PLAN' })
+    const { rows } = (await admin('GET', 'usage')).json()
+    t.match(rows, [{ key: id, owner: 'acme', requests: 1, refused: { UNKNOWN_PLAN: 1 } }])
+  })
+
   t.test(`two replicas add up, and a stop loses nothing, ${name}`, async t => {
     const one = await open(t)
     const two = await buildService(t, { ...one.given, USAGE_FLUSH_MS: 3_600_000 })

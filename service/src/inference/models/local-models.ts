@@ -103,7 +103,7 @@ export class LocalModels implements ModelSource {
     clearInterval(this.#watch)
     await Promise.all(this.#retiring)
     await this.#pool.close()
-    await this.#trials.rest()
+    await this.#trials.close()
   }
 
   /** Has one version of the folder serve, unless it does already. What fails leaves the one that serves as it is. */

@@ -11,7 +11,16 @@ export interface TrialOptions {
   readonly timeoutMs: number
   /** Trials at the same time, as long as each makes progress. */
   readonly parallel: number
+  /** Memory that this process has, in bytes. */
+  readonly residentBytes?: () => number
 }
+
+/**
+ * Starting a process stops the main thread while the kernel copies the page tables: 40 ms for each GB that this process
+ * has. So a process that has more than this keeps one for the trials to come, and starts no second one while that is
+ * busy. A smaller one is stopped for 20 ms at most, and an idle process would take a good part of its memory again.
+ */
+const largeBytes = 512 * 1024 * 1024
 
 /** A trial that takes longer than this does not keep the others waiting, in milliseconds. */
 const slowMs = 2000
@@ -58,9 +67,14 @@ export class Trials {
     }
   }
 
-  /** Ends the processes that are idle: trials are over for now. */
-  async rest(): Promise<void> {
-    await Promise.all(this.#idle.splice(0).map(host => host.close()))
+  /** Trials are over for now: ends the processes that are idle, but for the one that a large process keeps. */
+  rest(): Promise<void> {
+    return this.#end(this.#isLarge() ? 1 : 0)
+  }
+
+  /** Ends the processes that are idle. */
+  close(): Promise<void> {
+    return this.#end(0)
   }
 
   /** Ends all trials at once: those that go on, and those to come, reject. */
@@ -72,7 +86,7 @@ export class Trials {
   }
 
   async #attempt<T>(trial: Running, work: (host: Host) => Promise<T>): Promise<T> {
-    const host = this.#idle.pop() ?? (await open())
+    const host = this.#takeIdle() ?? (await open())
     trial.host = host
     const { timeoutMs } = this.#options
     let late = false
@@ -106,7 +120,25 @@ export class Trials {
     const now = performance.now()
     let quick = 0
     for (const { since } of this.#running) if (now - since < slowMs) quick++
-    return quick < this.#options.parallel
+    if (quick === 0) return true
+    return quick < this.#options.parallel && (this.#idle.length > 0 || !this.#isLarge())
+  }
+
+  #isLarge(): boolean {
+    const { residentBytes = process.memoryUsage.rss } = this.#options
+    return residentBytes() > largeBytes
+  }
+
+  /** One that ended while it was idle was ended by somebody else, and says nothing of the next model. */
+  #takeIdle(): Host | undefined {
+    let host = this.#idle.pop()
+    while (host?.lost) host = this.#idle.pop()
+    return host
+  }
+
+  /** Ends all that are idle but so many. */
+  async #end(but: number): Promise<void> {
+    await Promise.all(this.#idle.splice(but).map(host => host.close()))
   }
 
   #wait(waiting: Waiting): void {

@@ -63,7 +63,8 @@ export class RefusalBudget {
 
 export class ReadingControl {
   readonly #isBusy: () => boolean
-  readonly #budget = new RefusalBudget(performance.now())
+  readonly #now: () => number
+  readonly #budget: RefusalBudget
   /** Since when, the longest paused first. */
   readonly #paused = new Map<Pausable, number>()
   /** Whether this turn of the event loop has begun for us, and when. */
@@ -76,8 +77,10 @@ export class ReadingControl {
   #refusalMs = 0.02
 
   /** `isBusy`: whether anything is admitted, that refusals would keep from the main thread. */
-  constructor(isBusy: () => boolean) {
+  constructor(isBusy: () => boolean, now = () => performance.now()) {
     this.#isBusy = isBusy
+    this.#now = now
+    this.#budget = new RefusalBudget(now())
   }
 
   /** Connections that are not read at present. */
@@ -95,7 +98,7 @@ export class ReadingControl {
     const isRefused = connection.refusalsInRow >= FEWEST_REFUSALS
     if (!isLong && !(isRefused && this.#budget.leftMs(now) <= 0 && this.#isBusy())) return
     // Behind all ticks, since one of them has Node's stream read on.
-    queueMicrotask(() => this.#hold(connection, performance.now()))
+    queueMicrotask(() => this.#hold(connection, this.#now()))
   }
 
   /** A connection has opened: it is read at once, unless many have in this turn of the event loop, and there is no time. */
@@ -137,7 +140,7 @@ export class ReadingControl {
 
   /** Reads those again whose turn it is. */
   #turn(): void {
-    const now = performance.now()
+    const now = this.#now()
     const leftMs = this.#budget.leftMs(now)
     const affordable = this.#isBusy() ? Math.floor(leftMs / this.#refusalMs) : this.#paused.size
     const resumed: Pausable[] = []

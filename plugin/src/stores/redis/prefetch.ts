@@ -178,6 +178,11 @@ export class Prefetch {
     this.#parts = parts
   }
 
+  /** Keys of which something is out. */
+  get keysOut(): number {
+    return this.#out.size
+  }
+
   /** Undefined where quota of such a check is not taken ahead: it is asked as it is. */
   check(check: Check): Answer | Promise<Answer> | undefined {
     const shape = this.#closed ? null : this.#shapeOf(check)
@@ -205,7 +210,7 @@ export class Prefetch {
         if (!sharesLog(holding.check, check)) continue
         for (const grant of [...holding.grants]) this.#retire(holding, grant)
       }
-      if (out.returning > 0) isReturning = true
+      if ((this.#out.get(key)?.returning ?? 0) > 0) isReturning = true
     }
     return isReturning
   }
@@ -346,7 +351,7 @@ export class Prefetch {
       }
       const answer = spend(grant, holding.check, now)
       if (grant.left === 0) this.#drop(holding, grant)
-      this.#refill(holding, shape, grant, now)
+      this.#refill(holding, shape, holding.grants[0] ?? grant, now)
       return answer
     }
     return undefined

@@ -72,7 +72,6 @@ export class Take implements Pending {
   readonly since: number
   readonly deadline: number
   readonly riders: Pending[]
-  readonly holding: Holding
   /** Requests to take ahead, and the milliseconds in which they may be spent. */
   readonly wanted: number
   readonly lifeMs: number
@@ -82,12 +81,15 @@ export class Take implements Pending {
   /** How many of the riders are in the call: set when it is sent. */
   waiting = 0
   settled = false
+  readonly holding: Holding
+  readonly #over: () => void
 
   constructor(
     holding: Holding,
     first: Pending,
     riders: Pending[],
     plan: Pick<Take, 'wanted' | 'lifeMs' | 'share' | 'resets'>,
+    over: () => void,
   ) {
     this.check = first.check
     this.key = first.key
@@ -96,6 +98,7 @@ export class Take implements Pending {
     this.deadline = first.deadline
     this.riders = riders
     this.holding = holding
+    this.#over = over
     this.wanted = plan.wanted
     this.lifeMs = plan.lifeMs
     this.share = plan.share
@@ -110,7 +113,9 @@ export class Take implements Pending {
 
   /** The call is over, or takes too long: who comes now does not wait for it. */
   end(): void {
-    if (this.holding.call === this) this.holding.call = undefined
+    if (this.holding.call !== this) return
+    this.holding.call = undefined
+    this.#over()
   }
 }
 
@@ -132,7 +137,7 @@ class Holding {
   /** The one that is spent first; mostly one, two while the next has come before the first ran out. */
   readonly grants: Grant[] = []
   call: Take | undefined
-  /** Requests since `since`, and the rate before that (a millisecond). */
+  /** Requests since `since`, and the rate before that (a millisecond). The first of them came at `since`. */
   count = 1
   since: number
   rate = 0
@@ -141,21 +146,24 @@ class Holding {
   /** Set while Redis had nothing to give ahead: nobody waits for a grant then. */
   isScarce = false
 
-  constructor(check: Check, now: number) {
+  constructor(check: Check, since: number) {
     this.check = check
-    this.since = now
+    this.since = since
   }
 }
+
+/** Of a key that was asked for once: the millisecond of that. A cold key costs no more than this. */
+type Once = number
 
 /** The policies of one limiter, where quota of them may be taken ahead. */
 interface Shape {
   readonly lifeMs: number
   /** By key; see `idOf`. */
-  young: Map<string, Holding>
-  old: Map<string, Holding>
+  young: Map<string, Holding | Once>
+  old: Map<string, Holding | Once>
 }
 
-/** What is out for one partition key: holdings with grants, and units on their way back. */
+/** What is out for one partition key: holdings with grants or a call for one, and units on their way back. */
 interface Out {
   readonly holdings: Set<Holding>
   returning: number
@@ -199,7 +207,10 @@ export class Prefetch {
     return this.#take(holding, shape, wanted)
   }
 
-  /** Whether units of these logs are out that are to come back before this replica denies the check. Calls them back. */
+  /**
+   * Whether units of these logs are out, or may be in an answer on its way, that are to come back before this replica
+   * denies the check. Calls them back.
+   */
   callBack(check: Check): boolean {
     if (this.#out.size === 0) return false
     let isReturning = false
@@ -208,6 +219,7 @@ export class Prefetch {
       if (out === undefined) continue
       for (const holding of [...out.holdings]) {
         if (!sharesLog(holding.check, check)) continue
+        if (holding.call !== undefined) isReturning = true
         for (const grant of [...holding.grants]) this.#retire(holding, grant)
       }
       if ((this.#out.get(key)?.returning ?? 0) > 0) isReturning = true
@@ -336,7 +348,8 @@ export class Prefetch {
   #known(check: Check): Holding | undefined {
     const shape = this.#shapes.get(check.policies)
     const id = idOf(check)
-    return shape?.young.get(id) ?? shape?.old.get(id)
+    const known = shape?.young.get(id) ?? shape?.old.get(id)
+    return known instanceof Holding ? known : undefined
   }
 
   #share(): number {
@@ -419,8 +432,9 @@ export class Prefetch {
 
   #send(holding: Holding, { lifeMs }: Shape, first: Pending, riders: Pending[], wanted: number): boolean {
     const plan = { wanted, lifeMs, share: this.#share(), resets: this.#resets }
-    const take = new Take(holding, first, riders, plan)
+    const take = new Take(holding, first, riders, plan, () => this.#forgetIdle(holding))
     holding.call = take
+    this.#note(holding)
     if (this.#parts.send(take)) return true
     take.end()
     return false
@@ -428,6 +442,10 @@ export class Prefetch {
 
   #hold(holding: Holding, grant: Grant): void {
     holding.grants.push(grant)
+    this.#note(holding)
+  }
+
+  #note(holding: Holding): void {
     for (const key of keysOf(holding.check)) this.#outOf(key).holdings.add(holding)
   }
 
@@ -436,7 +454,11 @@ export class Prefetch {
     const index = holding.grants.indexOf(grant)
     if (index === -1) return
     holding.grants.splice(index, 1)
-    if (holding.grants.length > 0) return
+    this.#forgetIdle(holding)
+  }
+
+  #forgetIdle(holding: Holding): void {
+    if (holding.grants.length > 0 || holding.call !== undefined) return
     for (const key of keysOf(holding.check)) {
       const out = this.#out.get(key)
       if (out === undefined) continue
@@ -449,8 +471,14 @@ export class Prefetch {
   #retire(holding: Holding, grant: Grant): void {
     const { check } = holding
     const { left, admissions } = grant
+    if (left === 0) {
+      this.#drop(holding, grant)
+      return
+    }
+    const outs = keysOf(check).map(key => [key, this.#outOf(key)] as const)
+    // Before the grant is dropped: whoever calls units back asks here whether some are on their way.
+    for (const [, out] of outs) out.returning++
     this.#drop(holding, grant)
-    if (left === 0) return
     grant.left = 0
     const refunds = check.policies.map((policy, index) => ({
       policy,
@@ -459,8 +487,6 @@ export class Prefetch {
       isAhead: true,
       key: keyAt(check, index),
     }))
-    const outs = keysOf(check).map(key => [key, this.#outOf(key)] as const)
-    for (const [, out] of outs) out.returning++
     const end = () => {
       for (const [key, out] of outs) {
         out.returning--
@@ -498,14 +524,15 @@ function newShape({ policies, penalty, concurrency }: Check): Shape | null {
 function holdingOf(shape: Shape, check: Check, now: number): Holding | undefined {
   const id = idOf(check)
   const known = shape.young.get(id)
-  if (known !== undefined) return known
-  const older = shape.old.get(id)
+  if (known instanceof Holding) return known
+  const older = known ?? shape.old.get(id)
   if (shape.young.size >= MOST_KEYS) {
     shape.old = shape.young
     shape.young = new Map()
   }
-  shape.young.set(id, older ?? new Holding(check, now))
-  return older
+  const holding = typeof older === 'number' ? new Holding(check, older) : older
+  shape.young.set(id, holding ?? Math.floor(now))
+  return holding
 }
 
 /** The keys of a check as one text; no two lists of keys have the same. */

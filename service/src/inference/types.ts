@@ -306,7 +306,8 @@ export interface Models {
   readonly queueRows: number
   /**
    * Takes results of runs that have come in this turn of the event loop, so that workers get their next batch before more
-   * is read. Cheap enough to be called for each request.
+   * is refused. Cheap enough to be called for each refusal. Where nothing is refused, a batch that begins later has more
+   * rows.
    */
   takeResults?(): void
   /** False until every model is loaded and warm, and again while workers are missing or no model has anything to run on. */

@@ -92,7 +92,6 @@ export async function registerLimits(
   if (gate !== undefined) metrics?.watchGate(gate)
   app.addHook('onClose', () => gate?.close())
   const pass = (request: FastifyRequest, reply: FastifyReply) => {
-    models.takeResults?.()
     const timeoutMs = timeoutOf(request, config.requestTimeoutMs)
     const meant = modelsMeant(models, request.params)
     const [model] = meant

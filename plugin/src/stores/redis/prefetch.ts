@@ -180,6 +180,9 @@ export class Prefetch {
   #dueTimer: NodeJS.Timeout | undefined
   /** Counts resets: what was asked for before one is not spent after it. */
   #resets = 0
+  /** Calls for grants that are on their way. */
+  #calls = 0
+  #whenAnswered: () => void = ignore
   #closed = false
 
   constructor(parts: PrefetchParts) {
@@ -321,6 +324,15 @@ export class Prefetch {
     this.#retireAll(key)
   }
 
+  /** Resolves once no call for a grant is on its way any more: it was answered, or takes too long. */
+  async answered(): Promise<void> {
+    if (this.#calls > 0) {
+      await new Promise<void>(resolve => {
+        this.#whenAnswered = resolve
+      })
+    }
+  }
+
   /** Takes nothing ahead any more, and gives everything back. */
   close(): void {
     this.#closed = true
@@ -432,12 +444,18 @@ export class Prefetch {
 
   #send(holding: Holding, { lifeMs }: Shape, first: Pending, riders: Pending[], wanted: number): boolean {
     const plan = { wanted, lifeMs, share: this.#share(), resets: this.#resets }
-    const take = new Take(holding, first, riders, plan, () => this.#forgetIdle(holding))
+    const take = new Take(holding, first, riders, plan, () => this.#ended(holding))
     holding.call = take
+    this.#calls++
     this.#note(holding)
     if (this.#parts.send(take)) return true
     take.end()
     return false
+  }
+
+  #ended(holding: Holding): void {
+    this.#forgetIdle(holding)
+    if (--this.#calls === 0) this.#whenAnswered()
   }
 
   #hold(holding: Holding, grant: Grant): void {

@@ -229,6 +229,8 @@ export class RedisStore implements Store {
 
   async drain(): Promise<void> {
     this.#prefetch.close()
+    // What an answer brings goes back, too.
+    await this.#prefetch.answered()
     await new Promise(sent => setImmediate(sent))
   }
 

@@ -535,6 +535,7 @@ it('a check runs up to its own deadline and not a microsecond later, and others 
   t.strictSame(await answers(at.now - 5000), ['late', 'late', 1, 2, 4])
   t.strictSame(await answers(at.now - 5001), ['late', 'late', 'late', 'late', 5])
   t.strictSame(await answers(at.now - 10_001), ['late', 'late', 'late', 'late', 'late'])
+  t.strictSame(await answers(1), ['late', 'late', 'late', 'late', 'late'])
   await at.clear()
   t.strictSame(await answers(0), [1, 1, 2, 2, 5], 'without a latest time it runs at any')
 })
@@ -1258,6 +1259,27 @@ it('where its own entry was the oldest, the next one is', async t => {
   holds(t, await ask('peek', check), { used: 3, resetMs: ((times[0] as number) + MINUTE - at.now) / 1000 })
 })
 
+it('what is given back beyond its own entry, which was the oldest, comes off the next ones', async t => {
+  const { at, ask, take, refund, entries, summary } = oneLog(t)
+  const check = checkOf([{ limit: 10_000, windowMs: 60_000 }], { precision: 0.001 })
+  const { admission } = (await take(check, 9, 0, 50)).policies[0] ?? {}
+  const times: number[] = []
+  for (let entry = 0; entry < 3; entry++) {
+    at.now += SECOND
+    times.push(at.now)
+    await ask('check', check)
+  }
+  t.equal(await refund(check, 1, admission, true), 1)
+  t.equal(await refund(check, 9, admission, true), 9, 'eight of its own, and one of the oldest')
+  t.strictSame(await entries(), [
+    [times[1], 2],
+    [times[2], 3],
+  ])
+  const { oldest, base } = (await summary()) ?? {}
+  t.strictSame([oldest, base], [times[1], 1])
+  holds(t, await ask('peek', check), { used: 2, resetMs: ((times[1] as number) + MINUTE - at.now) / 1000 })
+})
+
 it('what has left its window comes off no entry, also where the clock has gone back a little', async t => {
   const of = (cost: number) => checkOf([{ limit: 10_000, windowMs: 60_000, cost }], { precision: 0.001 })
   const left = oneLog(t)
@@ -1332,6 +1354,53 @@ it('denials that count share entries by hundredths of the window', async t => {
   t.strictSame(denials?.entries, [{ time: at.now, total: 8 }])
 })
 
+it('a policy that denies nothing has no penalties, whatever stands beside its log', async t => {
+  for (const penalty of ['count', 'renew'] as const) {
+    const { askAll } = oneLog(t)
+    const deciding = checkOf(
+      [
+        { name: 'p', limit: 5, windowMs: 60_000 },
+        { name: 'q', limit: 1, windowMs: 60_000 },
+      ],
+      { penalty },
+    )
+    const policies = deciding.policies.map(policy =>
+      policy.name === 'p' ? policy : { ...policy, limit: LARGEST_TOTAL, decides: false as const },
+    )
+    const answers = [deciding, deciding, { ...deciding, policies }].map(async check => {
+      const [answer] = await askAll(pendingOf('check', check))
+      if (answer === undefined || typeof answer === 'string') throw new Error(answer)
+      return [answer.allowed, ...answer.policies.map(({ denials }) => denials)]
+    })
+    t.strictSame(await Promise.all(answers), [
+      [true, 0, 0],
+      [false, 0, 1],
+      [true, 0, 0],
+    ])
+  }
+})
+
+it('denials are counted where slices share entries, and another log holds the end of a block', async t => {
+  const { ask } = oneLog(t)
+  const plain = checkOf([{ limit: 5, windowMs: 60_000, cost: 5 }], { precision: 0.25, penalty: 'renew' })
+  const check = { ...plain, policies: plain.policies.map(policy => ({ ...policy, blockLog: 'blocks' })) }
+  for (const denials of [0, 1, 2]) t.equal((await ask('check', check)).denials, denials)
+})
+
+it('each key of a call has its own penalties', async t => {
+  const { askAll } = oneLog(t)
+  const check = checkOf([{ limit: 1, windowMs: 60_000 }], { penalty: 'renew' })
+  const of = (key: string) => pendingOf('check', check, { key })
+  await askAll(of('a'), of('a'))
+  const answers = (await askAll(of('a'), of('b'))).map(answer =>
+    typeof answer === 'string' ? answer : [answer.allowed, answer.policies[0]?.denials],
+  )
+  t.strictSame(answers, [
+    [false, 2],
+    [true, 0],
+  ])
+})
+
 it('a permit that was taken before a step back of the clock, and renewed after that, keeps its end', async t => {
   const { at, ask } = oneLog(t)
   const permits = redisKey(at.nameSpace, 'client', 'permits')
@@ -1357,6 +1426,37 @@ it('of a grant no request has part of what it costs, and nobody has room in a lo
   t.equal(over.policies[0]?.retryMs, 60_000)
   at.now += MINUTE + 10
   t.equal((await take(of(5), 0, 2)).policies[0]?.retryMs, 60_000)
+})
+
+it('of a grant that is denied only the policy that is full has it wait, and another key of the call has no part in it', async t => {
+  const { at, take } = oneLog(t)
+  const both = checkOf(
+    [
+      { name: 'p', limit: 5, windowMs: 60_000 },
+      { name: 'q', limit: 6, windowMs: 60_000 },
+    ],
+    { precision: 0.25 },
+  )
+  const full = await take(both, 0, 9)
+  t.equal(full.admitted, 5)
+  t.strictSame(
+    full.policies.map(({ retryMs }) => retryMs),
+    [60_000, 0],
+    'there is room for one more in the other one',
+  )
+
+  const takeOf = (key: string) =>
+    pendingOf('take', both, { key, ...{ riders: { length: 1 }, wanted: 0, share: 1, lifeMs: 1 } } as object)
+  const { keys, args } = encodeChecks(at.nameSpace, [takeOf('another'), takeOf('client')], [], 0)
+  const reply = new Reply((await at.run(CHECK, keys, args)) as unknown[])
+  const answers = [reply.nextTake(both), reply.nextTake(both)].map(answer => {
+    if (typeof answer === 'string') throw new Error(answer)
+    return [answer.admitted, answer.policies[0]?.admission]
+  })
+  t.strictSame(answers, [
+    [1, { generation: at.now, time: at.now }],
+    [0, { generation: 0, time: 0 }],
+  ])
 })
 
 it('a grant is given from the microsecond on in which a block ends, and other checks of the call have their own keys', async t => {

@@ -52,7 +52,7 @@ t.test('what the logs cost Redis', async t => {
     const key = 'memory:{key}2.log.100'
     await redis.del(key)
     await Promise.all(Array.from({ length: 100 }, () => store.check(check(100, 60_000))))
-    let most = 0
+    let most = await redis.zcard(key)
     for (let step = 0; step < 120; step++) {
       await pass(key, 600)
       await store.charge(check(100, 60_000, 3))

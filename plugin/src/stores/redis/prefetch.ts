@@ -225,7 +225,7 @@ export class Prefetch {
         if (holding.call !== undefined) isReturning = true
         for (const grant of [...holding.grants]) this.#retire(holding, grant)
       }
-      if ((this.#out.get(key)?.returning ?? 0) > 0) isReturning = true
+      if (out.returning > 0) isReturning = true
     }
     return isReturning
   }

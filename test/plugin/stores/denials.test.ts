@@ -182,3 +182,14 @@ t.test('what frees quota forgets the keys of its limiters, before and after', as
   t.notOk(denials.find(one({}, 'a')), 'a check on its way was denied before')
   t.ok(denials.find(one({}, 'c')))
 })
+
+t.test('a block that a denial told of is over earlier by as much, and never tells 0', async t => {
+  const denials = remembering(one(), denialOf({ ...full, retryMs: 900, blockedMs: 700 }))
+  now += 3
+  t.equal(denials.find(one())?.policies[0]?.blockedMs, 697)
+  const brief = remembering(one(), denialOf({ ...full, retryMs: 900, blockedMs: 2 }))
+  now += 3
+  t.equal(brief.find(one())?.policies[0]?.blockedMs, 1)
+  const none = remembering(one(), denialOf({ ...full, retryMs: 900 })).find(one())?.policies[0]
+  t.notOk(none !== undefined && 'blockedMs' in none)
+})

@@ -599,8 +599,9 @@ t.test(
     t.match(take, { riders: [], wanted: 2 * (7 + 1), key: 'stored client' })
     t.match(one.prefetch.check(check), { policies: [{ used: 7 }] }, 'and the last one is spent')
     t.equal(time.waiting, 0)
+    t.equal(one.prefetch.callBack(check), true, 'it is on its way')
     time.advance(5)
-    t.equal(one.sent.length, 2, 'it is on its way')
+    t.equal(one.sent.length, 2)
     const waits = one.prefetch.check(check)
     one.arrive(take, { ahead: 16, used: [23] })
     t.match(await waits, { policies: [{ used: 8, prefetched: 15 }] })
@@ -786,9 +787,10 @@ t.test('nothing goes back of a grant that was spent', async t => {
   time.advance(2000)
   t.strictSame(one.given, [])
   t.equal(time.waiting, 0)
-  t.equal(one.prefetch.callBack(check), true, 'the next one may be on its way')
-  one.sent.at(-1)?.end()
+  t.equal(one.prefetch.callBack(check), true, 'the next one is on its way')
+  one.arrive(one.depart(), { ahead: 0 })
   t.equal(one.prefetch.callBack(check), false)
+  t.equal(one.prefetch.keysOut, 0)
 })
 
 t.test('what is out is called back before a check of the same log and key is denied, until Redis has it', async t => {
@@ -819,6 +821,26 @@ t.test('what is out is called back before a check of the same log and key is den
     t.equal(one.prefetch.callBack(check), false)
     t.equal(one.prefetch.without(check, { allowed: true, policies: [] }).policies.length, 0)
   }
+})
+
+t.test('an answer that is on its way may have units for a check of the same log and key', async t => {
+  const one = replica()
+  const check = checkFor([PLENTY, { ...PLENTY, name: 'q' }])
+  one.askItself(check)
+  t.equal(one.prefetch.callBack(check), false)
+  const waits = one.prefetch.check(check)
+  t.equal(one.prefetch.callBack(checkFor([{ ...PLENTY, cost: 40 }])), true)
+  t.equal(one.prefetch.callBack(checkFor([PLENTY], { key: 'another' })), false)
+  t.equal(one.prefetch.callBack(checkFor([{ ...PLENTY, name: 'another' }])), false)
+  t.equal(one.prefetch.keysOut, 1)
+  one.arrive(one.depart(), { ahead: 0 })
+  await waits
+  t.equal(one.prefetch.callBack(check), false)
+  one.prefetch.seen(check, { allowed: true, policies: [{ used: 0 } as never, { used: 0 } as never] })
+  one.state.canSend = false
+  t.equal(one.askItself(check), true)
+  t.equal(one.prefetch.callBack(check), false, 'nothing was sent')
+  t.strictSame([one.prefetch.keysOut, one.given], [0, []])
 })
 
 t.test('two grants of a key are called back, and one that another limiter holds of the same log', async t => {

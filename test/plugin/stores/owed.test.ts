@@ -117,3 +117,175 @@ t.test('a key that was reset while its charge was on its way owes what came sinc
   await payAll()
   t.strictSame(written, [3, 2])
 })
+
+const two = checkOf([
+  { name: 'a', limit: 100, windowMs: WINDOW_MS, cost: 2 },
+  { name: 'b', limit: 100, windowMs: 5 * WINDOW_MS, cost: 3 },
+])
+
+/** The answer of a local store: the time at which each policy was charged, undefined where it was not. */
+const answerOf = (...times: readonly (number | undefined)[]): Answer => ({
+  allowed: true,
+  policies: times.map(time => ({
+    ...{ used: 1, resetMs: 1, retryMs: 0, denials: 0 },
+    admission: time === undefined ? undefined : { generation: 1, time },
+  })),
+})
+
+/** Debts of several policies, and what is written of them at a time that the test moves. */
+function ledger(t: Test, capacity = 10) {
+  const { now } = Date
+  const clock = { ms: 1_000_000 }
+  Date.now = () => clock.ms
+  t.teardown(() => {
+    Date.now = now
+  })
+  const owed = new Owed(capacity)
+  const charges: Check[] = []
+  const failures: Error[] = []
+  const store = {
+    charge: async (check: Check) => {
+      charges.push(check)
+      const failure = failures.shift()
+      if (failure !== undefined) throw failure
+      return answerOf(clock.ms)
+    },
+  } as unknown as Store
+  const paid: unknown[] = []
+  return {
+    owed,
+    clock,
+    charges,
+    failures,
+    paid,
+    pay: (key = two.key) => owed.pay(key, store, (...what) => paid.push(what)),
+    /** Pays; returns what is written, by log. */
+    written: async (key = two.key) => {
+      await owed.pay(key, store, () => {})
+      return Object.fromEntries(
+        charges.splice(0).flatMap(({ policies }) => policies.map(({ log, cost }) => [log, cost])),
+      )
+    },
+  }
+}
+
+t.test('one charge for all policies of a key writes what each of them is owed', async t => {
+  const { owed, clock, charges, paid, pay } = ledger(t)
+  t.equal(owed.add(two, answerOf(clock.ms, clock.ms)), true)
+  t.equal(owed.add(two, answerOf(undefined, clock.ms)), true)
+  t.strictSame(owed.keys(), ['client'])
+  await pay()
+  const [a, b] = two.policies
+  t.strictSame(charges, [
+    {
+      ...{ key: 'client', limiter: '', decisive: 2, penalty: 'none' },
+      policies: [
+        { ...a, cost: 2 },
+        { ...b, cost: 6 },
+      ],
+    },
+  ])
+  t.strictSame(paid, [[charges[0], answerOf(clock.ms)]])
+  t.strictSame(owed.keys(), [])
+  await pay()
+  t.equal(charges.length, 1, 'nothing is owed any more')
+})
+
+t.test('what was charged nowhere is not owed', async t => {
+  const { owed } = ledger(t)
+  t.equal(owed.add(two, answerOf(undefined, undefined)), false)
+  t.strictSame(owed.keys(), [])
+})
+
+t.test('what has left its window is not written, and is owed no more', async t => {
+  const { owed, clock, written } = ledger(t)
+  owed.add(two, answerOf(clock.ms, clock.ms))
+  clock.ms += WINDOW_MS
+  t.strictSame(await written(), { 'log.b': 3 })
+  owed.add(two, answerOf(clock.ms, clock.ms))
+  clock.ms += 5 * WINDOW_MS
+  t.strictSame(owed.keys(), ['client'])
+  t.strictSame(await written(), {})
+  t.strictSame(owed.keys(), [])
+})
+
+t.test('what could not be written is owed as before', async t => {
+  const { owed, clock, failures, written, pay } = ledger(t)
+  owed.add(two, answerOf(clock.ms, clock.ms))
+  failures.push(new Error('gone'))
+  await t.rejects(pay(), { message: 'gone' })
+  t.strictSame(owed.keys(), ['client'])
+  t.strictSame((await written())['log.b'], 3)
+})
+
+t.test('while a charge is on its way there is no second one', async t => {
+  const { owed, clock, charges, pay } = ledger(t)
+  owed.add(two, answerOf(clock.ms, clock.ms))
+  const first = pay()
+  t.equal(pay(), first)
+  await first
+  t.equal(charges.length, 1)
+})
+
+t.test('of more keys than it has room for the oldest is forgotten', async t => {
+  const { owed, clock, written } = ledger(t, 2)
+  for (const key of ['a', 'b', 'b', 'c']) owed.add({ ...two, key }, answerOf(clock.ms, clock.ms))
+  t.strictSame(owed.keys(), ['b', 'c'])
+  t.strictSame(await written('a'), {})
+  t.strictSame(await written('b'), { 'log.a': 4, 'log.b': 6 })
+  owed.forget('a')
+  t.strictSame(owed.keys(), ['c'])
+  owed.forget('c')
+  owed.add({ ...two, key: 'c' }, answerOf(clock.ms, clock.ms))
+  t.strictSame(await written('c'), { 'log.a': 2, 'log.b': 3 }, 'what was forgotten is not written later')
+})
+
+t.test('a reset concerns the logs that it names', async t => {
+  const { owed, clock, written } = ledger(t)
+  owed.add(two, answerOf(clock.ms, clock.ms))
+  owed.reset('client', { limiters: [], logs: ['log.a'], permits: [] })
+  t.strictSame(await written(), { 'log.b': 3 })
+})
+
+t.test(
+  'what is given back is not written, unless it was before the debt began, or is nobody in particular',
+  async t => {
+    const { owed, clock, written } = ledger(t)
+    const back = (time: number | undefined, costs = [1, 1]) => {
+      const admission = time === undefined ? undefined : { generation: 1, time }
+      owed.takeBack(
+        two,
+        two.policies.map((policy, index) => ({ policy, cost: costs[index] as number, admission })),
+      )
+    }
+    back(clock.ms)
+    const began = clock.ms
+    owed.add(two, answerOf(began + 5, began))
+    owed.add(two, answerOf(began + 9, began + 9))
+    back(began - 1)
+    back(undefined)
+    t.strictSame(await written(), { 'log.a': 4, 'log.b': 6 })
+    owed.add(two, answerOf(began + 5, began))
+    owed.add(two, answerOf(began + 9, began + 9))
+    back(began)
+    back(began + 9, [0, 2])
+    t.strictSame(await written(), { 'log.a': 3, 'log.b': 3 })
+  },
+)
+
+t.test('of what came while a charge was on its way each policy has its own part', async t => {
+  const { owed, clock, written, pay } = ledger(t)
+  owed.add(two, answerOf(clock.ms, clock.ms))
+  const paid = pay()
+  owed.add(two, answerOf(undefined, clock.ms + 7))
+  owed.add(two, answerOf(undefined, clock.ms + 5))
+  owed.add(two, answerOf(clock.ms + 9, undefined))
+  await paid
+  t.strictSame(owed.keys(), ['client'])
+  const refund = (time: number) =>
+    owed.takeBack(two, [{ policy: two.policies[1] as never, cost: 1, admission: { generation: 1, time } }])
+  refund(clock.ms + 4)
+  refund(clock.ms + 5)
+  const [charge] = [await written()]
+  t.strictSame(charge, { 'log.a': 2, 'log.b': 5 })
+})

@@ -123,7 +123,7 @@ export function encodeChecks(
     }
     const later = Math.floor((one.deadline - earliest) / DEADLINE_STEP_MS) * DEADLINE_STEP_MS * 1000
     if (last !== undefined && later === lastLater && alike(last, one) && one.operation !== 'take') {
-      ;(runs[run] as number)++
+      runs[run] = (runs[run] as number) + 1
       continue
     }
     last = one

@@ -106,6 +106,11 @@ export class Outage implements Watcher {
     if (!parts.connection.isCluster) this.#at(undefined)
   }
 
+  /** Logs whose last known usage is remembered. */
+  get logs(): number {
+    return this.#policies.size
+  }
+
   /** Whether a check must fit this replica's share too. */
   isGuarded(check: Check): boolean {
     if (this.#away === 0) return false

@@ -51,6 +51,11 @@ export class Permits {
     return this.#held.get(key)?.size ?? 0
   }
 
+  /** Sets of which this process holds permits. */
+  get sets(): number {
+    return this.#held.size
+  }
+
   /** Forgets the permits of a set, which was reset. */
   forget(key: string): void {
     this.#held.delete(key)

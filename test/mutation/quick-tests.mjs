@@ -7,7 +7,7 @@
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -16,7 +16,10 @@ import { build } from 'esbuild'
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 export const luaFolder = join(root, 'plugin', 'src', 'stores', 'redis')
 
-const bundles = join(root, 'test', 'mutation', '.bundles')
+/** Mutants that are tried at a time, where nobody says how many. */
+export const WORKERS = `${Math.min(2, availableParallelism())}`
+
+export const bundles = join(root, 'test', 'mutation', '.bundles')
 
 /** Replaces the module that reads the Lua files next to itself. */
 const luaFromFolder = {
@@ -34,13 +37,17 @@ const luaFromFolder = {
   },
 }
 
-/** Compiles test files, named by their paths from the root. Returns the path of each compiled file by that name. */
-export async function bundle(files) {
-  mkdirSync(bundles, { recursive: true })
+/**
+ * Compiles test files, named by their paths from the root. Returns the path of each compiled file by that name.
+ *
+ * @param options of the bundler that are not the usual ones
+ */
+export async function bundle(files, { outdir = bundles, alias = {}, plugins = [], ...options } = {}) {
+  mkdirSync(outdir, { recursive: true })
   await build({
     absWorkingDir: root,
     entryPoints: files,
-    outdir: bundles,
+    outdir,
     outbase: 'test',
     outExtension: { '.js': '.mjs' },
     bundle: true,
@@ -49,13 +56,15 @@ export async function bundle(files) {
     alias: {
       'ml-api-rate-limiter': join(root, 'plugin/src/index.ts'),
       'ml-api-rate-limiter/limiter': join(root, 'plugin/src/standalone.ts'),
+      ...alias,
     },
     platform: 'node',
     format: 'esm',
     target: 'node20.19',
-    plugins: [luaFromFolder],
+    plugins: [...plugins, luaFromFolder],
+    ...options,
   })
-  return new Map(files.map(file => [file, join(bundles, `${relative('test', file).replace(/\.ts$/, '')}.mjs`)]))
+  return new Map(files.map(file => [file, join(outdir, `${relative('test', file).replace(/\.ts$/, '')}.mjs`)]))
 }
 
 /** What is ended with this process. */

@@ -1080,3 +1080,32 @@ t.test('a replica that closes gives everything back, and takes nothing ahead any
   t.equal(one.sent.length, sent)
   t.equal(time.waiting, 0)
 })
+
+t.test('a replica that closes may wait for the answers that are on their way', async t => {
+  const one = replica()
+  let isOver = false
+  const wait = () => {
+    void one.prefetch.answered().then(() => {
+      isOver = true
+    })
+    return turn()
+  }
+  await wait()
+  t.equal(isOver, true, 'none is')
+  isOver = false
+  for (const key of ['a', 'b']) {
+    const check = checkFor([PLENTY], { key })
+    one.askItself(check)
+    one.prefetch.check(check)
+    one.depart()
+  }
+  await wait()
+  t.equal(isOver, false)
+  const [first, second] = one.sent as [Take, Take]
+  one.arrive(first, { ahead: 6 })
+  await turn()
+  t.equal(isOver, false)
+  one.arrive(second, { ahead: 6 })
+  await turn()
+  t.equal(isOver, true)
+})

@@ -85,6 +85,15 @@ t.test('an entry that has left its window is not brought back by a charge of its
   t.match(log.read(1300, 100, 9, 1), { used: 1, resetMs: 100 })
 })
 
+t.test('the newest time of a log is that of its last admission, and an empty log has none', async t => {
+  const log = new SlidingLog()
+  t.equal(log.newest, Number.NEGATIVE_INFINITY)
+  log.append(1000, 1, 0)
+  t.equal(log.newest, 1000)
+  log.append(1500, 1, 0)
+  t.equal(log.newest, 1500)
+})
+
 t.test('a log that a refund has emptied begins another generation, and no other refund does that', async t => {
   const log = new SlidingLog()
   t.not(log.generation, new SlidingLog().generation)

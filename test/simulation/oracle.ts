@@ -132,8 +132,9 @@ export class History {
       const inWindow = units.slice(0, last + 1).filter(one => one.at > at - windowUs && !this.#isForgotten(one, at))
       // What was overdrawn before the clock of the server went forward has left with the rest.
       const jumpedAt = this.#jumps.findLast(jump => jump <= at) ?? 0
-      // A charge of the same instant may have come after it.
-      const counted = inWindow.filter(one => !one.isCharge || (one.at > jumpedAt && one.at < at))
+      // A charge of the same instant may have come after it, and one of the life of a grant after that was taken.
+      const decidedAt = unit.kind === 'ahead' ? at - this.#longestLifeUs : at
+      const counted = inWindow.filter(one => !one.isCharge || (one.at > jumpedAt && one.at < decidedAt))
       const own = counted.reduce((sum, one) => sum + left(one, at), 0)
       // A request whose units it took may be refunded up to a window later, and then takes those of others.
       const given = credits.filter(credit => credit.at > at - 2 * windowUs && credit.at <= at)
@@ -147,6 +148,12 @@ export class History {
       break
     }
     return wrong
+  }
+
+  /** For how long what a replica has taken ahead may be spent: a slice of the shortest window, a second at most. */
+  get #longestLifeUs(): number {
+    const { policies, precision } = this.#plan.settings
+    return Math.min(1_000_000, ...policies.map(({ windowMs }) => windowMs * 1000 * precision))
   }
 
   /** The limit, and what is excepted. */

@@ -167,8 +167,6 @@ interface Shape {
 interface Out {
   readonly holdings: Set<Holding>
   returning: number
-  /** To be called once nothing is on its way back any more. */
-  readonly waiting: (() => void)[]
 }
 
 export class Prefetch {
@@ -230,17 +228,6 @@ export class Prefetch {
       if (out.returning > 0) isReturning = true
     }
     return isReturning
-  }
-
-  /** Calls `ask` once the units that are on their way back have arrived, however calls overtake each other. */
-  afterReturn(check: Check, ask: () => void): void {
-    for (const key of keysOf(check)) {
-      const out = this.#out.get(key)
-      if (out === undefined || out.returning === 0) continue
-      out.waiting.push(() => this.afterReturn(check, ask))
-      return
-    }
-    ask()
   }
 
   /** The answer of Redis without this replica's own units that it has not spent: they are still to be had. */
@@ -522,7 +509,6 @@ export class Prefetch {
       for (const [key, out] of outs) {
         out.returning--
         this.#tidy(key, out)
-        if (out.returning === 0) for (const ask of out.waiting.splice(0)) ask()
       }
     }
     this.#parts.giveBack(check, refunds).then(end, end)
@@ -531,7 +517,7 @@ export class Prefetch {
   #outOf(key: string): Out {
     let out = this.#out.get(key)
     if (out === undefined) {
-      out = { holdings: new Set(), returning: 0, waiting: [] }
+      out = { holdings: new Set(), returning: 0 }
       this.#out.set(key, out)
     }
     return out

@@ -113,7 +113,7 @@ export class RedisStore implements Store {
       replicas: options.replicas ?? (() => 1),
       send: take => this.#sendTake(take),
       settle: (rider, answer) => this.#answer(rider, { answer, permit: 0 }),
-      again: rider => this.#askAgain(rider),
+      again: rider => this.#batcher.add(rider),
       giveBack: (check, refunds) => this.refund(check, refunds),
       pending: (check, resolve, reject) => this.#pending('check', check, NO_REFUNDS, resolve as never, reject),
     })
@@ -478,15 +478,8 @@ export class RedisStore implements Store {
     const again = (pending.again ?? 0) + 1
     if (again > MOST_AGAIN || pending.settled) return false
     pending.again = again
-    this.#askAgain(pending)
+    this.#batcher.add(pending)
     return true
-  }
-
-  /** Behind what is on its way back. */
-  #askAgain(pending: Pending): void {
-    this.#prefetch.afterReturn(pending.check, () => {
-      if (!pending.settled) this.#batcher.add(pending)
-    })
   }
 
   #settle(pending: Pending, answer: never): void {

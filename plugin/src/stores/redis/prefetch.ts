@@ -152,7 +152,7 @@ class Holding {
   }
 }
 
-/** Of a key that was asked for once: the millisecond of that. A cold key costs no more than this. */
+/** Of a key that was asked for once: the millisecond of that. It costs less than an object, where most keys are cold. */
 type Once = number
 
 /** The policies of one limiter, where quota of them may be taken ahead. */

@@ -489,10 +489,6 @@ export class Prefetch {
   #retire(holding: Holding, grant: Grant): void {
     const { check } = holding
     const { left, admissions } = grant
-    if (left === 0) {
-      this.#drop(holding, grant)
-      return
-    }
     const outs = keysOf(check).map(key => [key, this.#outOf(key)] as const)
     // Before the grant is dropped: whoever calls units back asks here whether some are on their way.
     for (const [, out] of outs) out.returning++

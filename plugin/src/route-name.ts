@@ -1,16 +1,43 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { RouteOptions } from 'fastify'
 
+/** A route that answers GET or HEAD. */
+interface Readable {
+  readonly constraints: object
+  readonly name: Name
+  /** It answers HEAD alone. */
+  readonly isHead: boolean
+}
+
+/** Methods, URL, constraints, and a number that tells constraints apart that read alike. */
+type Name = readonly (string | number)[]
+
 /** Names routes: the same name in every replica, and never one name for routes that differ. */
 export class RouteNames {
   /** Constraints of the routes that read alike. */
   readonly #constraints = new Map<string, object[]>()
+  /** By URL and constraints as text. */
+  readonly #readable = new Map<string, Readable[]>()
 
-  /** Methods, URL and constraints. GET and HEAD of a URL are one route. */
-  nameOf(route: RouteOptions): (string | number)[] {
-    const methods = [route.method].flat().map(method => (method === 'HEAD' ? 'GET' : method))
-    const constraints: object = route.constraints ?? {}
-    const name = [[...new Set(methods)].sort().join(','), urlOf(route), textOf(constraints)]
+  /** GET and HEAD of a URL are one route: the one that is declared first names it, whatever else it answers. */
+  nameOf(route: RouteOptions): Name {
+    const methods = [route.method].flat()
+    const [url, constraints] = [urlOf(route), route.constraints ?? {}]
+    const place = [url, textOf(constraints)] as const
+    const isHead = methods.every(method => method === 'HEAD')
+    if (!isHead && !methods.includes('GET')) return this.#name(methods, place, constraints)
+    const id = JSON.stringify(place)
+    const readable = this.#readable.get(id) ?? []
+    this.#readable.set(id, readable)
+    const twin = readable.find(known => known.isHead !== isHead && isDeepStrictEqual(known.constraints, constraints))
+    const name = twin?.name ?? this.#name(methods, place, constraints)
+    readable.push({ constraints, name, isHead })
+    return name
+  }
+
+  #name(methods: readonly string[], place: readonly [string, string], constraints: object): Name {
+    const read = new Set(methods.map(method => (method === 'HEAD' ? 'GET' : method)))
+    const name = [[...read].sort().join(','), ...place]
     const id = JSON.stringify(name)
     const alike = this.#constraints.get(id) ?? []
     this.#constraints.set(id, alike)

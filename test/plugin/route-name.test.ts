@@ -71,6 +71,29 @@ t.test('a method, and a URL with anything in it, are not taken for constraints',
   t.equal(nameOf({ method: ['HEAD', 'GET', 'PUT'], url: '/', constraints }), all[3])
 })
 
+t.test(
+  'HEAD has the name of the route that answers GET, whatever else that answers and whichever was declared first',
+  async t => {
+    const named = (...methods: (string | string[])[]) => {
+      const routes = new RouteNames()
+      return methods.map(method => JSON.stringify(routes.nameOf({ method, url: '/' } as RouteOptions)))
+    }
+    for (const methods of [['GET', 'POST'], ['PUT', 'GET', 'POST'], ['GET', 'HEAD', 'POST'], 'GET']) {
+      t.equal(new Set(named(methods, 'HEAD')).size, 1)
+      t.equal(new Set(named('HEAD', methods)).size, 1)
+      t.equal(new Set(named(methods, 'HEAD', 'DELETE')).size, 2)
+      t.equal(named(methods, 'HEAD')[0], named(methods)[0], 'a HEAD that follows changes no name')
+    }
+    const routes = new RouteNames()
+    const nameOf = (method: string | string[], host: string, url = '/') =>
+      JSON.stringify(routes.nameOf({ method, url, constraints: { host } } as RouteOptions))
+    const [a, b] = [nameOf(['GET', 'POST'], 'a'), nameOf(['GET', 'POST'], 'b')]
+    t.equal(nameOf('HEAD', 'b'), b)
+    t.equal(nameOf('HEAD', 'a'), a)
+    t.not(nameOf('HEAD', 'a', '/other'), a)
+  },
+)
+
 /** A strategy of the app: the value of a route is a function of the request's header. */
 const tenant = {
   name: 'tenant',

@@ -41,6 +41,26 @@ for (const { name, options } of STORES) {
     )
   })
 
+  t.test(
+    `${name}: GET and HEAD of a route with several methods have one quota, declared together or apart`,
+    async t => {
+      const config = { rateLimit: { max: 2 } }
+      const app = await limited(t, options(t), app => {
+        app.route({ method: ['GET', 'POST'], url: '/together', config, handler: async () => 'ok' })
+        app.route({ method: ['GET', 'PUT'], url: '/apart', exposeHeadRoute: false, config, handler: async () => 'ok' })
+        app.head('/apart', { config: { rateLimit: { max: 2 } } }, async (_request, reply) => reply.send())
+      })
+      for (const url of ['/together', '/apart']) {
+        t.strictSame(await statuses(app, 1, { method: 'HEAD', url }), [200])
+        t.strictSame(await statuses(app, 1, url), [200])
+        t.strictSame(await statuses(app, 1, { method: 'HEAD', url }), [429])
+        t.strictSame(await statuses(app, 1, url), [429])
+        const { headers } = await ask(app, { method: 'HEAD', url })
+        t.equal(headers['ratelimit-policy'], '"default";q=2;w=60', 'and one limiter has checked it')
+      }
+    },
+  )
+
   t.test(`${name}: the root of a prefix has one quota, with and without its slash, by GET and by HEAD`, async t => {
     const app = await limited(t, { ...options(t), global: false }, app => {
       const config = { rateLimit: { max: 4, timeWindow: '1 minute' } }

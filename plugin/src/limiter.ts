@@ -189,7 +189,7 @@ export class Limiter {
    * decision. While the store cannot be asked, `onStoreError` says what becomes of it.
    */
   async charge({ store, check }: Decided, cost: Cost, ledger: Ledger): Promise<void> {
-    checkedCosts(cost)
+    checkedCosts(cost, this.#quotaNames)
     const { local } = this.#parts
     const outage = this.#parts.outage?.()
     const policies: Policy[] = []
@@ -230,7 +230,7 @@ export class Limiter {
    * back: that is an error with 'throw' and 'deny', and accepted with 'allow' and 'local'.
    */
   async refundDecision({ store, check }: Decided, ledger: Ledger, cost: Cost | undefined): Promise<void> {
-    if (cost !== undefined) checkedCosts(cost)
+    if (cost !== undefined) checkedCosts(cost, this.#quotaNames)
     const refunds = ledger.take(cost)
     if (store === undefined || refunds.length === 0) return
     try {
@@ -244,7 +244,7 @@ export class Limiter {
 
   /** Counts without a request. `cost`: of each policy, those that it does not name cost nothing; undefined: as configured. */
   decideByHand(keys: Keys, cost: Cost | undefined): Awaitable<Decided> {
-    if (cost !== undefined) checkedCosts(cost, this.policyNames)
+    if (cost !== undefined) checkedCosts(cost, this.#quotaNames)
     // Quota of a busy key is taken ahead for policies that are the same ones from check to check.
     const isPlain = typeof keys === 'string' && cost === undefined && !this.#hasKeys
     const fixed = isPlain ? this.#fixedPolicies() : undefined
@@ -254,7 +254,7 @@ export class Limiter {
 
   /** Charges without asking. Where the store cannot be asked, `onStoreError` says what becomes of it. */
   async chargeByHand(keys: Keys, cost: Cost): Promise<void> {
-    checkedCosts(cost, this.policyNames)
+    checkedCosts(cost, this.#quotaNames)
     await this.learnTime(keys)
     const check = await this.#checkByHand(keys, undefined)
     const { store } = this.#parts
@@ -273,7 +273,7 @@ export class Limiter {
 
   /** Gives cost of keys back, whoever was charged for it. Rejects with StoreUnavailable where that did not happen. */
   async refund(keys: Keys, cost: Cost, request: FastifyRequest | undefined): Promise<void> {
-    checkedCosts(cost, this.policyNames)
+    checkedCosts(cost, this.#quotaNames)
     await this.learnTime(keys)
     const check = await this.#checkByHand(keys, request)
     const refunds: Refund[] = []
@@ -308,8 +308,12 @@ export class Limiter {
 
   /** What `Keys` may name. */
   get policyNames(): readonly string[] {
-    const names = this.config.policies.map(({ name }) => name)
-    return this.#concurrency === undefined ? names : [...names, CONCURRENCY]
+    return this.#concurrency === undefined ? this.#quotaNames : [...this.#quotaNames, CONCURRENCY]
+  }
+
+  /** What `Cost` may name: a permit has no cost. */
+  get #quotaNames(): readonly string[] {
+    return this.config.policies.map(({ name }) => name)
   }
 
   /** Everything that is kept about a key, by name. `policy`: of this policy alone. */

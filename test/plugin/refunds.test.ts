@@ -71,7 +71,25 @@ for (const { name, options } of STORES) {
 
   t.test(`${name}: by name, only those policies get something back`, async t => {
     t.strictSame(await withPolicies(t, rateLimit => rateLimit.refund({ a: 3 })), { a: 12, b: 15 })
-    t.strictSame(await withPolicies(t, rateLimit => rateLimit.refund({ a: 99, b: 1, c: 7 })), { a: 10, b: 14 })
+    t.strictSame(await withPolicies(t, rateLimit => rateLimit.refund({ a: 99, b: 1 })), { a: 10, b: 14 })
+  })
+
+  t.test(`${name}: a cost of a policy that there is not is refused by name, and nothing changes`, async t => {
+    const result = await withPolicies(t, async rateLimit => {
+      const unknown = { code: 'ML_RATE_INVALID_OPTION', message: /'cost' is for 'c'; allowed: .* any of a, b/ }
+      await t.rejects(rateLimit.charge({ c: 7 }), unknown)
+      await t.rejects(rateLimit.charge({ a: 7, c: 7 }), unknown)
+      await t.rejects(rateLimit.refund({ a: 1, c: 7 }), unknown)
+    })
+    t.strictSame(result, { a: 15, b: 15 })
+  })
+
+  t.test(`${name}: a cost of the permits is refused: they have none`, async t => {
+    const app = await limited(t, { ...options(t), max: 5, concurrency: { max: 3 } }, app => {
+      app.get('/', async request => request.rateLimit?.charge({ concurrency: 1 }))
+    })
+    t.match((await ask(app)).json(), { message: /'cost' is for 'concurrency'; allowed: .* any of default/ })
+    await t.rejects(app.rateLimiter.refund('lone', { concurrency: 1 }), { code: 'ML_RATE_INVALID_OPTION' })
   })
 
   t.test(`${name}: what was charged later is given back only where a cost is named`, async t => {

@@ -66,16 +66,16 @@ export function checkedCost(value: unknown): number {
 
 /**
  * A cost that was charged or given back by hand. Throws InvalidAnswer for anything but integers ≥ 0, and InvalidOption for
- * a policy that is none of `names`; undefined: any name.
+ * a policy that is none of `names`.
  */
-export function checkedCosts(cost: unknown, names?: readonly string[]): Cost {
+export function checkedCosts(cost: unknown, names: readonly string[]): Cost {
   const isByName = typeof cost === 'object' && cost !== null && !Array.isArray(cost)
   if (!isByName) {
     if (typeof cost === 'number') return checkedCost(cost)
     throw unusable('cost', cost, 'an integer ≥ 0, or an object of them by policy name')
   }
   for (const [name, units] of Object.entries(cost)) {
-    if (names !== undefined && !names.includes(name)) {
+    if (!names.includes(name)) {
       throw new InvalidOption(
         'cost',
         `for '${name}'`,

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger, FastifyInstance, RouteOptions } from 'fastify'
 import { type App, appOf } from './app.js'
+import { isThenable } from './awaitable.js'
 import { notify } from './callbacks.js'
 import { connectionOf } from './clients/index.js'
 import { InvalidOption } from './errors.js'
@@ -7,6 +8,7 @@ import { Group } from './group.js'
 import { digest, storedKeys, storedNameSpace } from './key.js'
 import { Limiter, limiterId, orUnavailable } from './limiter.js'
 import { checkedDuration, checkedKeys, checkedTag, type Keys } from './options/answers.js'
+import { isObject, show } from './options/kinds.js'
 import {
   checkLimiterOptions,
   type LimiterConfig,
@@ -96,9 +98,7 @@ export class Registration {
    * it finds again by its name, or the count of the group that it names.
    */
   byHand(kind: 'attached' | 'created', given: CreateRateLimitOptions = {}): Limiter {
-    if (typeof given !== 'object' || given === null) {
-      throw new InvalidOption('options', String(given), 'an object, or nothing')
-    }
+    if (!isObject(given) || isThenable(given)) throw new InvalidOption('options', show(given), 'an object, or nothing')
     const config = this.#configOf(kind === 'created' ? withoutResponse(given) : given, 'hand')
     const store = this.#childStore(config, given, undefined)
     const { name } = config

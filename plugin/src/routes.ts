@@ -18,7 +18,7 @@ export function limitRoutes(app: FastifyInstance, registration: Registration): v
     const config = route.config?.rateLimit as unknown
     if (config === undefined || config === null) return registration.config.global ? registration.main : undefined
     if (config === false) return undefined
-    if (typeof config !== 'object') throw new InvalidRouteConfig()
+    if (typeof config !== 'object' || Array.isArray(config) || isThenable(config)) throw new InvalidRouteConfig()
     return registration.ofRoute(route, config as RateLimitOptions)
   }
   const limit = (route: RouteOptions): boolean => {

@@ -31,6 +31,9 @@ const WRONG: readonly (readonly [object, RegExp])[] = [
   [{ max: 5n }, /'max' is 5n/],
   [{ ban: 'yes' }, /'ban' is 'yes'/],
   [{ ban: -2 }, /'ban' is -2/],
+  [{ ban: -0.5 }, /'ban' is -0.5; allowed: a number ≥ 0, or -1 for never/],
+  [{ cost: 2 ** 53 }, /'cost' is 9007199254740992; allowed: an integer ≥ 0 \(at most 2\^53 − 1\), or a function/],
+  [{ policies: [{ ...policy, cost: 1e300 }] }, /'policies\[0\].cost' is 1e\+300/],
   [{ hook: 'onSend' }, /'hook' is 'onSend'; allowed: 'onRequest', 'preParsing', 'preValidation' or 'preHandler'/],
   [{ cache: 0 }, /'cache' is 0; allowed: an integer ≥ 1/],
   [{ allowList: 'x' }, /'allowList' is 'x'/],
@@ -116,9 +119,15 @@ t.test('a route refuses wrong options when it is declared', async t => {
   await t.rejects(declare({ redis: 1 }), {
     message: /'redis' is given here; allowed: only where the plugin is registered/,
   })
-  await t.rejects(declare(true), { code: 'ML_RATE_INVALID_ROUTE_CONFIG' })
+  for (const other of [true, 0, '', 'max: 5', [], [{ max: 5 }], () => ({ max: 5 }), Promise.resolve({ max: 5 })]) {
+    await t.rejects(declare(other), { code: 'ML_RATE_INVALID_ROUTE_CONFIG' })
+  }
   await t.rejects(declare({ groupId: 5 }), { message: 'groupId must be a string', code: 'ML_RATE_INVALID_GROUP' })
-  t.throws(() => app.rateLimit('often' as never), { message: /'options' is often/ })
+  t.throws(() => app.rateLimit('often' as never), { message: /'options' is 'often'/ })
+  t.throws(() => app.rateLimit([] as never), { message: /'options' is a list of 0; allowed: an object, or nothing/ })
+  t.throws(() => app.createRateLimit(Promise.resolve({ max: 5 }) as never), {
+    message: /'options' is a promise; allowed: an object/,
+  })
   t.throws(() => app.createRateLimit({ concurrency: { max: 1 } }), {
     message: /'concurrency' is given to createRateLimit/,
   })
@@ -145,6 +154,10 @@ t.test('what a function answers is checked at each request, and never taken for 
     message: /'keyGenerator' returned undefined; allowed: a string or a number/,
   })
   t.match(await answers({ keyGenerator: async () => ({}) }), { status: 500 })
+  t.match(await answers({ keyGenerator: () => Number(undefined) }), {
+    status: 500,
+    message: /'keyGenerator' returned NaN; allowed: a string or a number/,
+  })
 })
 
 t.test('what a function answers is not told to clients where it is text, but logged', async t => {

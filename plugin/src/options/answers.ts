@@ -106,8 +106,9 @@ export function checkedKey(value: unknown): Key {
   throw unusable('keyGenerator', value, 'a string or a number')
 }
 
+/** What is no number is nobody's key: all whose key could not be read would share one count. */
 function isKey(value: unknown): value is Key {
-  return typeof value === 'string' || typeof value === 'number'
+  return typeof value === 'string' || (typeof value === 'number' && !Number.isNaN(value))
 }
 
 /**

@@ -1,3 +1,4 @@
+import { isThenable } from '../awaitable.js'
 import { InvalidOption } from '../errors.js'
 
 export type Test = (value: unknown) => boolean
@@ -56,11 +57,11 @@ export const isNumber =
   value =>
     typeof value === 'number' && Number.isFinite(value) && value >= min && value <= max
 
-/** An integer of at least `min`. */
+/** An integer of a range, both ends included. */
 export const isInteger =
-  (min: number): Test =>
+  (min: number, max = Infinity): Test =>
   value =>
-    Number.isInteger(value) && (value as number) >= min
+    Number.isInteger(value) && (value as number) >= min && (value as number) <= max
 
 /** A string of at least `min` characters. */
 export const isText =
@@ -110,6 +111,7 @@ export function show(value: unknown): string {
   }
   if (typeof value === 'function') return 'a function'
   if (Array.isArray(value)) return `a list of ${value.length}`
+  if (isThenable(value)) return 'a promise'
   if (typeof value === 'object' && value !== null) return 'an object'
   if (typeof value === 'bigint') return `${value}n`
   return String(value)

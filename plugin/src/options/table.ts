@@ -93,8 +93,8 @@ const windowOrPeriod = kind<PerRequest<number> | string>(
   value => periodOf(value) !== undefined,
 )
 const cost = kind<PerRequest<number>>(
-  'an integer ≥ 0, or a function (request, key) that returns one',
-  isInteger(0),
+  'an integer ≥ 0 (at most 2^53 − 1), or a function (request, key) that returns one',
+  isInteger(0, Number.MAX_SAFE_INTEGER),
   isFunction,
 )
 
@@ -229,7 +229,7 @@ export const limiterOptions = {
    * @default `-1`
    * @example ban: 10
    */
-  ban: kind<number>('a number ≥ 0, or -1 for never', isNumber(-1)),
+  ban: kind<number>('a number ≥ 0, or -1 for never', isNumber(0), value => value === -1),
   /**
    * Called when a request was denied with 403, after `onExceeded`.
    * @default none

@@ -22,7 +22,7 @@ import {
 } from './options/parse.js'
 import type { CreateRateLimitOptions, RateLimitOptions, RateLimitPluginOptions } from './options/table.js'
 import { RouteNames } from './route-name.js'
-import { type CustomStore, CustomStoreAdapter } from './stores/custom.js'
+import { type CustomStore, CustomStoreAdapter, childOf, newCustomStore } from './stores/custom.js'
 import { MemoryStore } from './stores/memory/memory-store.js'
 import { SharedStore } from './stores/processes/shared-store.js'
 import type { Connection } from './stores/redis/client.js'
@@ -304,7 +304,8 @@ export class Registration {
   #childStore(config: LimiterConfig, given: RateLimitOptions, route: RouteOptions | undefined): Store {
     const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
     const Own = given.store
-    const custom = Own === undefined ? this.#custom?.child(options) : Own && new Own(options)
+    const custom =
+      Own === undefined ? this.#custom && childOf(this.#custom, options) : Own && newCustomStore(Own, options)
     if (custom) {
       const { storeTimeoutMs } = this.config
       return new CustomStoreAdapter(custom, { suffix: config.groupId ?? '', timeoutMs: storeTimeoutMs })
@@ -320,7 +321,7 @@ export class Registration {
 
   #newCustom(config: LimiterConfig): CustomStore | undefined {
     const Store = this.config.store
-    return Store && new Store({ ...this.#customOptions(config), ...windowOf(config) })
+    return Store && newCustomStore(Store, { ...this.#customOptions(config), ...windowOf(config) })
   }
 
   #customOptions(config: LimiterConfig): Record<string, unknown> {

@@ -84,8 +84,73 @@ t.test('errors of a custom store are met as the options say', async t => {
   }
   t.match((await ask(await limited(t, { store: Silent }))).json(), {
     code: 'ML_RATE_INVALID_ANSWER',
-    message: "option 'store' returned current undefined and ttl undefined; allowed: { current, ttl }, two numbers",
+    message:
+      "option 'store' returned current undefined and ttl undefined; allowed: { current, ttl }, two finite numbers",
   })
+})
+
+t.test('what is no store is refused when it is given, with what it lacks', async t => {
+  const incr = (_key: string, callback: CustomStoreCallback) => callback(null, { current: 1, ttl: 5 })
+  const allowed = 'allowed: a class with incr(key, callback, timeWindow, max) and child(options)'
+  const lacking: [string, unknown][] = [
+    ['a function that is no class', () => ({ incr })],
+    ["a class whose objects have no method 'incr'", class {}],
+    [
+      "a class whose objects have no method 'incr'",
+      class {
+        incr = 5
+      },
+    ],
+  ]
+  for (const [what, store] of lacking) {
+    const message = `option 'store' is ${what}; ${allowed}`
+    await t.rejects(limited(t, { store } as never), { code: 'ML_RATE_INVALID_OPTION', message })
+    await limited(t, {}, app => {
+      t.throws(() => app.createRateLimit({ store } as never), { code: 'ML_RATE_INVALID_OPTION', message })
+    })
+  }
+  const childless: [string, unknown][] = [
+    ["a class whose objects have no method 'child'", undefined],
+    ['a class whose child() returned undefined without an incr()', () => {}],
+    ['a class whose child() returned an object without an incr()', () => ({})],
+    ['a class whose child() returned a promise without an incr()', async () => ({ incr })],
+  ]
+  for (const [what, child] of childless) {
+    class Store {
+      incr = incr
+      child = child
+    }
+    const app = await limited(t, { store: Store } as never, app => {
+      app.get('/', async () => 'ok')
+      const message = `option 'store' is ${what}; ${allowed}`
+      t.throws(() => app.rateLimit({ max: 2 }), { code: 'ML_RATE_INVALID_OPTION', message })
+      t.throws(() => app.get('/own', { config: { rateLimit: { max: 2 } } }, async () => 'ok'), { message })
+    })
+    t.equal((await ask(app)).statusCode, 200, 'needed only where a limiter has options of its own')
+  }
+})
+
+t.test('a count below zero is none, and one that never ends is no answer', async t => {
+  const answering = (current: unknown, ttl: unknown) =>
+    class {
+      incr(_key: string, callback: CustomStoreCallback): void {
+        callback(null, { current, ttl } as never)
+      }
+      child(): CustomStore {
+        return this
+      }
+    }
+  const below = await ask(await limited(t, { store: answering(-5, -1), max: 3 }))
+  t.match(below.headers, { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '0' })
+  for (const [current, ttl, said] of [
+    [1, Infinity, 'current number and ttl Infinity'],
+    [Infinity, 5, 'current Infinity and ttl number'],
+    [Number.NaN, 5n, 'current NaN and ttl bigint'],
+  ]) {
+    const { statusCode, body } = await ask(await limited(t, { store: answering(current, ttl) }))
+    t.equal(statusCode, 500)
+    t.match(body, `returned ${said}; allowed: { current, ttl }, two finite numbers`)
+  }
 })
 
 /** Each fails in a way of its own; `late` is called when the request was answered. */

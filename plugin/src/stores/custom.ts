@@ -1,6 +1,8 @@
 import { isThenable } from '../awaitable.js'
 import { clearTimeout, setImmediate, setTimeout } from '../clock.js'
-import { InvalidAnswer, StoreCannot, StoreCannotRead, StoreTimeout } from '../errors.js'
+import { InvalidAnswer, InvalidOption, StoreCannot, StoreCannotRead, StoreTimeout } from '../errors.js'
+import { show } from '../options/kinds.js'
+import { limiterOptions } from '../options/table.js'
 import type { Policy } from '../policy.js'
 import type { Answer, Check, Store } from './store.js'
 
@@ -18,6 +20,37 @@ export interface CustomStore {
 }
 
 export type CustomStoreConstructor = new (options: Record<string, unknown>) => CustomStore
+
+/** Makes a store. Throws InvalidOption where `Store` is no class, or its objects are no stores. */
+export function newCustomStore(Store: CustomStoreConstructor, options: Record<string, unknown>): CustomStore {
+  if (!isConstructor(Store)) throw notAStore('a function that is no class')
+  return checkedStore(new Store(options), () => "a class whose objects have no method 'incr'")
+}
+
+/** The store of a route. Throws InvalidOption where a store gives none. */
+export function childOf(store: CustomStore, options: Record<string, unknown>): CustomStore {
+  if (typeof store.child !== 'function') throw notAStore("a class whose objects have no method 'child'")
+  return checkedStore(store.child(options), child => `a class whose child() returned ${show(child)} without an incr()`)
+}
+
+function checkedStore(store: CustomStore, lack: (store: unknown) => string): CustomStore {
+  if (typeof (store as Partial<CustomStore> | undefined)?.incr !== 'function') throw notAStore(lack(store))
+  return store
+}
+
+function notAStore(what: string): Error {
+  return new InvalidOption('store', what, limiterOptions.store.allowed)
+}
+
+/** Calls nothing. */
+function isConstructor(value: CustomStoreConstructor): boolean {
+  try {
+    Reflect.construct(Object, [], value)
+    return true
+  } catch {
+    return false
+  }
+}
 
 export interface CustomStoreSettings {
   /** Stands behind every key: the group of a route. */
@@ -95,17 +128,22 @@ export class CustomStoreAdapter implements Store {
 
 function answerOf(result: unknown, limit: number, settle: (error: unknown, answer?: Answer) => void): void {
   const { current, ttl } = (result ?? {}) as { readonly current?: unknown; readonly ttl?: unknown }
-  const [used, leftMs] = [numberOf(current), numberOf(ttl)]
-  if (Number.isNaN(used) || Number.isNaN(leftMs)) {
-    settle(
-      new InvalidAnswer('store', `current ${typeof current} and ttl ${typeof ttl}`, '{ current, ttl }, two numbers'),
-    )
+  const [counted, leftMs] = [numberOf(current), numberOf(ttl)]
+  if (!Number.isFinite(counted) || !Number.isFinite(leftMs)) {
+    const answer = `current ${said(current)} and ttl ${said(ttl)}`
+    settle(new InvalidAnswer('store', answer, '{ current, ttl }, two finite numbers'))
     return
   }
+  const used = Math.max(0, counted)
   const resetMs = Math.max(0, leftMs)
   const allowed = used <= limit
   const policy = { used, resetMs, retryMs: allowed ? 0 : Math.max(1, resetMs), denials: Math.max(0, used - limit) }
   settle(undefined, { allowed, policies: [policy] })
+}
+
+/** Clients may see it, so mostly its type alone. */
+function said(value: unknown): string {
+  return typeof value === 'number' && !Number.isFinite(value) ? String(value) : typeof value
 }
 
 /** Databases often give a count as text or as a bigint. */

@@ -8,7 +8,7 @@ const { time, modules } = await atTimeByHand(async () => ({
   ...(await import('../../../plugin/src/stores/custom.js')),
   ...(await import('../../support/stores.js')),
 }))
-const { CustomStoreAdapter, checkOf } = modules
+const { CustomStoreAdapter, checkOf, childOf, newCustomStore } = modules
 
 const check = checkOf([{ limit: 5, windowMs: 1000 }])
 
@@ -56,6 +56,7 @@ t.test('what is above the quota is denied until the window ends, and each counts
 
 t.test('counts may be text or bigints, and anything else is no answer', async t => {
   t.match(await says('3', 400n), { policies: [{ used: 3, resetMs: 400 }] })
+  t.match(await says(-1, -1), { policies: [{ used: 0, resetMs: 0 }] })
   for (const [current, ttl, what] of [
     ['', 5, 'current string and ttl number'],
     [3, '', 'current number and ttl string'],
@@ -63,14 +64,49 @@ t.test('counts may be text or bigints, and anything else is no answer', async t 
     [3, undefined, 'current number and ttl undefined'],
     ['many', 5, 'current string and ttl number'],
     [[3], 5, 'current object and ttl number'],
+    [Infinity, 5, 'current Infinity and ttl number'],
+    [3, Number.NaN, 'current number and ttl NaN'],
   ] as const) {
     await t.rejects(says(current, ttl), {
       code: 'ML_RATE_INVALID_ANSWER',
-      message: `option 'store' returned ${what}; allowed: { current, ttl }, two numbers`,
+      message: `option 'store' returned ${what}; allowed: { current, ttl }, two finite numbers`,
     })
   }
   await t.rejects(adapter(callback => callback(null)).made.check(check), { code: 'ML_RATE_INVALID_ANSWER' })
 })
+
+t.test(
+  'a class is asked for a store with its options, and a store for those of routes; what is none is refused',
+  async t => {
+    const options = { max: 5 }
+    class Made {
+      constructor(readonly given: object) {}
+      incr(): void {}
+      child(given: object): Made {
+        return new Made(given)
+      }
+    }
+    const store = newCustomStore(Made, options)
+    t.match(store, { given: options })
+    t.match(childOf(store, { max: 6 }), { given: { max: 6 } })
+    t.ok(newCustomStore(Made.bind(null) as never, options), 'what can be constructed is a class')
+    const refused = (what: string) => ({
+      code: 'ML_RATE_INVALID_OPTION',
+      message: `option 'store' is ${what}; allowed: a class with incr(key, callback, timeWindow, max) and child(options)`,
+    })
+    t.throws(() => newCustomStore((() => store) as never, options), refused('a function that is no class'))
+    t.throws(() => newCustomStore(Object as never, options), refused("a class whose objects have no method 'incr'"))
+    t.throws(() => childOf({ incr() {} } as never, options), refused("a class whose objects have no method 'child'"))
+    for (const [child, said] of [
+      [undefined, 'undefined'],
+      [null, 'null'],
+      [{}, 'an object'],
+    ]) {
+      const childless = { incr() {}, child: () => child } as never
+      t.throws(() => childOf(childless, options), refused(`a class whose child() returned ${said} without an incr()`))
+    }
+  },
+)
 
 t.test('an error, a throw and a rejection are failures', async t => {
   const error = new Error('gone')

@@ -8,8 +8,8 @@ const MAPPED = '::ffff:'
 
 /**
  * One spelling for one client. IPv4 stays as it is, IPv4 mapped into IPv6 becomes IPv4, and IPv6 is cut to its subnet
- * and spelt as RFC 5952 recommends, without a zone. A port is left out: `192.0.2.1:4711`, `[2001:db8::1]:4711`. What is
- * not an address comes back in lower case.
+ * and spelt as RFC 5952 recommends, without a zone. A port is left out: `192.0.2.1:4711`, `[2001:db8::1]:4711`,
+ * `::ffff:192.0.2.1:4711`. What is not an address comes back in lower case.
  *
  * `ipv6Subnet`: prefix length, 0 to 128; one site usually holds a whole /64. Throws InvalidOption for any other.
  */
@@ -51,9 +51,12 @@ function spell(ip: string, ipv6Subnet: number): string {
   return formatIPv6(groups)
 }
 
+/** Behind an IPv6 address that ends as IPv4 is written: nothing but a port can follow there without brackets. */
+const PORT_BEHIND_DOTS = /(?<=\.\d+):\d{1,5}$/
+
 /** Without brackets, port and zone, where they are well-formed; else as it was given. */
 function bareIPv6(ip: string): string {
-  let address = ip
+  let address = ip.replace(PORT_BEHIND_DOTS, '')
   if (ip.charCodeAt(0) === 0x5b) {
     const end = ip.lastIndexOf(']')
     if (end === -1 || (end !== ip.length - 1 && !(ip[end + 1] === ':' && isPort(ip.slice(end + 2))))) return ip

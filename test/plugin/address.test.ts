@@ -112,6 +112,20 @@ t.test('a port, brackets and a zone say nothing of who the client is', async () 
   )
 })
 
+t.test('an IPv6 address that ends as IPv4 may have a port without brackets, where nothing else can follow', async t => {
+  fc.assert(
+    fc.property(ipv4, port, (address, number) =>
+      ['::ffff:', '::FFFF:', '0:0:0:0:0:ffff:', '::fFfF:'].every(
+        mapped => normalizeIP(`${mapped}${address}:${number}`) === address,
+      ),
+    ),
+    { numRuns: 500 },
+  )
+  t.equal(normalizeIP('64:ff9b::192.0.2.1:80', 128), '64:ff9b::c000:201')
+  t.equal(normalizeIP('::ffff:1.2.3.4:80:80'), '::ffff:1.2.3.4:80:80')
+  t.equal(normalizeIP('::ffff:1.2.3.4:123456'), '::ffff:1.2.3.4:123456')
+})
+
 t.test('what is no address comes back in lower case, and nothing is taken for an address that is none', async t => {
   const like = fc.stringMatching(/^[0-9a-fA-F:.%[\]]{0,30}$/)
   const text = fc.oneof(
@@ -119,18 +133,28 @@ t.test('what is no address comes back in lower case, and nothing is taken for an
     fc.string(),
     ipv6.chain(({ text }) => fc.nat({ max: 38 }).map(at => text.slice(at))),
   )
-  const spelling = /^\[(?<v6>[^\]]*)\](?::\d{1,5})?$|^(?<v4>[\d.]+):\d{1,5}$/
+  const spelling = /^\[(?<v6>[^\]]*)\](?::\d{1,5})?$|^(?<v4>[\d.]+):\d{1,5}$|^(?<dotted>[^[\]]*:[\d.]+):\d{1,5}$/
   fc.assert(
     fc.property(text, text => {
-      const { v6, v4 } = spelling.exec(text)?.groups ?? {}
-      const isAddress = isIP(text) !== 0 || isIP(v4 ?? '') === 4 || isIP(v6 ?? '') === 6
+      const { v6, v4, dotted = '' } = spelling.exec(text)?.groups ?? {}
+      const isMixed = dotted.includes('.') && isIP(dotted) === 6
+      const isAddress = isIP(text) !== 0 || isIP(v4 ?? '') === 4 || isIP(v6 ?? '') === 6 || isMixed
       return isAddress ? isIP(normalizeIP(text)) !== 0 : normalizeIP(text) === text.toLowerCase()
     }),
     { numRuns: 10_000 },
   )
   for (const odd of ['', ':', '::1::', '1:2:3:4:5:6:7', '1:2:3:4:5:6:7:8:9', '[::1', '[::1]x', '[::1]:', '::1%', 'g::'])
     t.equal(normalizeIP(odd), odd)
-  for (const odd of ['1.2.3.4:', '1.2.3.4:x', '1.2.3:80', '1.2.3.4:123456', '::1.2.3', '::ffff:1.2.3.256', 'Ab:80'])
+  for (const odd of [
+    '1.2.3.4:',
+    '1.2.3.4:x',
+    '1.2.3:80',
+    '1.2.3.4:123456',
+    '::1.2.3',
+    '::ffff:1.2.3.256',
+    '::ffff:1.2.3.4:',
+    'Ab:80',
+  ])
     t.equal(normalizeIP(odd), odd.toLowerCase())
 })
 

@@ -15,6 +15,7 @@ import {
   checkedKeys,
   checkedMax,
   checkedWindow,
+  isUnusable,
   type Key,
   type Keys,
 } from './options/answers.js'
@@ -687,9 +688,10 @@ export function limiterId(...parts: readonly (string | number)[]): string {
   return digest(JSON.stringify(parts), 8)
 }
 
-/** What was asked cannot be done by this store, whether or not it answers. */
+/** No failure of the store: what was asked cannot be done by it, or a function of the options has failed. */
 function isAboutCall(reason: unknown): boolean {
-  return reason instanceof StoreCannot || reason instanceof StoreCannotRead || reason instanceof ChargeTooLarge
+  const isOfStore = [StoreCannot, StoreCannotRead, ChargeTooLarge].some(kind => reason instanceof kind)
+  return isOfStore || isUnusable(reason)
 }
 
 /** Errors of this package, whose texts are its own. */

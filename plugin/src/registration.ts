@@ -7,7 +7,7 @@ import { InvalidOption } from './errors.js'
 import { Group } from './group.js'
 import { digest, storedKeys, storedNameSpace } from './key.js'
 import { Limiter, limiterId, orUnavailable } from './limiter.js'
-import { checkedDuration, checkedKeys, checkedTag, type Keys } from './options/answers.js'
+import { checkedDuration, checkedKeys, type Keys, tagOf } from './options/answers.js'
 import { isObject, show } from './options/kinds.js'
 import {
   checkLimiterOptions,
@@ -49,6 +49,8 @@ export class Registration {
   /** The ids of these limiters. */
   readonly #outlasting = new Set<string>()
   readonly #cache: number
+  /** The stores of limiters that have a cache of their own, by what names the limiter. */
+  readonly #caches = new Map<string, MemoryStore>()
   /** A partition key as it stands in Redis. */
   readonly #stored: (key: string) => string
   readonly #limiters = new Set<Limiter>()
@@ -67,7 +69,7 @@ export class Registration {
     this.config = withListener(parseRegistration(this.#given), app.log)
     this.#connection = this.config.redis && connectionOf(this.config.redis)
     const { hashKeys, hashTag } = this.config
-    this.#stored = storedKeys(hashKeys, hashTag && (key => checkedTag(hashTag(key))))
+    this.#stored = storedKeys(hashKeys, hashTag && (key => tagOf(hashTag, key)))
     const options = overlay(this.#given, {})
     const config = parseLimiter(options)
     this.#scope = [app.prefix, appOf(app).enlist(app.prefix)]
@@ -88,7 +90,7 @@ export class Registration {
     if (twin?.given === given) return twin.limiter
     const config = this.#configOf(given, 'route')
     const id = config.groupId === undefined ? ['route', ...name] : ['group', config.groupId]
-    const limiter = this.#newLimiter(config, id, this.#childStore(config, given, route))
+    const limiter = this.#newLimiter(config, id, this.#childStore(config, given, id, route))
     this.#routes.set(url, { given, limiter })
     return limiter
   }
@@ -100,16 +102,18 @@ export class Registration {
   byHand(kind: 'attached' | 'created', given: CreateRateLimitOptions = {}): Limiter {
     if (!isObject(given) || isThenable(given)) throw new InvalidOption('options', show(given), 'an object, or nothing')
     const config = this.#configOf(kind === 'created' ? withoutResponse(given) : given, 'hand')
-    const store = this.#childStore(config, given, undefined)
-    const { name } = config
     const groupId = given.groupId ?? undefined
-    if (groupId !== undefined) {
-      if (name !== undefined) throw new InvalidOption('name', "combined with 'groupId'", 'only one of them')
-      return this.#newLimiter(config, ['group', groupId], store)
-    }
-    if (name !== undefined) return this.#newLimiter(config, [kind, 'name', name], store)
-    if (this.config.redis !== undefined && store === this.#store) this.#warnOfOrder()
-    return this.#newLimiter(config, [kind, this.#made++], store)
+    const id = this.#idByHand(kind, config.name, groupId)
+    const store = this.#childStore(config, given, id, undefined)
+    const isNameless = config.name === undefined && groupId === undefined
+    if (isNameless && this.config.redis !== undefined && store === this.#store) this.#warnOfOrder()
+    return this.#newLimiter(config, id, store)
+  }
+
+  #idByHand(kind: string, name: string | undefined, groupId: string | undefined): readonly (string | number)[] {
+    if (groupId === undefined) return name === undefined ? [kind, this.#made++] : [kind, 'name', name]
+    if (name === undefined) return ['group', groupId]
+    throw new InvalidOption('name', "combined with 'groupId'", 'only one of them')
   }
 
   /** Of one key everything, or of the keys of policies what is kept of these. */
@@ -301,7 +305,12 @@ export class Registration {
   }
 
   /** Where a route or a limiter made by hand counts: mostly with the rest, apart from a custom store and a cache size of its own. */
-  #childStore(config: LimiterConfig, given: RateLimitOptions, route: RouteOptions | undefined): Store {
+  #childStore(
+    config: LimiterConfig,
+    given: RateLimitOptions,
+    id: readonly (string | number)[],
+    route: RouteOptions | undefined,
+  ): Store {
     const options = { ...this.#customOptions(config), ...given, ...windowOf(config), routeInfo: route ?? {} }
     const Own = given.store
     const custom =
@@ -314,7 +323,10 @@ export class Registration {
     if (!given.cache || isElsewhere || config.groupId !== undefined) {
       return Own === null && this.#custom !== undefined ? this.#local : this.#store
     }
-    const store = new MemoryStore(config.cache)
+    // Limiters of one name share one count.
+    const name = JSON.stringify(id)
+    const store = this.#caches.get(name) ?? new MemoryStore(config.cache)
+    this.#caches.set(name, store)
     this.#stores.add(store)
     return store
   }

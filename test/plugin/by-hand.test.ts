@@ -92,6 +92,27 @@ t.test('a limiter that is made again with its name in the same app goes on with 
   t.strictSame([(await ask(app)).body, (await ask(app)).body, (await ask(app)).body], ['false', 'false', 'true'])
 })
 
+t.test(
+  'in process, one name is one count also with a cache of its own, and so are GET and HEAD of a route',
+  async t => {
+    const app = await limited(t, { global: false }, app => {
+      const make = () => app.createRateLimit({ name: 'a', max: 1, cache: 10 })
+      const [one, other, nameless] = [make(), make(), app.createRateLimit({ max: 1, cache: 10 })]
+      app.get('/by-hand', async request => {
+        const answers = [await one(request), await other(request), await nameless(request)]
+        return answers.map(answer => !answer.isAllowed && answer.isExceeded)
+      })
+      const own = () => ({ config: { rateLimit: { max: 1, cache: 10 } } })
+      app.get('/', { ...own(), exposeHeadRoute: false }, async () => 'ok')
+      app.head('/', own(), async (_request, reply) => reply.send())
+      app.get('/other', own(), async () => 'ok')
+    })
+    t.strictSame((await ask(app, '/by-hand')).json(), [false, true, false])
+    t.strictSame([...(await statuses(app, 1)), ...(await statuses(app, 1, { method: 'HEAD', url: '/' }))], [200, 429])
+    t.strictSame(await statuses(app, 2, '/other'), [200, 429])
+  },
+)
+
 t.test('names, groups, routes and the order of creation are never taken for one another', async t => {
   const made: CreateRateLimitOptions[] = [{}, {}, { name: '0' }, { name: '1' }, { name: 'created' }, { groupId: '0' }]
   for (const make of ['createRateLimit', 'rateLimit'] as const) {

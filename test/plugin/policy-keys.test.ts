@@ -236,10 +236,31 @@ t.test('a denial of keys of policies is known at once, where all keys are named'
   }
 })
 
-t.test('a hash tag that is no string is an error, and never another slot', async t => {
-  const app = await limited(t, { redis: redisClient(t), hashTag: (() => undefined) as never })
-  t.equal((await ask(app)).statusCode, 500)
+t.test('a hash tag that is no string is refused when it is given', async t => {
   await t.rejects(limited(t, { hashTag: 'tenant' as never }), { message: /option 'hashTag' is 'tenant'; allowed: / })
+})
+
+t.test('a hash tag that is no string is an error whatever onStoreError says, and no failure of the store', async t => {
+  const failure = new Error('the text of an error')
+  const fails = () => {
+    throw failure
+  }
+  for (const onStoreError of ['throw', 'allow', 'deny', 'local'] as const) {
+    for (const [hashTag, said] of [
+      [() => undefined, 'undefined'],
+      [async () => 'a', 'a promise'],
+      [fails, 'nothing, because it failed'],
+    ] as const) {
+      const app = await limited(t, { redis: redisClient(t), hashTag: hashTag as never, onStoreError })
+      const message = `option 'hashTag' returned ${said}; allowed: a string`
+      t.match((await ask(app)).json(), { statusCode: 500, code: 'ML_RATE_INVALID_ANSWER', message })
+      const { status, reset, refund, block } = app.rateLimiter
+      for (const act of [() => status('a'), () => reset('a'), () => refund('a', 1), () => block('a', 1000)]) {
+        const error = { code: 'ML_RATE_INVALID_ANSWER', message, ...(hashTag === fails ? { cause: failure } : {}) }
+        await t.rejects(async () => act(), error)
+      }
+    }
+  }
 })
 
 t.test('keys of policies that there are not are refused, and say which there are', async t => {

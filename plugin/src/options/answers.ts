@@ -94,10 +94,22 @@ export function checkedResponse(value: object | undefined): object {
   throw unusable('errorResponseBuilder', value, 'an error or an object')
 }
 
-/** A hash tag that a function returned. */
-export function checkedTag(value: unknown): string {
-  if (typeof value === 'string') return value
-  throw unusable('hashTag', value, 'a string')
+/** The hash tag of a key. Throws InvalidAnswer where the function gives none. */
+export function tagOf(hashTag: (key: string) => unknown, key: string): string {
+  let tag: unknown
+  try {
+    tag = hashTag(key)
+  } catch (cause) {
+    const error = new InvalidAnswer('hashTag', 'nothing, because it failed', 'a string')
+    throw Object.assign(error, { answer: 'an error', cause })
+  }
+  if (typeof tag === 'string') return tag
+  throw unusable('hashTag', tag, 'a string')
+}
+
+/** Whether a function of the options is to blame, also where a store has called it. */
+export function isUnusable(reason: unknown): boolean {
+  return reason instanceof InvalidAnswer && 'answer' in reason
 }
 
 /** A partition key that a function returned. */

@@ -1,6 +1,6 @@
 /** Checked by the compiler alone (`npm run typecheck`): what TypeScript users see of the plugin. */
 import type { GlideClient, GlideClusterClient } from '@valkey/valkey-glide'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type RouteOptions } from 'fastify'
 import type * as ioredis from 'ioredis'
 import type * as ioredis5 from 'ioredis-5'
 import type * as iovalkey from 'iovalkey'
@@ -25,6 +25,30 @@ export type Clients =
   | (GlideClient | GlideClusterClient)
 /** Every client is one that `redis` takes. */
 export const taken = (client: Clients): RedisClient => client
+
+/** Stores with the types that `@fastify/rate-limit` gives them, and with types of their own. */
+declare class PeerStore {
+  constructor(options: object)
+  incr(key: string, callback: (error: Error | null, result?: { current: number; ttl: number }) => void): void
+  child(options: RouteOptions & { path: string; prefix: string }): PeerStore
+}
+declare class OwnStore {
+  constructor(options: { timeWindow?: number })
+  incr(key: string, callback: (error: Error | null, result?: { current: number; ttl: number }) => void): Promise<void>
+  child(options: { timeWindow: number; max: number }): OwnStore
+}
+declare class NoStore {
+  incr(key: number): void
+  child(): NoStore
+}
+
+export async function registersStores(app: FastifyInstance): Promise<void> {
+  await app.register(rateLimit, { store: PeerStore })
+  await app.register(rateLimit, { store: OwnStore })
+  app.createRateLimit({ store: PeerStore })
+  // @ts-expect-error it counts by something else than a key
+  app.createRateLimit({ store: NoStore })
+}
 
 /** As query builders have it. */
 declare const query: PromiseLike<boolean>

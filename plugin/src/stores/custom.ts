@@ -9,6 +9,13 @@ import type { Answer, Check, Store } from './store.js'
 /** `(error, result)`: `current` is the count in the window, this request included; `ttl` milliseconds to its end. */
 export type CustomStoreCallback = (error: Error | null, result?: { current: number; ttl: number }) => void
 
+/**
+ * What a store is made of. Any member may have any type, so that a class whose own types say more is a store too, such as
+ * one that was written for `@fastify/rate-limit`.
+ */
+// biome-ignore lint/suspicious/noExplicitAny: no other type is one that all of these are assignable to
+export type CustomStoreOptions = Record<string, any>
+
 /** A store as `@fastify/rate-limit` has them: it counts requests in windows of its own making. */
 export interface CustomStore {
   /** Answers by its callback. It may also return a promise, whose rejection is a failure of the store. */
@@ -16,19 +23,19 @@ export interface CustomStore {
   /** Reads without counting; needed for `{ increment: false }` only. */
   read?(key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
   /** A store for one route: the options of the registration and the route, and the route itself in `routeInfo`. */
-  child(options: Record<string, unknown>): CustomStore
+  child(options: CustomStoreOptions): CustomStore
 }
 
-export type CustomStoreConstructor = new (options: Record<string, unknown>) => CustomStore
+export type CustomStoreConstructor = new (options: CustomStoreOptions) => CustomStore
 
 /** Makes a store. Throws InvalidOption where `Store` is no class, or its objects are no stores. */
-export function newCustomStore(Store: CustomStoreConstructor, options: Record<string, unknown>): CustomStore {
+export function newCustomStore(Store: CustomStoreConstructor, options: CustomStoreOptions): CustomStore {
   if (!isConstructor(Store)) throw notAStore('a function that is no class')
   return checkedStore(new Store(options), () => "a class whose objects have no method 'incr'")
 }
 
 /** The store of a route. Throws InvalidOption where a store gives none. */
-export function childOf(store: CustomStore, options: Record<string, unknown>): CustomStore {
+export function childOf(store: CustomStore, options: CustomStoreOptions): CustomStore {
   if (typeof store.child !== 'function') throw notAStore("a class whose objects have no method 'child'")
   return checkedStore(store.child(options), child => `a class whose child() returned ${show(child)} without an incr()`)
 }

@@ -104,7 +104,7 @@ function arrange(row: readonly Dimension[], image: ImageJson): Arrangement | str
   const width = typeof w === 'number' ? w : image.width
   if (height === undefined || width === undefined) return `${where}: it needs 'width' and 'height'`
   if ((image.height ?? height) !== height || (image.width ?? width) !== width)
-    return `${where}: it says ${image.width} × ${image.height}`
+    return `${where}: it says ${image.width ?? width} × ${image.height ?? height}`
   const shape = isPlain ? [height, width] : layout === 'nchw' ? [channels, height, width] : [height, width, channels]
   return { width, height, channels, layout, shape }
 }

@@ -95,6 +95,7 @@ const costFault: Check = value => {
   const isCost =
     typeof value === 'object' &&
     value !== null &&
+    !Array.isArray(value) &&
     Object.entries(value).every(
       ([name, credits]) => ['request', 'row'].includes(name) && integerFrom(0, 1_000_000_000)(credits) === undefined,
     )
@@ -140,7 +141,10 @@ const sessionChecks: Readonly<Record<keyof SessionJson, Check>> = {
 
 const featureChecks: Readonly<Record<string, Check>> = {
   name: text,
-  categories: labelList,
+  categories: value =>
+    labelList(value) === undefined && new Set(value as string[]).size === (value as string[]).length
+      ? undefined
+      : 'a list of different texts',
   default: value =>
     ['string', 'number', 'boolean'].includes(typeof value) ? undefined : 'a text, a number, true or false',
 }

@@ -6,9 +6,10 @@ import { inWords } from '../onnx/reasons.js'
 import { Batcher, type BatcherOptions } from '../queue/batcher.js'
 import { ServiceTime } from '../queue/service-time.js'
 import { featuresFault } from '../tensors/columns.js'
+import { isFloat, isInteger } from '../tensors/datatype.js'
 import { tellsLabels } from '../tensors/predictions.js'
 import { sampleBody } from '../tensors/request-schema.js'
-import { type RowLayout, rowLayout, signatureOf } from '../tensors/signature.js'
+import { describeSpec, type RowLayout, rowLayout, signatureOf } from '../tensors/signature.js'
 import type { Batching, ModelInfo, Signature } from '../types.js'
 import type { Host } from '../workers/host.js'
 import type { PooledModel } from '../workers/pool.js'
@@ -170,7 +171,8 @@ function labelsFor({ labels, json }: ModelFiles, signature: Signature): readonly
 }
 
 /** Throws ModelBroken where model.json names outputs that are not there, or features or pictures that do not fit. */
-export function assertFits({ labelOutput, scoreOutput, features, image }: ModelJson, signature: Signature): void {
+export function assertFits(json: ModelJson, signature: Signature): void {
+  const { labelOutput, scoreOutput, features, image, labels } = json
   const { outputs } = signature
   const plan = image && planImage(signature, image)
   const fault = typeof plan === 'string' ? plan : features && featuresFault({ ...signature, features })
@@ -180,6 +182,21 @@ export function assertFits({ labelOutput, scoreOutput, features, image }: ModelJ
     if (value === undefined || names.includes(value)) continue
     throw new ModelBroken(`model.json: '${key}' is '${value}'; the model has the outputs ${names.join(', ')}`)
   }
+  const told = (name: string | undefined) => outputs.find(output => output.name === name)
+  const [label, score] = [told(labelOutput), told(scoreOutput)]
+  if (label !== undefined && label.datatype !== 'BYTES' && !isInteger(label.datatype)) {
+    throw new ModelBroken(
+      `model.json: 'labelOutput' is ${describeSpec(label)}; it takes an output of texts or integers`,
+    )
+  }
+  if (score === undefined) return
+  if (!isFloat(score.datatype) && !isInteger(score.datatype)) {
+    throw new ModelBroken(`model.json: 'scoreOutput' is ${describeSpec(score)}; it takes an output of numbers`)
+  }
+  const classes = score.shape.at(-1)
+  if (labels === undefined || typeof classes !== 'number' || classes === labels.length) return
+  const message = `'labels' has ${labels.length} entries, and 'scoreOutput' is ${describeSpec(score)}`
+  throw new ModelBroken(`model.json: ${message}`)
 }
 
 export function batcherOptions(

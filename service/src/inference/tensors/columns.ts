@@ -42,12 +42,27 @@ export function columnsOf(info: Tabular): Columns | undefined {
   return columns ?? undefined
 }
 
-/** What is wrong with the features that model.json gives; undefined where they fit the signature. */
+/** What is wrong with the features that model.json gives; undefined where they fit the signature, and their defaults too. */
 export function featuresFault(info: Tabular): string | undefined {
   const { features, inputs } = info
-  if (features === undefined || find(info) !== undefined) return undefined
+  if (features === undefined) return undefined
+  const columns = find(info)
+  if (columns !== undefined) return defaultFault(columns)
   const widths = inputs.map(spec => `'${spec.name}' with ${width(spec, info) ?? 'rows of no fixed length'}`)
   return `'features' has ${features.length} entries, which fits neither the values of a row nor the inputs: ${listed(widths)}`
+}
+
+/** What is wrong with a default: a request that leaves its value out would be refused for it. */
+function defaultFault(columns: Columns): string | undefined {
+  const row = new TableRows(columns, 1)
+  try {
+    for (const column of columns.list) {
+      if (column.fallback !== undefined) row.put(column, undefined, `the default of '${column.name}' in 'features'`)
+    }
+  } catch (error) {
+    return (error as InvalidInput).message
+  }
+  return undefined
 }
 
 const width = (spec: TensorSpec, info: Signature): number | undefined => {

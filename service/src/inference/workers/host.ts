@@ -115,9 +115,9 @@ export class Host implements Runner {
   }
 
   /** From now on the worker can write answers of this model. */
-  describe(key: string, { name, version, inputs, outputs, labels }: Answered): void {
+  describe(key: string, model: Answered): void {
     this.#described.add(key)
-    this.#port.post(['describe', key, { name, version, inputs, outputs, ...(labels && { labels }) }], [])
+    this.#port.post(['describe', key, model], [])
   }
 
   /** Moves the inputs' memory to the worker. Rejects with RunFailed, or with WorkerLost where the worker ended. */

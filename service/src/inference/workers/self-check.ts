@@ -7,7 +7,7 @@ import { inWords } from '../onnx/reasons.js'
 import { allocate, elementCount, isFloat } from '../tensors/datatype.js'
 import { fromFloat16Bits, toFloat16Bits } from '../tensors/float16.js'
 import { sampleBody } from '../tensors/request-schema.js'
-import { encodeRows } from '../tensors/rows.js'
+import { type EncodedRows, encodeRows } from '../tensors/rows.js'
 import { rowLayout, rowShape, unbatchable } from '../tensors/signature.js'
 import { copyInputs, stackInputs } from '../tensors/stack.js'
 import type { Batching, Dimension, NamedTensors, Signature, Tensor, TensorData, TensorSpec } from '../types.js'
@@ -161,7 +161,13 @@ function madeUp({ datatype }: TensorSpec): unknown {
 }
 
 function encodeSample(signature: Signature, body: Readonly<Record<string, unknown>>): NamedTensors {
-  const { inputs, rows } = encodeRows(signature, body)
+  let encoded: EncodedRows
+  try {
+    encoded = encodeRows(signature, body, 'it')
+  } catch (error) {
+    throw new Error(`model.json: 'sample' does not fit: ${(error as Error).message}`)
+  }
+  const { inputs, rows } = encoded
   if (rows !== 1) throw new Error(`model.json: 'sample' has ${rows} rows; it takes one`)
   return inputs
 }

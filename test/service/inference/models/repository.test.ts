@@ -4,7 +4,7 @@ import t from 'tap'
 import { ModelRequired, NoModels, openModels, UnknownModel } from '../../../../service/src/inference/index.js'
 import { ElementType, ExternalData, floats, model, node } from '../../../support/onnx-builder.js'
 import { modelsFolder, openFolder, predict, until, writeModels } from '../../../support/onnx-folder.js'
-import { identity, perceptron, sequenceOutput } from '../../../support/onnx-models.js'
+import { identity, perceptron, sequenceOutput, twoInputs } from '../../../support/onnx-models.js'
 
 // Each worker compiles the TypeScript that it runs: seconds on a busy machine, nothing in the built service.
 t.setTimeout(300_000)
@@ -105,6 +105,20 @@ t.test('a broken model is reported and leaves the rest serving', async t => {
     'bad-labels/1/model.onnx': perceptron(4, 8),
     'bad-sample/model.json': { sample: [1, 2] },
     'bad-sample/1/model.onnx': identity(),
+    'bad-default/model.json': { features: ['a', { name: 'b', default: 'high' }, 'c'] },
+    'bad-default/1/model.onnx': identity(),
+    'bad-category/model.json': { features: ['a', 'b', { name: 'c', categories: ['x', 'y'], default: 'z' }] },
+    'bad-category/1/model.onnx': identity(),
+    'bad-label-output/model.json': { labelOutput: 'y' },
+    'bad-label-output/1/model.onnx': identity(),
+    'bad-score-output/model.json': { labels: ['a', 'b'], scoreOutput: 'y' },
+    'bad-score-output/1/model.onnx': identity(),
+    'text-scores/model.json': { labels: ['a', 'b', 'c'], scoreOutput: 'y' },
+    'text-scores/1/model.onnx': identity(ElementType.STRING),
+    'bad-image/model.json': { image: { width: 5 } },
+    'bad-image/1/model.onnx': identity(ElementType.FLOAT, ['n', 3, 2, 2]),
+    'bad-sample-of-two/model.json': { sample: { a: [1, 2], b: [1] } },
+    'bad-sample-of-two/1/model.onnx': twoInputs(),
     'no-version/model.json': {},
     'bad name!/1/model.onnx': identity(),
     'unknown-op/1/model.onnx': model({
@@ -125,13 +139,49 @@ t.test('a broken model is reported and leaves the rest serving', async t => {
     bfloat: /bfloat16/,
     'bad-json': /'labels' is 3; it takes a list of strings/,
     'bad-labels': /'labels' has 2 entries, and no output has as many/,
-    'bad-sample': /features has 2 values; a row is 3 numbers/,
+    'bad-sample': /^model.json: 'sample' does not fit: it has 2 values; a row is 3 numbers$/,
+    'bad-sample-of-two': /^model.json: 'sample' does not fit: inputs.b has 1 values; a row is 2 numbers$/,
+    'bad-default': /^model.json: the default of 'b' in 'features' is "high"; the model takes a number/,
+    'bad-category': /^model.json: the default of 'c' in 'features' is "z"; it takes x, y$/,
+    'bad-label-output': /^model.json: 'labelOutput' is y FP32 \[batch, 3\]; it takes an output of texts or integers$/,
+    'bad-score-output': /^model.json: 'labels' has 2 entries, and 'scoreOutput' is y FP32 \[batch, 3\]$/,
+    'text-scores': /^model.json: 'scoreOutput' is y BYTES \[batch, 3\]; it takes an output of numbers$/,
+    'bad-image': /rows of the shape \[3, 2, 2\]: it says 5 × 2$/,
     'no-version': /put the model into no-version\/1\/model.onnx/,
     'bad name!': /letters, digits/,
     'unknown-op': /NoSuchOperator/,
   })
   t.equal(logged.filter(({ level }) => level === 'error').length, Object.keys(reasons).length)
   t.strictSame(await predict(models.get(), [1, 2, 3]), [{ outputs: { y: [1, 2, 3] } }])
+})
+
+t.test('answers have the label and the score of the outputs that model.json names', async t => {
+  const named = (json: object) => ({ labels: ['cat', 'dog', 'cow'], ...json })
+  const graph = model({
+    nodes: [
+      node('Identity', ['x'], ['first']),
+      node('Neg', ['x'], ['second']),
+      node('ArgMax', ['x'], ['kind'], { axis: { int: 1 }, keepdims: { int: 0 } }),
+    ],
+    inputs: [{ name: 'x', type: ElementType.FLOAT, shape: ['n', 3] }],
+    outputs: [
+      { name: 'first', type: ElementType.FLOAT, shape: ['n', 3] },
+      { name: 'second', type: ElementType.FLOAT, shape: ['n', 3] },
+      { name: 'kind', type: ElementType.INT64, shape: ['n'] },
+    ],
+  })
+  const { models } = await openFolder(t, {
+    'by-default/1/model.onnx': graph,
+    'by-default/model.json': named({}),
+    'by-label/1/model.onnx': graph,
+    'by-label/model.json': named({ labelOutput: 'kind', scoreOutput: 'second' }),
+    'by-score/1/model.onnx': graph,
+    'by-score/model.json': named({ scoreOutput: 'second' }),
+  })
+  const ask = async (name: string) => (await predict(models.get(name), [1, 5, 3]))[0]
+  t.match(await ask('by-default'), { label: 'dog', score: 5 })
+  t.match(await ask('by-label'), { label: 'dog', score: -5 })
+  t.match(await ask('by-score'), { label: 'cat', score: -1 })
 })
 
 t.test('a folder that holds nothing to serve is said to, and why', async t => {

@@ -332,6 +332,8 @@ t.test('a client that goes away in between stops its stream, and nothing else', 
 
 t.test('records, instances and tables of JSON are taken, and shown by the model', async t => {
   const { predict, ask } = await listening(t)
+  const wrong = (await predict({ model: 'iris', instances: [[1, 2, 3]] })).json()
+  t.match(wrong, { errors: [{ path: 'instances[0]', message: /^has 3 values; a row is 4 numbers$/ }] })
   const record = { sepal_length: 5.1, sepal_width: 3.5, petal_length: 1.4, petal_width: 0.2 }
   const row = [5.1, 3.5, 1.4, 0.2]
   const { predictions } = (await predict({ model: 'iris', features: [row] })).json()

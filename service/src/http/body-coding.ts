@@ -11,7 +11,7 @@ export function checkCharset(type: string | undefined): void {
   if (type === undefined || type === 'application/json') return
   for (const [, charset] of type.matchAll(/;\s*charset\s*=\s*"?([^\s;"]*)/gi)) {
     if (!/^utf-?8$/i.test(charset as string)) {
-      throw new Refusal({ status: 415, code: 'UNSUPPORTED_CHARSET', detail: 'the body must be JSON in UTF-8' })
+      throw new Refusal({ status: 415, code: 'UNSUPPORTED_CHARSET', detail: 'the body must be in UTF-8' })
     }
   }
 }

@@ -53,9 +53,11 @@ export class Metrics {
   readonly contentType = Registry.PROMETHEUS_CONTENT_TYPE
   readonly #registry = new Registry()
   readonly #process = processMetrics()
-  readonly requests = new Counters('http_requests_total', 'Requests that were answered, or whose client went.', [
-    ...['route', 'method', 'status'],
-  ])
+  readonly requests = new Counters(
+    'http_requests_total',
+    'Requests that were answered. Those whose client went before are not counted.',
+    [...['route', 'method', 'status']],
+  )
   readonly duration = new Histograms('http_request_duration_seconds', 'From a request to its whole answer.', LONG, [
     ...['route', 'method', 'status'],
   ])

@@ -141,6 +141,13 @@ export class Charges implements ComputeMeter {
     return Math.max(1, Math.floor(Math.min(work.mostRows, byCredits)))
   }
 
+  /** Its request was answered; `refusedAs`: the code of its refusal. `hasBegun`: some of its rows may have been answered before. */
+  countUse(refusedAs: string | null, hasBegun: boolean): void {
+    const { holder } = this.identity
+    if (refusedAs === null) this.#usage?.served(holder, this.model, this.servedRows)
+    else this.#usage?.refused(holder, this.model, refusedAs, hasBegun ? this.servedRows : 0)
+  }
+
   /** One request. Gives the QuotaExceeded of a request that is denied. */
   chargeRequest(request: FastifyRequest, reply: FastifyReply): Awaitable<object | undefined> {
     return then(check(this.limiters.requests, request, reply), denial => {

@@ -193,7 +193,9 @@ function encodeBody(info: ModelInfo, body: Body): EncodedRows {
   if (instances === undefined) return encodeTable(info, body)
   const [first] = instances
   const areRecords = typeof first === 'object' && first !== null && !Array.isArray(first)
-  return areRecords ? encodeRecords(info, instances, 'instances') : encodeRows(info, { features: instances })
+  return areRecords
+    ? encodeRecords(info, instances, 'instances')
+    : encodeRows(info, { features: instances }, 'instances')
 }
 
 /** Throws InvalidInput where a body has rows in several forms. */
@@ -228,10 +230,18 @@ function modelMeant(models: Models, { params, body }: PredictRequest): Model | u
   }
 }
 
+const TAKEN_TYPES =
+  'the body must be JSON (content-type: application/json), rows (text/csv, application/x-ndjson), or a picture ' +
+  '(image/png, image/jpeg, image/webp) for a model that takes pictures'
+
 /** Says what would have been taken, since nobody should need a second page to put a request right. */
 function withHelp(fault: Fault, model: Model | undefined, bodyLimit: number): Fault {
   const detail =
-    fault.code === 'BODY_TOO_LARGE' ? `${fault.detail}; at most ${bodyLimit} bytes are taken` : fault.detail
+    fault.code === 'BODY_TOO_LARGE'
+      ? `${fault.detail}; at most ${bodyLimit} bytes are taken`
+      : fault.code === 'UNSUPPORTED_MEDIA_TYPE'
+        ? TAKEN_TYPES
+        : fault.detail
   const takes =
     model === undefined ? { body: '{ "model", "features" }; GET /v1/models says more' } : takenBy(model.info)
   return { ...fault, detail, members: { ...fault.members, takes } }

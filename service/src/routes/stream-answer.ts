@@ -34,14 +34,20 @@ export class StreamAnswer {
   #started = false
   #held = 0
 
-  /** `onProgress` is called whenever the client has read something. */
-  constructor(reply: FastifyReply, to: Form, isHeldBack: boolean, onProgress: () => void) {
+  /**
+   * `onProgress` is called whenever the client has read something. `onLeft` is called once nobody is there to read any more,
+   * and the answer has begun and not gone out as a whole.
+   */
+  constructor(reply: FastifyReply, to: Form, isHeldBack: boolean, onProgress: () => void, onLeft: () => void) {
     this.#reply = reply
     this.#raw = reply.raw
     this.#to = to
     this.#pending = isHeldBack ? [] : undefined
     this.#onProgress = onProgress
-    reply.raw.once('close', () => this.#count(0))
+    reply.raw.once('close', () => {
+      this.#count(0)
+      if (this.#started && !reply.raw.writableFinished) onLeft()
+    })
   }
 
   /** Nobody is there to read any more. */
@@ -153,9 +159,11 @@ export class StreamAnswer {
     })
   }
 
-  /** Closes the connection behind what was written, and without the end that a whole answer has. */
+  /** Closes the connection behind what was written, and without the last chunk that a whole answer has. */
   #cut(): void {
     const { socket } = this.#reply.request.raw
-    setImmediate(() => socket.end(() => socket.destroy()))
+    this.#raw.chunkedEncoding = false
+    this.#raw.end()
+    socket.end(() => socket.destroy())
   }
 }

@@ -10,6 +10,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { createGunzip, type Gunzip } from 'node:zlib'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { QuotaExceeded } from 'ml-api-rate-limiter'
+import { prefersCsv } from '../http/accept.js'
 import { isPacked } from '../http/body-coding.js'
 import { type Fault, faultOf, Refusal } from '../http/problem.js'
 import { discardRest } from '../http/unread-body.js'
@@ -56,8 +57,7 @@ export function answerStream(
 ): Promise<FastifyReply> {
   const type = (request.headers['content-type'] ?? '').split(';')[0]?.trim().toLowerCase()
   const from: Form = type === 'text/csv' ? 'csv' : 'ndjson'
-  const accept = request.headers.accept ?? ''
-  const to: Form = accept.includes('text/csv') ? 'csv' : 'ndjson'
+  const to: Form = prefersCsv(request.headers.accept) ? 'csv' : 'ndjson'
   return new RowStream(request, reply, model, version, from, to, options).answer()
 }
 
@@ -108,8 +108,12 @@ class RowStream {
   ) {
     this.#request = request
     this.#reply = reply
-    this.#answer = new StreamAnswer(reply, to, holdsBack(request), () => {
+    const onProgress = () => {
       this.#progressAt = performance.now()
+    }
+    // No hook runs behind an answer that never went out as a whole.
+    this.#answer = new StreamAnswer(reply, to, holdsBack(request), onProgress, () => {
+      request.caller?.countUse(request.refusedAs, true)
     })
     this.#model = model
     this.#version = version

@@ -1,6 +1,7 @@
 /** What was used: for its user, and for the people who run the service. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
 import { type Static, Type } from 'typebox'
+import { prefersCsv } from '../http/accept.js'
 import { badRequest, Refusal, unavailable } from '../http/problem.js'
 import { momentOf } from '../keys/key-fields.js'
 import { answers, UsageReport as ReportSchema } from '../openapi/schemas.js'
@@ -73,7 +74,7 @@ export const usageRoutes: FastifyPluginAsync<UsageOptions> = async (app, options
     })
     const report = reportOf(entries, by, from, to)
     reply.header('cache-control', 'no-store')
-    if (format !== 'csv' && !wantsCsv(request)) return report
+    if (format === 'json' || (format === undefined && !prefersCsv(request.headers.accept))) return report
     return reply
       .type('text/csv; charset=utf-8')
       .header('content-disposition', 'attachment; filename="usage.csv"')
@@ -112,9 +113,6 @@ async function flushAll(peers: Pick<Peers, 'ask'>): Promise<void> {
     if (typeof answer === 'object' && 'error' in answer) throw new Error(answer.error)
   }
 }
-
-/** Whether the caller would rather have CSV than JSON. */
-const wantsCsv = ({ headers }: FastifyRequest): boolean => /^\s*text\/csv\b/i.test(headers.accept ?? '')
 
 /** The hours of a question: from, and before which. Throws Refusal for what is no time, or ends before it begins. */
 function hoursOf({ from, to }: Pick<Query, 'from' | 'to'>, days: number): readonly [from: number, to: number] {

@@ -104,6 +104,32 @@ for (const { name, settings } of KEY_STORES) {
     ])
   })
 
+  t.test(`a stream whose connection ends in between counts what it answered, ${name}`, async t => {
+    const { app, ask, create, usage } = await open(t)
+    const { key } = await create({ owner: 'acme', plan: 'free' })
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    const send = (headers: Record<string, string>, body: NonNullable<RequestInit['body']>) => {
+      const given = { 'x-api-key': key, 'content-type': 'text/csv', ...headers }
+      const init = { method: 'POST', headers: given, body, duplex: 'half' } as RequestInit
+      return fetch(`${url}/v1/models/iris/predict`, init)
+    }
+    const header = 'sepal_length,sepal_width,petal_length,petal_width\n'
+    const cut = await send({ accept: 'text/csv' }, `${header}${'5,3,1,0\n'.repeat(300)}5,3,one,0\n`)
+    await t.rejects(cut.text(), 'a table has no other way to say that it is not whole')
+    await until('the cut stream is counted', async () => (await usage(key)).rows.length > 0)
+    t.match((await usage(key)).rows, [{ requests: 0, rows: 300, refused: { INFERENCE_INVALID_INPUT: 1 } }])
+
+    const endless = new ReadableStream({
+      start: control => control.enqueue(Buffer.from(`${header}5,3,1,0\n5,3,1,0\n`)),
+    })
+    const left = await send({}, endless)
+    await left.body?.cancel()
+    await until('the stream that was left is counted', async () => (await usage(key)).rows[0].requests > 0)
+    t.match((await usage(key)).rows, [{ requests: 1, rows: 302, refused: { INFERENCE_INVALID_INPUT: 1 } }])
+    const metrics = (await ask('/metrics')).payload
+    t.match(metrics, /^http_requests_total\{route="\/v1\/models\/:name\/predict",method="POST",status="2xx"\} 1$/m)
+  })
+
   t.test(`usage is told as CSV, and from and to are hours, ${name}`, async t => {
     const { predict, ask, create, usage, admin } = await open(t)
     const { key } = await create({ owner: '=cmd, "quoted"', plan: 'free' })
@@ -114,6 +140,8 @@ for (const { name, settings } of KEY_STORES) {
     t.match(csv.body, /^model,requests,rows,computeMs,refused\.INFERENCE_INVALID_INPUT\r\niris,1,2,[\d.]+,1\r\n$/)
     const accepted = await admin('GET', 'usage?by=owner', undefined, { ...AS_ADMIN, accept: 'text/csv' })
     t.match(accepted.body, /\r\n"'=cmd, ""quoted""",1,2,/, 'no formula, and quoted')
+    const json = await admin('GET', 'usage?format=json', undefined, { ...AS_ADMIN, accept: 'text/csv' })
+    t.match(json.headers['content-type'], /json/, 'what the URL says goes first')
     const day = new Date().toISOString().slice(0, 10)
     t.equal((await usage(key, `?from=${day}&to=${day}`)).rows.length, 1, 'a day is whole')
     t.equal((await usage(key, '?from=2001-01-01&to=2001-01-02')).rows.length, 0)

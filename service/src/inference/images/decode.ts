@@ -158,7 +158,8 @@ function write(plan: ImagePlan, pixels: Buffer, data: Tensor['data'], offset: nu
   }
 }
 
-const base64 = /^(?:data:image\/[a-z+.-]+;base64,)?([A-Za-z0-9+/_-]*={0,2})$/
+// Also in lines, as many programs write it.
+const base64 = /^(?:data:image\/[a-z+.-]+;base64,)?([A-Za-z0-9+/_\s-]*(?:=\s*){0,2})$/
 
 /** The bytes of pictures in JSON: base64, also as a `data:` URL. Throws InvalidInput. */
 export function picturesOf(given: unknown): readonly Buffer[] {

@@ -93,9 +93,7 @@ export class CsvReader {
   }
 
   #checkRest(): void {
-    if (this.#restBytes > this.#mostRowBytes) {
-      throw invalid('', `is longer than ${this.#mostRowBytes} bytes, which is BODY_LIMIT`)
-    }
+    if (this.#restBytes > this.#mostRowBytes) throw tooLong(this.#mostRowBytes)
   }
 
   #readRows(all: Buffer, end: number): void {
@@ -106,7 +104,8 @@ export class CsvReader {
       this.#at = start
       const first = all[start]
       const isEmpty = first === LINE_FEED || (first === CARRIAGE_RETURN && all[start + 1] === LINE_FEED)
-      if (isEmpty && (this.#columns.list.length > 1 || this.#order === undefined)) {
+      // In a table of one column it is a row with an empty cell.
+      if (isEmpty && this.#order?.length !== 1) {
         start += first === LINE_FEED ? 1 : 2
         continue
       }
@@ -116,6 +115,7 @@ export class CsvReader {
         this.#rowEnd.isIn(all.subarray(start))
         break
       }
+      if (this.#at - 1 - start > this.#mostRowBytes) throw tooLong(this.#mostRowBytes)
       start = this.#at
     }
     this.#rest = start < all.length ? [all.subarray(start)] : []
@@ -286,6 +286,9 @@ class RowEnd {
 
 const invalid = (path: string, message: string): InvalidInput => new InvalidInput([{ path, message }])
 
+const tooLong = (mostBytes: number): InvalidInput =>
+  invalid('', `is longer than ${mostBytes} bytes, which is BODY_LIMIT`)
+
 /** Throws InvalidInput rather than have other characters stand for what is no text. */
 function textOf(all: Buffer, from: number, to: number): string {
   if (!isUtf8(all.subarray(from, to))) throw invalid('', 'is not in UTF-8')
@@ -296,6 +299,7 @@ function textOf(all: Buffer, from: number, to: number): string {
 function cellValue(cell: string, datatype: string): unknown {
   if (datatype === 'BYTES' || cell === '') return cell
   if (datatype === 'BOOL') return { true: true, false: false, '1': true, '0': false }[cell.toLowerCase()] ?? cell
-  if (datatype === 'INT64' || datatype === 'UINT64') return /^-?\d{1,15}(?:\.0*)?$/.test(cell) ? Number(cell) : cell
+  // Digits alone stay text where a number would not hold them all.
+  if ((datatype === 'INT64' || datatype === 'UINT64') && /^[+-]?\d{16,}$/.test(cell)) return cell.replace('+', '')
   return numberPattern.test(cell) ? Number(cell) : (wordOf[cell.toLowerCase()] ?? cell)
 }

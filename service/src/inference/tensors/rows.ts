@@ -57,11 +57,12 @@ export interface EncodedRows {
 /**
  * The tensors of a request: `features` for a model of one input (one row or a list of rows), or `inputs` with as many
  * rows for each input by name. A row is flat, or nested in the shape of the signature without its batch dimension.
- * Throws InvalidInput, which names the value by its path and says what the model takes.
+ * Throws InvalidInput, which names the value by its path and says what the model takes. `path`: where `features` come from.
  */
 export function encodeRows(
   signature: Signature,
   body: { readonly features?: unknown; readonly inputs?: unknown },
+  path = 'features',
 ): EncodedRows {
   const known = plansOf(signature)
   const { features, inputs } = body
@@ -69,9 +70,9 @@ export function encodeRows(
     const [plan] = known
     if (inputs !== undefined) throw invalid('', "'features' and 'inputs' exclude each other")
     if (plan === undefined || known.length > 1) {
-      throw invalid('features', `fits a model of one input; this one takes 'inputs' with ${names(known)}`)
+      throw invalid(path, `fits a model of one input; this one takes 'inputs' with ${names(known)}`)
     }
-    const tensor = encodeInput(plan, features, 'features')
+    const tensor = encodeInput(plan, features, path)
     return { inputs: { [plan.spec.name]: tensor }, rows: plan.layout === 'whole' ? 1 : (tensor.shape[0] as number) }
   }
   if (inputs === undefined) {

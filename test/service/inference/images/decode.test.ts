@@ -91,6 +91,8 @@ t.test('what is no picture, broken or too large is refused by name', async t => 
   t.throws(() => picturesOf([png.toString('base64'), 3]), { errors: [{ path: 'images[1]' }] })
   t.throws(() => picturesOf([]), { errors: [{ path: 'images' }] })
   t.strictSame(picturesOf(`data:image/png;base64,${png.toString('base64')}`), [png])
+  const inLines = png.toString('base64').replace(/.{76}/g, '$&\r\n')
+  t.strictSame(picturesOf(`${inLines}\n`), [png], 'as many programs write it')
 })
 
 t.test('many small pictures take no more memory than one large picture', async t => {

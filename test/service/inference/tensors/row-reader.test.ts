@@ -125,7 +125,32 @@ t.test('numbers are those that JSON would have given', async t => {
   t.strictSame(rows.flat(), texts.map(Number))
   t.strictSame(csv(doubles, 'a\nNaN\n-inf\n').rows.flat(), [Number.NaN, Number.NEGATIVE_INFINITY])
   t.strictSame(csv(info(1, ['a'], 'INT64'), 'a\n9007199254740993\n-3\n').rows.flat(), [9007199254740993n, -3n])
+  const integers = csv(info(1, ['a'], 'INT64'), 'a\n+5\n1e3\n7.0\n+9007199254740993\n')
+  t.strictSame(integers.rows.flat(), [5n, 1000n, 7n, 9007199254740993n])
+  t.match(csv(info(1, ['a'], 'INT64'), 'a\n1.5\n').failure, [{ path: 'a', message: /^is 1.5; / }])
   t.strictSame(csv(info(1, ['a'], 'BOOL'), 'a\ntrue\n0\n').rows.flat(), [1, 0])
+})
+
+t.test('an empty line of a table of one column is a row, also where the model has more', async t => {
+  const strings = info(2, ['a', { name: 'b', default: 'none' }], 'BYTES')
+  t.strictSame(csv(strings, 'a\nx\n\ny\n').rows, [
+    ['x', 'none'],
+    ['', 'none'],
+    ['y', 'none'],
+  ])
+  t.strictSame(csv(strings, 'a,b\nx,1\n\ny,2\n').rows.length, 2, 'of a table of two it is none')
+})
+
+t.test('a row is as long as it may be in whatever pieces it arrives', async t => {
+  const strings = info(1, ['a'], 'BYTES')
+  for (const form of ['csv', 'ndjson'] as const) {
+    const textOf = (length: number) =>
+      form === 'csv' ? `a\n${'x'.repeat(length)}\n` : `["${'x'.repeat(length - 4)}"]\n`
+    for (const bytes of [7, 100, 1000]) {
+      t.equal(read(form, strings, textOf(50), bytes, 50).failure, undefined)
+      t.match(read(form, strings, textOf(51), bytes, 50), { rows: [], failure: [{ message: /longer than 50 bytes/ }] })
+    }
+  }
 })
 
 t.test('a default stands for what is empty or not there, and categories for their places', async t => {

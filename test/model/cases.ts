@@ -58,8 +58,11 @@ const LONE: LoneConstants = {
   life: 1,
   share: 2,
   waiting: 1,
+  overtaking: undefined,
   again: 3,
 }
+
+const OVERTAKING: LoneConstants = { ...LONE, limit: 3, share: 1, overtaking: 2 }
 
 function ofQuota(name: string, covers: string, small: QuotaConstants, large: Partial<QuotaConstants>): Case {
   return { name, covers, small: () => search(quota(small)), large: () => search(quota({ ...small, ...large })) }
@@ -132,9 +135,15 @@ export const CASES: readonly Case[] = [
   ),
   {
     name: 'alone',
-    covers: 'a client that is alone: its requests, grants, and units on their way back, in whatever order they come',
+    covers: 'a client that is alone: its requests, grants, and units on their way back, on one connection',
     small: () => search(lone(LONE)),
     large: () => search(lone({ ...LONE, waiting: 2 })),
+  },
+  {
+    name: 'overtaking',
+    covers: 'a client that is alone: calls that overtake each other, and so do their answers',
+    small: () => search(lone(OVERTAKING)),
+    large: () => search(lone({ ...OVERTAKING, overtaking: 3 })),
   },
   ofOutage(
     'outage',
@@ -177,8 +186,8 @@ function inOutage(name: string, mistake: string, plants: OutagePlants, constants
   return { name, mistake, search: () => search(outage(constants, plants)) }
 }
 
-function inLone(name: string, mistake: string, plants: LonePlants): Plant {
-  return { name, mistake, search: () => search(lone(LONE, plants)) }
+function inLone(name: string, mistake: string, plants: LonePlants, constants = LONE): Plant {
+  return { name, mistake, search: () => search(lone(constants, plants)) }
 }
 
 const REFUNDS = { ...LOG, refunds: 1, messages: 1 }
@@ -220,6 +229,18 @@ export const PLANTS: readonly Plant[] = [
     noCallBack: true,
   }),
   inLone('not-asked-again', 'a replica calls its quota back, and denies without asking again', { neverAgain: true }),
+  inLone(
+    'asked-again-at-once',
+    'a request is asked again before the quota that was called back is there',
+    { atOnce: true },
+    OVERTAKING,
+  ),
+  inLone(
+    'came-back-unseen',
+    'a request is denied although quota came back while it was asked',
+    { cameBackUnseen: true },
+    OVERTAKING,
+  ),
   inLone('never-given-back', 'what a grant has not spent stays counted', { neverBack: true }),
   inOutage('share-not-cut', 'each replica gives all that is left', { wholeShare: true }),
   inOutage('share-of-limit', 'each replica gives its share of the limit, whatever was used before', {
@@ -252,6 +273,12 @@ export const EXCEPTIONS: readonly Plant[] = [
     'the clock goes back between two refunds, by less than is noticed, and nothing is admitted between them',
     { ...REFUNDS, refunds: 2, steps: [1, 3] },
     {},
+  ),
+  inLone(
+    'more-ahead-each-time',
+    'where calls overtake each other, more was taken ahead each time that a request was asked again',
+    {},
+    { ...OVERTAKING, waiting: 2 },
   ),
   inOutage('one-cut-off', 'one replica alone is cut off from the store', {}, { ...OUTAGE, losses: true }),
 ]

@@ -2,8 +2,8 @@
  * A client that is alone with its key at one replica: it is denied only when its whole quota was used, however grants, units
  * on their way back and checks come between each other.
  *
- * Calls of a replica run, and are answered, in the order in which they were sent, as on one connection; each takes as long
- * as it likes. None is lost: what is lost stays counted, as the docs say.
+ * Calls of a replica run, and are answered, in the order in which they were sent, as on one connection, or in any order; each
+ * takes as long as it likes. None is lost: what is lost stays counted, as the docs say.
  */
 import { append, giveBackAhead, type Log, type LogConstants, moved, usedOf } from './log.js'
 import type { Model, Visit } from './search.js'
@@ -14,6 +14,8 @@ export interface LoneConstants extends LogConstants {
   readonly share: number
   /** Requests that wait for an answer at a time. */
   readonly waiting: number
+  /** Whether calls overtake each other. Then no other request comes while this many are on their way. */
+  readonly overtaking: number | undefined
   /** How often a denied request is asked again, each time after something has come back. */
   readonly again: number
 }
@@ -23,6 +25,10 @@ export interface LonePlants {
   readonly noCallBack?: boolean
   /** A request is denied although the units that it called back may have made room for it. */
   readonly neverAgain?: boolean
+  /** A request is asked again at once, and may overtake the units that it called back. */
+  readonly atOnce?: boolean
+  /** A request is denied although units came back after its call was sent, which may have run before that. */
+  readonly cameBackUnseen?: boolean
   /** What a grant has not spent stays where it is. */
   readonly neverBack?: boolean
 }
@@ -36,6 +42,8 @@ interface Grant {
 
 interface Call {
   readonly kind: 'check' | 'take' | 'back'
+  /** Of a check: whether it waits for the takes and the units on their way back that stand before it. */
+  readonly isHeld: boolean
   readonly hasRun: boolean
   /** Of a take: ticks since it was sent, requests that wait for it, and how many of them are in the call. */
   readonly age: number
@@ -47,6 +55,8 @@ interface Call {
   /** Of a take that ran, and of units on their way back. */
   readonly score: number
   readonly units: number
+  /** Of what was sent: whether units came back since then. */
+  readonly mayHaveMissed: boolean
   /** Of a check: how often it was asked before. */
   readonly again: number
   /** Of what was denied: whether the whole quota was used at some moment since then. */
@@ -55,6 +65,7 @@ interface Call {
 
 const CALL: Call = {
   kind: 'check',
+  isHeld: false,
   hasRun: false,
   age: 0,
   riders: 0,
@@ -63,6 +74,7 @@ const CALL: Call = {
   ahead: 0,
   score: 0,
   units: 0,
+  mayHaveMissed: false,
   again: 0,
   isFair: true,
 }
@@ -73,7 +85,7 @@ export interface LoneState {
   /** Units served, by their age in ticks: as long as they may count. */
   readonly served: readonly number[]
   readonly grants: readonly Grant[]
-  /** In the order in which they were sent. */
+  /** In the order in which they were sent. Those behind a check that waits were sent after it began to wait. */
   readonly calls: readonly Call[]
   readonly isScarce: boolean
 }
@@ -95,13 +107,19 @@ export const LONE_SOURCES: Readonly<Record<string, readonly string[]>> = {
   'check runs': [`${CHECK_LUA}#check`],
   'take runs': [`${CHECK_LUA}#grant`],
   'back runs': ['plugin/src/stores/redis/log.lua#give_back_ahead', 'plugin/src/stores/redis/batcher.ts#sendSome'],
-  'check answered': [`${STORE}#answer`, `${PREFETCH}#callBack`, `${STORE}#mayAskAgain`, `${PREFETCH}#seen`],
+  'check answered': [
+    `${STORE}#answer`,
+    `${PREFETCH}#callBack`,
+    `${STORE}#mayAskAgain`,
+    `${STORE}#askAgain`,
+    `${PREFETCH}#seen`,
+  ],
   'take answered': [`${PREFETCH}#granted`, `${PREFETCH}#answerRest`],
-  'back answered': [`${PREFETCH}#retire`],
+  'back answered': [`${PREFETCH}#retire`, `${PREFETCH}#noteReturn`],
 }
 
 export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<LoneState> {
-  const { limit, window, slice, life } = constants
+  const { limit, window, slice, life, overtaking } = constants
   /** A unit may count so much longer than it should: until the end of a grant, and of its slice. */
   const longest = window + slice + life
 
@@ -131,16 +149,15 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
     )
   }
 
-  function asked(state: LoneState, count: number, again: number): LoneState {
-    const checks = Array.from({ length: count }, () => ({ kind: 'check' as const, again }))
-    return sent(state, ...checks)
+  function asked(state: LoneState, count: number, part: Partial<Call> = {}): LoneState {
+    return sent(state, ...Array.from({ length: count }, () => part))
   }
 
   function requests(given: LoneState, visit: Visit<LoneState>): void {
     const waits = given.calls.reduce((all, { kind, riders }) => all + (kind === 'check' ? 1 : riders), 0)
-    if (waits >= constants.waiting) return
+    if (waits >= constants.waiting || given.calls.length >= (overtaking ?? Number.POSITIVE_INFINITY)) return
     // Another limiter on the same log knows nothing of the grants of this one.
-    visit('request of a group', 0, 1, asked(given, 1, 0))
+    visit('request of a group', 0, 1, asked(given, 1))
     const state = retired(given, ({ until }) => until === 0)
     const [grant, ...others] = state.grants
     const take = state.calls.find(isTake)
@@ -159,13 +176,18 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
     }
     if (take === undefined && !state.isScarce)
       visit('request takes', 0, 1, sent(state, { kind: 'take', riders: 1, waiting: 1 }))
-    visit('request asks', 0, 1, asked(state, 1, 0))
+    visit('request asks', 0, 1, asked(state, 1))
   }
 
   function runs(state: LoneState, visit: Visit<LoneState>): void {
-    const at = state.calls.findIndex(({ hasRun }) => !hasRun)
-    const call = state.calls[at]
-    if (call === undefined) return
+    for (const [at, call] of state.calls.entries()) {
+      if (call.hasRun || call.isHeld) continue
+      run(state, at, call, visit)
+      if (overtaking === undefined) return
+    }
+  }
+
+  function run(state: LoneState, at: number, call: Call, visit: Visit<LoneState>): void {
     const having = (next: LoneState, part: Partial<Call>): LoneState => ({
       ...next,
       calls: next.calls.map((one, each) => (each === at ? { ...one, ...part, hasRun: true } : one)),
@@ -197,10 +219,28 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
   }
 
   function answers(state: LoneState, visit: Visit<LoneState>): void {
-    const [call, ...calls] = state.calls
-    if (!call?.hasRun) return
-    const rest = { ...state, calls }
-    if (call.kind === 'back') visit('back answered', 0, call.units, rest)
+    for (const call of state.calls) {
+      if (call.hasRun) answer(state, call, visit)
+      if (overtaking === undefined && !call.isHeld) return
+    }
+  }
+
+  /** What was waited for has come: the check is sent. */
+  function released(calls: readonly Call[]): readonly Call[] {
+    const isOut = (call: Call) => call.kind !== 'check'
+    const isReleased = (call: Call, at: number) => call.isHeld && !calls.slice(0, at).some(isOut)
+    if (!calls.some(isReleased)) return calls
+    const sent = calls.filter(isReleased).map(call => ({ ...call, isHeld: false }))
+    return [...calls.filter((call, at) => !isReleased(call, at)), ...sent]
+  }
+
+  function missing(call: Call): Call {
+    return call.kind === 'back' || call.isHeld || plants.cameBackUnseen ? call : { ...call, mayHaveMissed: true }
+  }
+
+  function answer(state: LoneState, call: Call, visit: Visit<LoneState>): void {
+    const rest = { ...state, calls: released(state.calls.filter(one => one !== call)) }
+    if (call.kind === 'back') visit('back answered', 0, call.units, { ...rest, calls: rest.calls.map(missing) })
     else if (call.kind === 'take') visit('take answered', 0, call.ahead, ...granted(rest, call))
     else if (call.admitted > 0) {
       const hasRoom = limit - usedOf(state.log, constants, {}) >= 2
@@ -220,14 +260,15 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
     const kept = retired(next, grant => grant.until === 0)
     const unserved = others - atOnce
     if (unserved === 0) return [kept]
-    return admitted < waiting ? denied(kept, unserved, call) : [asked(kept, unserved, 0)]
+    return admitted < waiting ? denied(kept, unserved, call) : [asked(kept, unserved)]
   }
 
   /** Denied, once nothing is out any more that this replica could have asked back. */
-  function denied(given: LoneState, count: number, { again, isFair }: Call): [LoneState, string?] {
+  function denied(given: LoneState, count: number, { again, isFair, mayHaveMissed }: Call): [LoneState, string?] {
     const state = plants.noCallBack ? given : retired(given, () => true)
-    const isOut = !plants.noCallBack && state.calls.some(({ kind }) => kind === 'back')
-    if (isOut && again < constants.again && !plants.neverAgain) return [asked(state, count, again + 1)]
+    const isOut = !plants.noCallBack && state.calls.some(({ kind }) => kind !== 'check')
+    if ((isOut || mayHaveMissed) && again < constants.again && !plants.neverAgain)
+      return [asked(state, count, { again: again + 1, isHeld: isOut && !plants.atOnce })]
     const problem = `denied, and ${sum(state.served)} of ${limit} were served in the last ${longest} ticks`
     return isFair || isUsed(given) ? [state] : [state, problem]
   }
@@ -268,7 +309,7 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
       calls: [],
       isScarce: false,
     },
-    encode: encodeLone,
+    encode: state => encodeLone(state, overtaking !== undefined),
     next(state, visit) {
       visit('tick of one', 0, 0, tick(state))
       requests(state, visit)
@@ -323,7 +364,10 @@ export function lone(constants: LoneConstants, plants: LonePlants = {}): Model<L
         log: log.map(({ score, units }) => `${units} at ${score}`).join(', ') || '–',
         served: `${sum(served)} of ${limit}`,
         grants: grants.map(({ left, until }) => `${left} for ${until}`).join(', ') || '–',
-        'on their way': calls.map(({ kind, hasRun }) => `${kind}${hasRun ? ' (ran)' : ''}`).join(', ') || '–',
+        'on their way':
+          calls
+            .map(({ kind, hasRun, isHeld }) => `${kind}${hasRun ? ' (ran)' : isHeld ? ' (waits)' : ''}`)
+            .join(', ') || '–',
       }
     },
   }
@@ -338,14 +382,28 @@ function sum(numbers: readonly number[]): number {
 const KINDS: Readonly<Record<Call['kind'], number>> = { check: 0, take: 1, back: 2 }
 const ZERO = 100
 
-function encodeLone({ log, phase, served, grants, calls, isScarce }: LoneState): string {
+function encodeLone({ log, phase, served, grants, calls, isScarce }: LoneState, overtake: boolean): string {
   const all = [phase, isScarce ? 1 : 0, ...served, log.length, grants.length]
   for (const { score, units } of log) all.push(ZERO + score, units)
   for (const { left, until, score } of grants) all.push(left, until, ZERO + score)
-  for (const { kind, hasRun, age, riders, waiting, admitted, ahead, score, units, again, isFair } of calls) {
-    all.push(KINDS[kind] * 4 + (hasRun ? 2 : 0) + (isFair ? 1 : 0))
+  return `${String.fromCharCode(...all)}${encodeCalls(calls, overtake)}`
+}
+
+function encodeCalls(calls: readonly Call[], overtake: boolean): string {
+  let text = ''
+  let some: string[] = []
+  for (const call of calls) {
+    const { kind, isHeld, hasRun, age, riders, waiting, admitted, ahead, score, units, again } = call
+    const flags = (call.mayHaveMissed ? 8 : 0) + (isHeld ? 4 : 0) + (hasRun ? 2 : 0) + (call.isFair ? 1 : 0)
+    const all = [KINDS[kind] * 16 + flags]
     if (kind === 'take') all.push(age, riders, waiting, admitted, ahead, ZERO + score)
     else all.push(units, ZERO + score, again, admitted)
+    const one = String.fromCharCode(...all)
+    // Where calls overtake each other, only which ones a check waits for is of matter.
+    if (isHeld || !overtake) {
+      text += `${some.sort().join('')}${one}`
+      some = []
+    } else some.push(one)
   }
-  return String.fromCharCode.apply(undefined, all)
+  return `${text}${some.sort().join('')}`
 }

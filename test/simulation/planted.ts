@@ -63,7 +63,7 @@ export const PLANTED: Readonly<Record<string, Plant>> = {
   },
   'requests that wait for a grant and are forgotten': {
     file: 'redis/prefetch.ts',
-    from: 'for (const rider of rest) this.#parts.again(rider)',
+    from: 'this.#parts.again(rest, back)',
     to: '',
   },
   'a limit that replicas do not share during an outage': {

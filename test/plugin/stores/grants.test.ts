@@ -17,6 +17,7 @@ const { Prefetch, checkOf } = modules
 
 /** Of a check with a window of 100 s, whose slices last a second. */
 const LIFE_MS = 1000
+const TIMEOUT_MS = 500
 const PLENTY: PolicySpec = { limit: 1_000_000, windowMs: 100_000 }
 
 const checkFor = (policies: readonly PolicySpec[] = [PLENTY], rest: Partial<Check> = {}): Check => ({
@@ -53,11 +54,13 @@ const turn = () => new Promise(resolve => setImmediate(resolve))
 /** A replica; what it sends is answered when the test says so. */
 function replica() {
   time.clearAll()
-  const state = { replicas: 1, canSend: true }
+  /** `back`: what the last ones that are asked for again wait for. */
+  const state = { replicas: 1, canSend: true, back: undefined as Promise<unknown> | undefined }
   const sent: Take[] = []
   const again: Pending[] = []
   const given: Given[] = []
   const prefetch = new Prefetch({
+    timeoutMs: TIMEOUT_MS,
     replicas: () => state.replicas,
     send: take => {
       if (state.canSend) sent.push(take)
@@ -67,7 +70,10 @@ function replica() {
       rider.settled = true
       rider.resolve(answer as never)
     },
-    again: rider => again.push(rider),
+    again: (riders, back) => {
+      again.push(...riders)
+      state.back = back
+    },
     giveBack: (check, refunds) =>
       new Promise<void>((resolve, reject) => {
         const then = (act: () => void) => async () => {
@@ -78,7 +84,7 @@ function replica() {
       }),
     pending: (check, resolve, reject) => ({
       ...{ operation: 'check', check, key: `stored ${check.key}`, keys: check.keys, refunds: [], settled: false },
-      ...{ since: time.now, deadline: time.now + 500, resolve: resolve as never, reject },
+      ...{ since: time.now, deadline: time.now + TIMEOUT_MS, resolve: resolve as never, reject },
     }),
   })
   /** Requests of a key, of which none is answered here and none waits for a grant. Returns whether that is so. */
@@ -113,6 +119,8 @@ function replica() {
     take.waiting = take.riders.length
     return take
   }
+  /** Whether anything is to come back, or has come back, before a check is denied that was asked at that time. */
+  const callsBack = (check: Check, asked = time.now): boolean => prefetch.callBack(check, asked) !== undefined
   /** Two requests in a row, of which the second is answered with a grant. */
   const warm = async (check: Check, of: Granted = {}) => {
     askItself(check)
@@ -120,7 +128,19 @@ function replica() {
     arrive(depart(), { ahead: 6, ...of })
     return waits
   }
-  return { prefetch, state, sent, again, given, askItself, count, arrive, depart, warm }
+  return { prefetch, state, sent, again, given, askItself, count, arrive, depart, callsBack, warm }
+}
+
+/** Asks whether what is called back has come. */
+function whether(back: Promise<unknown> | undefined): () => Promise<boolean> {
+  let isBack = false
+  void back?.then(() => {
+    isBack = true
+  })
+  return async () => {
+    await turn()
+    return isBack
+  }
 }
 
 /** How much the next request has taken ahead: undefined where it is asked for by itself. */
@@ -486,6 +506,7 @@ t.test('those for which a grant does not suffice are asked for by themselves', a
   one.arrive(take, { ahead: 2 })
   await Promise.all([first, others[0], others[1]])
   t.strictSame(one.again, take.riders.slice(3))
+  t.equal(one.state.back, undefined, 'at once')
   t.strictSame(one.given, [])
   t.ok(one.prefetch.check(check) instanceof Promise, 'nothing is left of it')
 })
@@ -599,7 +620,7 @@ t.test(
     t.match(take, { riders: [], wanted: 2 * (7 + 1), key: 'stored client' })
     t.match(one.prefetch.check(check), { policies: [{ used: 7 }] }, 'and the last one is spent')
     t.equal(time.waiting, 0)
-    t.equal(one.prefetch.callBack(check), true, 'it is on its way')
+    t.equal(one.callsBack(check), true, 'it is on its way')
     time.advance(5)
     t.equal(one.sent.length, 2)
     const waits = one.prefetch.check(check)
@@ -787,9 +808,9 @@ t.test('nothing goes back of a grant that was spent', async t => {
   time.advance(2000)
   t.strictSame(one.given, [])
   t.equal(time.waiting, 0)
-  t.equal(one.prefetch.callBack(check), true, 'the next one is on its way')
+  t.equal(one.callsBack(check), true, 'the next one is on its way')
   one.arrive(one.depart(), { ahead: 0 })
-  t.equal(one.prefetch.callBack(check), false)
+  t.equal(one.callsBack(check), false)
   t.equal(one.prefetch.keysOut, 0)
 })
 
@@ -797,7 +818,7 @@ t.test('what is out is called back before a check of the same log and key is den
   for (const how of ['arrives', 'fails'] as const) {
     const one = replica()
     const check = checkFor()
-    t.equal(one.prefetch.callBack(check), false, 'nothing is out')
+    t.equal(one.callsBack(check), false, 'nothing is out')
     await one.warm(check)
     const anotherLimiter = checkFor(
       [
@@ -806,19 +827,19 @@ t.test('what is out is called back before a check of the same log and key is den
       ],
       { prefetch: undefined },
     )
-    t.equal(one.prefetch.callBack(checkFor([PLENTY], { key: 'another' })), false)
-    t.equal(one.prefetch.callBack(checkFor([{ ...PLENTY, name: 'another' }])), false)
+    t.equal(one.callsBack(checkFor([PLENTY], { key: 'another' })), false)
+    t.equal(one.callsBack(checkFor([{ ...PLENTY, name: 'another' }])), false)
     t.strictSame(one.given, [])
-    t.equal(one.prefetch.callBack(anotherLimiter), true)
+    t.equal(one.callsBack(anotherLimiter), true)
     t.strictSame(one.given.length, 1)
     t.match(one.given, [{ refunds: [{ cost: 6 }] }])
     t.equal(time.waiting, 0, 'its end is no matter any more')
-    t.equal(one.prefetch.callBack(check), true, 'it is on its way')
+    t.equal(one.callsBack(check), true, 'it is on its way')
     t.equal(one.given.length, 1)
     t.equal(one.prefetch.keysOut, 1)
     await one.given[0]?.[how]()
     t.equal(one.prefetch.keysOut, 0)
-    t.equal(one.prefetch.callBack(check), false)
+    t.equal(one.callsBack(check), false)
     t.equal(one.prefetch.without(check, { allowed: true, policies: [] }).policies.length, 0)
   }
 })
@@ -827,20 +848,111 @@ t.test('an answer that is on its way may have units for a check of the same log 
   const one = replica()
   const check = checkFor([PLENTY, { ...PLENTY, name: 'q' }])
   one.askItself(check)
-  t.equal(one.prefetch.callBack(check), false)
+  t.equal(one.callsBack(check), false)
   const waits = one.prefetch.check(check)
-  t.equal(one.prefetch.callBack(checkFor([{ ...PLENTY, cost: 40 }])), true)
-  t.equal(one.prefetch.callBack(checkFor([PLENTY], { key: 'another' })), false)
-  t.equal(one.prefetch.callBack(checkFor([{ ...PLENTY, name: 'another' }])), false)
+  t.equal(one.callsBack(checkFor([{ ...PLENTY, cost: 40 }])), true)
+  t.equal(one.callsBack(checkFor([PLENTY], { key: 'another' })), false)
+  t.equal(one.callsBack(checkFor([{ ...PLENTY, name: 'another' }])), false)
   t.equal(one.prefetch.keysOut, 1)
   one.arrive(one.depart(), { ahead: 0 })
   await waits
-  t.equal(one.prefetch.callBack(check), false)
+  t.equal(one.callsBack(check), false)
   one.prefetch.seen(check, { allowed: true, policies: [{ used: 0 } as never, { used: 0 } as never] })
   one.state.canSend = false
   t.equal(one.askItself(check), true)
-  t.equal(one.prefetch.callBack(check), false, 'nothing was sent')
+  t.equal(one.callsBack(check), false, 'nothing was sent')
   t.strictSame([one.prefetch.keysOut, one.given], [0, []])
+})
+
+t.test('what is called back is back once all of it has arrived, and all that was on its way before', async t => {
+  const one = replica()
+  const check = checkFor()
+  await one.warm(check)
+  for (let left = 5; left >= 1; left--) one.prefetch.check(check)
+  time.advance(2)
+  const take = one.depart()
+  one.callsBack(check)
+  const isBack = whether(one.prefetch.callBack(check, time.now))
+  await one.given[0]?.fails()
+  t.equal(await isBack(), false, 'an answer may bring more')
+  one.arrive(take, { admitted: 0, ahead: 9 })
+  t.equal(await isBack(), true)
+
+  const [first, second] = [one.prefetch.callBack(check, time.now), one.prefetch.callBack(check, time.now)].map(whether)
+  t.equal(one.given.length, 2)
+  const next = one.prefetch.check(check)
+  one.arrive(one.depart(), { ahead: 6 })
+  await next
+  const third = whether(one.prefetch.callBack(check, time.now))
+  await one.given[1]?.arrives()
+  t.strictSame([await first?.(), await second?.()], [true, true], 'what went back later is not waited for')
+  t.equal(await third(), false)
+  await one.given[2]?.arrives()
+  t.equal(await third(), true)
+})
+
+t.test('what came back while a check was on its way may have come after it', async t => {
+  for (const how of ['arrives', 'fails'] as const) {
+    const one = replica()
+    const check = checkFor([PLENTY, { ...PLENTY, name: 'q' }], { keys: ['a', 'b'] })
+    const before = time.now
+    await one.warm(check)
+    time.advance(10)
+    one.prefetch.callBack(check, time.now)
+    time.advance(10)
+    await one.given[0]?.[how]()
+    t.equal(one.prefetch.keysOut, 0)
+    for (const key of ['a', 'b']) {
+      const other = checkFor([PLENTY], { key })
+      t.equal(one.callsBack(other, before), true)
+      t.equal(one.callsBack(other, time.now - 1), true)
+      t.equal(one.callsBack(other, time.now), false, 'it was asked when all was back')
+    }
+    t.equal(one.callsBack(checkFor([PLENTY], { key: 'c' }), before), false)
+    const isBack = whether(one.prefetch.callBack(checkFor([PLENTY], { key: 'b' }), before))
+    t.equal(await isBack(), true, 'there is nothing to wait for')
+  }
+})
+
+t.test('when something came back is known for as long as a check may be on its way', async t => {
+  const one = replica()
+  const [a, b, c, d] = ['a', 'b', 'c', 'd'].map(key => checkFor([PLENTY], { key })) as [Check, Check, Check, Check]
+  const comesBack = async (check: Check) => {
+    await one.warm(check)
+    one.prefetch.callBack(check, time.now)
+    await one.given.pop()?.arrives()
+  }
+  const before = time.now - 1
+  await comesBack(a)
+  time.advance(200)
+  await comesBack(b)
+  time.advance(200)
+  await comesBack(a)
+  time.advance(299)
+  await comesBack(c)
+  t.equal(one.callsBack(b, before), true)
+  time.advance(1)
+  await comesBack(d)
+  t.equal(one.callsBack(b, before), false)
+  t.equal(one.callsBack(a, before), true, 'it came back once more')
+})
+
+t.test('those that waited are asked for again where units came back while their call was on its way', async t => {
+  for (const tookMs of [10, 4]) {
+    const one = replica()
+    const check = checkFor()
+    await one.warm(checkFor([{ ...PLENTY, cost: 2 }]))
+    one.askItself(check)
+    const waits = one.prefetch.check(check)
+    const take = one.depart()
+    time.advance(5)
+    one.prefetch.callBack(check, time.now)
+    await one.given[0]?.arrives()
+    time.advance(5)
+    one.arrive(take, { admitted: 0, ahead: 0, retryMs: 700, tookMs })
+    if (tookMs === 10) t.strictSame(one.again, take.riders)
+    else t.match(await waits, { allowed: false }, 'it was sent when all was back')
+  }
 })
 
 t.test('two grants of a key are called back, and one that another limiter holds of the same log', async t => {
@@ -857,17 +969,17 @@ t.test('two grants of a key are called back, and one that another limiter holds 
   time.advance(2)
   one.arrive(one.depart(), { ahead: 16 })
   await one.warm(b)
-  t.equal(one.prefetch.callBack(a), true)
+  t.equal(one.callsBack(a), true)
   t.strictSame(
     one.given.map(({ refunds }) => refunds.map(({ cost }) => cost)),
     [[1], [16], [6, 12]],
   )
   await one.given[0]?.arrives()
   await one.given[1]?.arrives()
-  t.equal(one.prefetch.callBack(a), true)
+  t.equal(one.callsBack(a), true)
   t.equal(one.prefetch.keysOut, 1)
   await one.given[2]?.arrives()
-  t.equal(one.prefetch.callBack(a), false)
+  t.equal(one.callsBack(a), false)
 })
 
 t.test('of policies that have keys of their own each counts for its key', async t => {
@@ -877,10 +989,7 @@ t.test('of policies that have keys of their own each counts for its key', async 
   })
   await one.warm(check)
   const of = (key: string, name: string) => checkFor([{ ...PLENTY, name }], { key })
-  const { without, callBack } = {
-    without: (check: Check) => one.prefetch.without(check, { allowed: true, policies: [{ used: 100 } as never] }),
-    callBack: (check: Check) => one.prefetch.callBack(check),
-  }
+  const without = (check: Check) => one.prefetch.without(check, { allowed: true, policies: [{ used: 100 } as never] })
   t.match(without(of('a', 'p')), { policies: [{ used: 94, prefetched: 6 }] })
   t.match(without(of('b', 'q')), { policies: [{ used: 82, prefetched: 18 }] })
   t.match(without(of('b', 'p')), { policies: [{ used: 100, prefetched: undefined }] })
@@ -889,9 +998,9 @@ t.test('of policies that have keys of their own each counts for its key', async 
     ['a', 'q'],
     ['client', 'p'],
   ] as const) {
-    t.equal(callBack(of(key, name)), false)
+    t.equal(one.callsBack(of(key, name)), false)
   }
-  t.equal(callBack(of('b', 'q')), true)
+  t.equal(one.callsBack(of('b', 'q')), true)
   t.strictSame(
     one.given.map(({ refunds }) => refunds.map(({ cost, key }) => [key, cost])),
     [
@@ -902,9 +1011,9 @@ t.test('of policies that have keys of their own each counts for its key', async 
       ],
     ],
   )
-  t.equal(callBack(of('a', 'p')), true, 'it goes back to all of them')
+  t.equal(one.callsBack(of('a', 'p')), true, 'it goes back to all of them')
   await one.given[0]?.arrives()
-  for (const key of ['a', 'b']) t.equal(callBack(checkFor([PLENTY], { key })), false)
+  for (const key of ['a', 'b']) t.equal(one.callsBack(checkFor([PLENTY], { key })), false)
   t.equal(one.prefetch.keysOut, 0)
 })
 
@@ -1019,7 +1128,7 @@ t.test('a denial is told to those that waited, with the wait that Redis said', a
   t.strictSame(one.again, [])
 })
 
-t.test('those that waited are asked for again where units are out that they could have', async t => {
+t.test('those that waited are asked for again once units are back that they could have', async t => {
   const one = replica()
   const check = checkFor()
   await one.warm(checkFor([{ ...PLENTY, cost: 2 }]))
@@ -1029,6 +1138,10 @@ t.test('those that waited are asked for again where units are out that they coul
   one.arrive(take, { admitted: 0, ahead: 0, retryMs: 700 })
   t.strictSame(one.again, take.riders)
   t.match(one.given, [{ refunds: [{ cost: 12 }] }])
+  const isBack = whether(one.state.back)
+  t.equal(await isBack(), false)
+  await one.given[0]?.arrives()
+  t.equal(await isBack(), true)
 })
 
 t.test('after a reset of a key nothing is spent that was taken before, or was on its way', async t => {

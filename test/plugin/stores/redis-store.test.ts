@@ -779,25 +779,128 @@ t.test('a grant that nobody waited for tells what is used', async t => {
   t.match(answers, [[busy, { allowed: true, policies: [{ used: 17, resetMs: 4, retryMs: 0, denials: 0 }] }]])
 })
 
-t.test('before a denial what is out is called back, and the check is asked again, three times at most', async t => {
-  const { store, sent } = await granted()
-  const large = { ...busy, prefetch: undefined }
-  const one = watched(store.check(large))
+const large: Check = { ...busy, prefetch: undefined }
+
+/** A check that was denied, while this replica had quota of its key. `back`: the call that gives it back. */
+async function calledBack(tookMs = 0) {
+  const one = await granted()
+  const answer = watched(one.store.check(large))
   await turn()
-  await sent()[0]?.replies(denies(900))
-  const [back, again] = sent() as [Call, Call]
+  time.advance(tookMs)
+  await one.sent()[0]?.replies(denies(900))
+  const [back, ...others] = one.sent() as [Call]
+  one.events.splice(0)
+  return { ...one, answer: () => answer, back, others }
+}
+
+t.test('before a denial what is out is called back, and the check is asked again once that is back', async t => {
+  const { sent, answer, back, others } = await calledBack()
   t.match(back, { script: 'REFUND', keys: { 1: 'n:{client}2.log.p' } })
   t.equal(back.args[2], 6)
+  t.strictSame(others, [], 'a call might overtake it')
+  await back.replies([clockUs(), 6])
+  const [again] = sent() as [Call]
   t.equal(again.script, 'CHECK')
   await again.replies(denies(900))
-  for (let count = 0; count < 2; count++) {
-    const [next] = sent() as [Call]
-    t.equal(next.script, 'CHECK')
-    await next.replies(denies(900))
+  t.strictSame(sent(), [], 'nothing is out any more')
+  t.match(await answer(), { allowed: false })
+  t.equal(time.waiting, 0)
+})
+
+t.test('a check is asked again three times at most', async t => {
+  const { store, sent, answer, ...one } = await calledBack()
+  let { back } = one
+  for (let count = 1; count <= 3; count++) {
+    // Meanwhile another request takes more ahead.
+    watched(store.check(busy))
+    await turn()
+    await sent()[0]?.replies(grants(1, 6, 8))
+    await back.replies([clockUs(), 6])
+    const [again] = sent() as [Call]
+    t.equal(again.script, 'CHECK')
+    await again.replies(denies(900))
+    const [next, ...others] = sent() as [Call]
+    t.equal(next.script, 'REFUND')
+    t.strictSame(others, [])
+    back = next
   }
-  t.strictSame(sent(), [], 'the units are still on their way')
-  t.match(await one, { allowed: false })
+  t.match(await answer(), { allowed: false })
   await back.replies([clockUs(), 6])
+  t.strictSame(sent(), [])
+})
+
+t.test('a check that was on its way when units came back is asked again at once, and once', async t => {
+  const { store, sent, back } = await calledBack()
+  const second = watched(store.check(large))
+  await turn()
+  const [call] = sent() as [Call]
+  time.advance(1)
+  await back.replies([clockUs(), 6])
+  t.match(sent(), [{ script: 'CHECK' }], 'the first')
+  time.advance(1)
+  await call.replies(denies(900))
+  const [again, ...others] = sent() as [Call]
+  t.equal(again.script, 'CHECK', 'it may have run before the units were there')
+  t.strictSame(others, [])
+  await again.replies(denies(900))
+  t.match(await second, { allowed: false })
+  t.strictSame(sent(), [])
+})
+
+t.test('a check is asked again also where what was called back will not come', async t => {
+  const { sent, answer, back } = await calledBack()
+  await back.fails(new Error('gone'))
+  const [again] = sent() as [Call]
+  t.equal(again.script, 'CHECK')
+  await again.replies(admits(9))
+  t.match(await answer(), { allowed: true })
+  t.equal(time.waiting, 0)
+})
+
+t.test('a check that waits for what was called back has its own time, and fails as any other', async t => {
+  const { sent, events, answer, back } = await calledBack(200)
+  await time.pass(TIMEOUT_MS - 201)
+  t.strictSame(events, [])
+  await time.pass(1)
+  await t.rejects(answer(), LATE)
+  t.strictSame(events, [`failed ${TIMEOUT_MS}`])
+  await back.replies([clockUs(), 6])
+  t.strictSame(sent(), [], 'nobody waits for it any more')
+  t.equal(time.waiting, 0)
+})
+
+t.test('a call without an answer is one failure, however many wait for what it brings back', async t => {
+  const { store, sent, answer, circuits } = await calledBack()
+  const all = [answer()]
+  for (let count = 0; count < 3; count++) {
+    time.advance(100)
+    all.push(watched(store.check(large)))
+    await turn()
+    await sent()[0]?.replies(denies(900))
+    t.strictSame(sent(), [])
+  }
+  await time.pass(TIMEOUT_MS)
+  for (const one of all) await t.rejects(one, LATE)
+  t.strictSame(circuits, [])
+})
+
+t.test('a check that waits while its store closes has its answer, or fails in time', async t => {
+  for (const isAnswered of [true, false]) {
+    const { store, sent, answer, back } = await calledBack()
+    const drained = store.drain()
+    await turn()
+    await drained
+    store.close()
+    if (isAnswered) {
+      await back.replies([clockUs(), 6])
+      await sent()[0]?.replies(admits(9))
+      t.match(await answer(), { allowed: true })
+    } else {
+      await time.pass(TIMEOUT_MS)
+      await t.rejects(answer(), LATE)
+    }
+    t.equal(time.waiting, 0)
+  }
 })
 
 t.test('requests that wait for a grant have their own time, and share its errors', async t => {

@@ -15,8 +15,9 @@ export interface Pending {
   /** When it is given up; it changes nothing in Redis after that. */
   readonly deadline: number
   settled: boolean
-  /** How often it was asked again. */
+  /** How often it was asked again, and when it was last. */
   again?: number
+  asked?: number
   resolve(answer: never): void
   reject(error: unknown): void
 }

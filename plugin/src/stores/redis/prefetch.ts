@@ -48,14 +48,16 @@ const COMPANY_MS = 2
 const MOST_KEYS = 5000
 
 export interface PrefetchParts {
+  /** Milliseconds after which a call is given up. */
+  readonly timeoutMs: number
   /** Replicas that share the quotas, this one included. */
   readonly replicas: () => number
   /** Sends a call for a grant; false where none can be sent now. */
   readonly send: (take: Take) => boolean
   /** Answers a request that waited for a grant. */
   readonly settle: (rider: Pending, answer: Answer) => void
-  /** Asks for a request that waited, by itself. */
-  readonly again: (rider: Pending) => void
+  /** Asks for requests that waited for a grant, each by itself; once `back` has resolved, where there is one. */
+  readonly again: (riders: readonly Pending[], back?: Promise<unknown>) => void
   /** Gives units back; resolves when Redis has answered, or will not. */
   readonly giveBack: (check: Check, refunds: readonly Refund[]) => Promise<unknown>
   /** A request that is about to wait for a grant. */
@@ -82,14 +84,16 @@ export class Take implements Pending {
   waiting = 0
   settled = false
   readonly holding: Holding
-  readonly #over: () => void
+  /** Resolves when the call is over. */
+  readonly over: Promise<void>
+  #end: () => void = ignore
 
   constructor(
     holding: Holding,
     first: Pending,
     riders: Pending[],
     plan: Pick<Take, 'wanted' | 'lifeMs' | 'share' | 'resets'>,
-    over: () => void,
+    ended: () => void,
   ) {
     this.check = first.check
     this.key = first.key
@@ -98,7 +102,12 @@ export class Take implements Pending {
     this.deadline = first.deadline
     this.riders = riders
     this.holding = holding
-    this.#over = over
+    this.over = new Promise(resolve => {
+      this.#end = () => {
+        ended()
+        resolve()
+      }
+    })
     this.wanted = plan.wanted
     this.lifeMs = plan.lifeMs
     this.share = plan.share
@@ -115,7 +124,7 @@ export class Take implements Pending {
   end(): void {
     if (this.holding.call !== this) return
     this.holding.call = undefined
-    this.#over()
+    this.#end()
   }
 }
 
@@ -166,13 +175,16 @@ interface Shape {
 /** What is out for one partition key: holdings with grants or a call for one, and units on their way back. */
 interface Out {
   readonly holdings: Set<Holding>
-  returning: number
+  /** Each resolves when its units are back, or will not come. */
+  readonly returning: Set<Promise<void>>
 }
 
 export class Prefetch {
   readonly #parts: PrefetchParts
   readonly #shapes = new WeakMap<readonly Policy[], Shape | null>()
   readonly #out = new Map<string, Out>()
+  /** Keys that units came back of, and when that was; the last one last. A call may be on its way that ran before that. */
+  readonly #returned = new Map<string, number>()
   /** How long a call takes, smoothed. */
   #callMs = 1
   /** Holdings whose next grant is to be asked for, and when that happens. */
@@ -180,9 +192,6 @@ export class Prefetch {
   #dueTimer: NodeJS.Timeout | undefined
   /** Counts resets: what was asked for before one is not spent after it. */
   #resets = 0
-  /** Calls for grants that are on their way. */
-  #calls = 0
-  #whenAnswered: () => void = ignore
   #closed = false
 
   constructor(parts: PrefetchParts) {
@@ -211,23 +220,26 @@ export class Prefetch {
   }
 
   /**
-   * Whether units of these logs are out, or may be in an answer on its way, that are to come back before this replica
-   * denies the check. Calls them back.
+   * Calls back the units of these logs that are out. They, and those that may be in an answer on its way, are to come back
+   * before this replica denies the check: what is returned resolves then. Undefined where nothing is out, and nothing has
+   * come back since the check was asked.
    */
-  callBack(check: Check): boolean {
-    if (this.#out.size === 0) return false
-    let isReturning = false
+  callBack(check: Check, asked: number): Promise<unknown> | undefined {
+    if (this.#out.size === 0 && this.#returned.size === 0) return undefined
+    const returning: (Promise<void> | undefined)[] = []
     for (const key of keysOf(check)) {
+      const returned = this.#returned.get(key)
+      if (returned !== undefined && returned > asked) returning.push(undefined)
       const out = this.#out.get(key)
       if (out === undefined) continue
       for (const holding of [...out.holdings]) {
         if (!sharesLog(holding.check, check)) continue
-        if (holding.call !== undefined) isReturning = true
+        if (holding.call !== undefined) returning.push(holding.call.over)
         for (const grant of [...holding.grants]) this.#retire(holding, grant)
       }
-      if (out.returning > 0) isReturning = true
+      returning.push(...out.returning)
     }
-    return isReturning
+    return returning.length > 0 ? Promise.all(returning) : undefined
   }
 
   /** The answer of Redis without this replica's own units that it has not spent: they are still to be had. */
@@ -301,14 +313,15 @@ export class Prefetch {
         grant.timer = setTimeout(() => this.#retire(holding, grant), end - now).unref()
       } else this.#retire(holding, grant)
     }
-    if (rest.length > 0) this.#answerRest(take, reply, rest)
+    if (rest.length > 0) this.#answerRest(take, reply, rest, sent)
   }
 
   /** Those that a grant did not reach: denied, as Redis has said of the first of them, or asked once more. */
-  #answerRest({ check, waiting }: Take, reply: TakeReply, rest: readonly Pending[]): void {
+  #answerRest({ check, waiting }: Take, reply: TakeReply, rest: readonly Pending[], sent: number): void {
     const isDenial = reply.admitted < waiting
-    if (!isDenial || this.callBack(check)) {
-      for (const rider of rest) this.#parts.again(rider)
+    const back = isDenial ? this.callBack(check, sent) : undefined
+    if (!isDenial || back !== undefined) {
+      this.#parts.again(rest, back)
       return
     }
     const policies = reply.policies.map(({ used, resetMs, retryMs, blockedMs }) => ({
@@ -326,11 +339,8 @@ export class Prefetch {
 
   /** Resolves once no call for a grant is on its way any more: it was answered, or takes too long. */
   async answered(): Promise<void> {
-    if (this.#calls > 0) {
-      await new Promise<void>(resolve => {
-        this.#whenAnswered = resolve
-      })
-    }
+    const holdings = [...this.#out.values()].flatMap(({ holdings }) => [...holdings])
+    await Promise.all(holdings.map(({ call }) => call?.over))
   }
 
   /** Takes nothing ahead any more, and gives everything back. */
@@ -444,18 +454,12 @@ export class Prefetch {
 
   #send(holding: Holding, { lifeMs }: Shape, first: Pending, riders: Pending[], wanted: number): boolean {
     const plan = { wanted, lifeMs, share: this.#share(), resets: this.#resets }
-    const take = new Take(holding, first, riders, plan, () => this.#ended(holding))
+    const take = new Take(holding, first, riders, plan, () => this.#forgetIdle(holding))
     holding.call = take
-    this.#calls++
     this.#note(holding)
     if (this.#parts.send(take)) return true
     take.end()
     return false
-  }
-
-  #ended(holding: Holding): void {
-    this.#forgetIdle(holding)
-    if (--this.#calls === 0) this.#whenAnswered()
   }
 
   #hold(holding: Holding, grant: Grant): void {
@@ -490,10 +494,6 @@ export class Prefetch {
     const { check } = holding
     const { left, admissions } = grant
     const outs = keysOf(check).map(key => [key, this.#outOf(key)] as const)
-    // Before the grant is dropped: whoever calls units back asks here whether some are on their way.
-    for (const [, out] of outs) out.returning++
-    this.#drop(holding, grant)
-    grant.left = 0
     const refunds = check.policies.map((policy, index) => ({
       policy,
       cost: policy.cost * left,
@@ -503,24 +503,42 @@ export class Prefetch {
     }))
     const end = () => {
       for (const [key, out] of outs) {
-        out.returning--
+        out.returning.delete(back)
         this.#tidy(key, out)
       }
+      this.#noteReturn(outs.map(([key]) => key))
     }
-    this.#parts.giveBack(check, refunds).then(end, end)
+    const back = this.#parts.giveBack(check, refunds).then(end, end)
+    // Before the grant is dropped: whoever calls units back asks here whether some are on their way.
+    for (const [, out] of outs) out.returning.add(back)
+    this.#drop(holding, grant)
+    grant.left = 0
+  }
+
+  /** Of what is given up by now, no denial can come any more. */
+  #noteReturn(keys: readonly string[]): void {
+    const now = monotonic()
+    for (const key of keys) {
+      this.#returned.delete(key)
+      this.#returned.set(key, now)
+    }
+    for (const [key, at] of this.#returned) {
+      if (at > now - this.#parts.timeoutMs) return
+      this.#returned.delete(key)
+    }
   }
 
   #outOf(key: string): Out {
     let out = this.#out.get(key)
     if (out === undefined) {
-      out = { holdings: new Set(), returning: 0 }
+      out = { holdings: new Set(), returning: new Set() }
       this.#out.set(key, out)
     }
     return out
   }
 
   #tidy(key: string, out: Out): void {
-    if (out.holdings.size === 0 && out.returning === 0 && this.#out.get(key) === out) this.#out.delete(key)
+    if (out.holdings.size === 0 && out.returning.size === 0 && this.#out.get(key) === out) this.#out.delete(key)
   }
 }
 

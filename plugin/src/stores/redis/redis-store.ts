@@ -110,10 +110,11 @@ export class RedisStore implements Store {
       onChange: (error, node) => this.#changed(error, node),
     })
     this.#prefetch = new Prefetch({
+      timeoutMs,
       replicas: options.replicas ?? (() => 1),
       send: take => this.#sendTake(take),
       settle: (rider, answer) => this.#answer(rider, { answer, permit: 0 }),
-      again: rider => this.#batcher.add(rider),
+      again: (riders, back) => this.#askAgain(riders, back),
       giveBack: (check, refunds) => this.refund(check, refunds),
       pending: (check, resolve, reject) => this.#pending('check', check, NO_REFUNDS, resolve as never, reject),
     })
@@ -456,7 +457,11 @@ export class RedisStore implements Store {
     if (operation === 'check' && answer.allowed) this.#prefetch.seen(check, answer)
     else if (operation === 'check') {
       // What this replica has taken ahead and not spent comes back before it denies.
-      if (this.#prefetch.callBack(check) && this.#mayAskAgain(pending)) return
+      const back = this.#prefetch.callBack(check, pending.asked ?? pending.since)
+      if (back !== undefined && this.#mayAskAgain(pending)) {
+        this.#askAgain([pending], back)
+        return
+      }
       this.#denials.remember(check, answer, pending.since)
     }
     if (check.concurrency === undefined || permit === 0) {
@@ -478,8 +483,31 @@ export class RedisStore implements Store {
     const again = (pending.again ?? 0) + 1
     if (again > MOST_AGAIN || pending.settled) return false
     pending.again = again
-    this.#batcher.add(pending)
     return true
+  }
+
+  /**
+   * At once, or once `back` has resolved: a call may overtake the one that brings units back. Until then each has its own
+   * time, as in a call that is on its way.
+   */
+  #askAgain(pending: readonly Pending[], back?: Promise<unknown>): void {
+    const ask = () => {
+      const now = monotonic()
+      for (const one of pending) {
+        if (one.settled) continue
+        one.asked = now
+        this.#batcher.add(one)
+      }
+    }
+    if (back === undefined) {
+      ask()
+      return
+    }
+    const patience = new Patience(pending, late => this.#failAll(late, new StoreTimeout(this.#options.timeoutMs)))
+    void back.then(() => {
+      patience.end()
+      ask()
+    })
   }
 
   #settle(pending: Pending, answer: never): void {

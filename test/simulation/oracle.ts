@@ -53,7 +53,7 @@ export class History {
   /** Whether there is one replica only, from the beginning to the end. */
   readonly #isAlone: boolean
 
-  /** How far grants are dated ahead. */
+  /** How far grants are dated ahead, and how long they may be spent: a slice of the shortest window, a second at most. */
   readonly #lifeUs: number
 
   constructor(plan: Plan) {
@@ -133,7 +133,7 @@ export class History {
       // What was overdrawn before the clock of the server went forward has left with the rest.
       const jumpedAt = this.#jumps.findLast(jump => jump <= at) ?? 0
       // A charge of the same instant may have come after it, and one of the life of a grant after that was taken.
-      const decidedAt = unit.kind === 'ahead' ? at - this.#longestLifeUs : at
+      const decidedAt = unit.kind === 'ahead' ? at - this.#lifeUs : at
       const counted = inWindow.filter(one => !one.isCharge || (one.at > jumpedAt && one.at < decidedAt))
       const own = counted.reduce((sum, one) => sum + left(one, at), 0)
       // A request whose units it took may be refunded up to a window later, and then takes those of others.
@@ -150,15 +150,12 @@ export class History {
     return wrong
   }
 
-  /** For how long what a replica has taken ahead may be spent: a slice of the shortest window, a second at most. */
-  get #longestLifeUs(): number {
-    const { policies, precision } = this.#plan.settings
-    return Math.min(1_000_000, ...policies.map(({ windowMs }) => windowMs * 1000 * precision))
-  }
-
   /** The limit, and what is excepted. */
   #most(max: number, from: number, to: number, units: readonly Unit[]): number {
-    const jumps = this.#jumps.filter(at => at > from && at <= to).length
+    // What was taken ahead before a jump may be spent until its end, and no longer counts.
+    const isTouched = (jump: number) =>
+      jump > from || units.some(({ kind, at }) => kind === 'ahead' && at <= jump + this.#lifeUs)
+    const jumps = this.#jumps.filter(jump => jump <= to && isTouched(jump)).length
     const outage = this.#outages.find(
       outage =>
         from < outage.from && units.some(({ at }) => at <= outage.from) && units.some(({ at }) => at > outage.from),

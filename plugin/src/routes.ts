@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunc
 import { rootOf } from './app.js'
 import { isThenable } from './awaitable.js'
 import { declaredRoutes } from './declared-routes.js'
-import { InvalidRouteConfig } from './errors.js'
+import { InvalidOption, InvalidRouteConfig } from './errors.js'
 import { guard } from './guard.js'
 import type { Limiter } from './limiter.js'
 import type { RateLimitHook, RateLimitOptions } from './options/table.js'
@@ -19,7 +19,11 @@ export function limitRoutes(app: FastifyInstance, registration: Registration): v
     if (config === undefined || config === null) return registration.config.global ? registration.main : undefined
     if (config === false) return undefined
     if (typeof config !== 'object' || Array.isArray(config) || isThenable(config)) throw new InvalidRouteConfig()
-    return registration.ofRoute(route, config as RateLimitOptions)
+    try {
+      return registration.ofRoute(route, config as RateLimitOptions)
+    } catch (error) {
+      throw ofRoute(error, route)
+    }
   }
   const limit = (route: RouteOptions): boolean => {
     const limiter = limiterOf(route)
@@ -34,6 +38,12 @@ export function limitRoutes(app: FastifyInstance, registration: Registration): v
     limit(route)
     mark?.(route)
   })
+}
+
+/** A wrong option, with the route that has it: its declaration may be long over. */
+function ofRoute(error: unknown, route: RouteOptions): unknown {
+  if (error instanceof InvalidOption) error.message += `; route: ${namesOf(route).join(', ')}`
+  return error
 }
 
 /** Puts the limiter behind the route's own handlers of its hook. */

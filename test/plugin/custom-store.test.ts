@@ -124,7 +124,9 @@ t.test('what is no store is refused when it is given, with what it lacks', async
       app.get('/', async () => 'ok')
       const message = `option 'store' is ${what}; ${allowed}`
       t.throws(() => app.rateLimit({ max: 2 }), { code: 'ML_RATE_INVALID_OPTION', message })
-      t.throws(() => app.get('/own', { config: { rateLimit: { max: 2 } } }, async () => 'ok'), { message })
+      t.throws(() => app.get('/own', { config: { rateLimit: { max: 2 } } }, async () => 'ok'), {
+        message: `${message}; route: GET /own`,
+      })
     })
     t.equal((await ask(app)).statusCode, 200, 'needed only where a limiter has options of its own')
   }

@@ -133,6 +133,23 @@ t.test('a route refuses wrong options when it is declared', async t => {
   })
 })
 
+t.test('a wrong option of a route names the route, whenever the plugin has loaded', async t => {
+  const wrong = { config: { rateLimit: wild({ max: '5' }) } }
+  const message = /^option 'max' is '5'; allowed: .*; route: GET \/v1\/models\/:name$/
+  const declare = (app: App) =>
+    app.register(async scope => void scope.get('/models/:name', wrong, async () => 'ok'), { prefix: '/v1' })
+  const late = Fastify() as unknown as App
+  t.teardown(() => late.close())
+  await late.register(rateLimit)
+  declare(late)
+  await t.rejects(async () => late.ready(), { code: 'ML_RATE_INVALID_OPTION', message })
+  const early = Fastify() as unknown as App
+  t.teardown(() => early.close())
+  early.register(rateLimit)
+  early.route({ method: ['PUT', 'POST'], url: '/', ...wrong, handler: async () => 'ok' })
+  await t.rejects(async () => early.ready(), { message: /'max' is '5'; .*; route: PUT \/, POST \/$/ })
+})
+
 t.test('what a function answers is checked at each request, and never taken for no limit', async t => {
   const answers = async (options: object) => {
     const app = await limited(t, wild(options))

@@ -467,7 +467,7 @@ export const registrationOptions = {
   storeTimeout: kind<number>('milliseconds ≥ 1 (at most 2^31 − 1)', isNumber(1, LONGEST_TIMER_MS)),
   /**
    * How long after the registration requests wait for the first connection to Redis, before `onStoreError` decides. With
-   * `0` they do not wait.
+   * `0` they wait no longer than `storeTimeout`, as for everything else.
    * @default `2000`
    * @example startTimeout: 500
    */

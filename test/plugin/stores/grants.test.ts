@@ -19,6 +19,7 @@ const { Prefetch, checkOf } = modules
 const LIFE_MS = 1000
 const TIMEOUT_MS = 500
 const PLENTY: PolicySpec = { limit: 1_000_000, windowMs: 100_000 }
+const PLENTY_LOG = checkOf([PLENTY]).policies[0]?.log as string
 
 const checkFor = (policies: readonly PolicySpec[] = [PLENTY], rest: Partial<Check> = {}): Check => ({
   ...checkOf(policies, { precision: 0.01 }),
@@ -1016,6 +1017,43 @@ t.test('of policies that have keys of their own each counts for its key', async 
   for (const key of ['a', 'b']) t.equal(one.callsBack(checkFor([PLENTY], { key })), false)
   t.equal(one.prefetch.keysOut, 0)
 })
+
+t.test(
+  'what Redis says of a log later, and what it gives back, is told by what is answered ahead from then on',
+  async t => {
+    const one = replica()
+    const check = checkFor([PLENTY, { ...PLENTY, name: 'q', cost: 3 }])
+    const other = checkFor([{ ...PLENTY, name: 'other' }, PLENTY])
+    const usedNext = (of: Check = check) => (one.prefetch.check(of) as Answer).policies.map(({ used }) => used)
+    const answerOf = (...used: readonly number[]): Answer => ({
+      allowed: true,
+      policies: used.map(used => ({ used, resetMs: 9, retryMs: 0, denials: 0 })),
+    })
+    await one.warm(check, { used: [107, 221] })
+    t.strictSame(usedNext(), [102, 206])
+    for (let left = 4; left >= 1; left--) usedNext()
+    time.advance(2)
+    one.arrive(one.depart(), { ahead: 16, used: [123, 269] })
+    await one.warm(other, { used: [7, 130] })
+
+    const [p, q] = [checkFor(), checkFor([{ ...PLENTY, name: 'q' }])]
+    t.match(one.prefetch.without(p, answerOf(1000)), { policies: [{ used: 1000 - 1 - 16 - 6 }] })
+    t.strictSame(usedNext(), [978, 221], 'the last of the first grant: of the other log nothing was said')
+    t.strictSame(usedNext(), [979, 224], 'the next grant goes on from there')
+    t.strictSame(usedNext(other), [2, 978], 'and each limiter by itself')
+    one.prefetch.without(q, answerOf(2000))
+    t.strictSame(usedNext(), [980, 2000 - 3 * 15 + 3])
+
+    one.prefetch.gaveBack(PLENTY_LOG, 'client', 100)
+    t.strictSame(usedNext(), [881, 1961])
+    t.strictSame(usedNext(other), [3, 879])
+    one.prefetch.gaveBack(PLENTY_LOG, 'another', 100)
+    one.prefetch.gaveBack('none', 'client', 100)
+    t.strictSame(usedNext(), [882, 1964])
+    one.prefetch.gaveBack(PLENTY_LOG, 'client', 5000)
+    t.strictSame(usedNext(), [1, 1967], 'never less than none')
+  },
+)
 
 t.test('an answer of Redis is told without what this replica holds', async t => {
   const one = replica()

@@ -4,10 +4,10 @@ import t, { type Test } from 'tap'
 import { connectionOf } from '../../../plugin/src/clients/index.js'
 import type { Connection } from '../../../plugin/src/stores/redis/client.js'
 import { RedisStore, type RedisStoreOptions } from '../../../plugin/src/stores/redis/redis-store.js'
-import type { Answer, Check } from '../../../plugin/src/stores/store.js'
+import type { Answer, Check, Refund } from '../../../plugin/src/stores/store.js'
 import { readLog, shiftLog } from '../../support/log.js'
 import { ask, fullest, redisOrigin, type Served } from '../../support/served.js'
-import { checkOf, namesOf, type PolicySpec } from '../../support/stores.js'
+import { checkOf, namesOf, type PolicySpec, refundsOf } from '../../support/stores.js'
 
 /** Quota taken ahead by a replica: `prefetch`. */
 const REDIS_URL = process.env.REDIS_URL ?? 'redis://127.0.0.1:6379'
@@ -218,6 +218,40 @@ for (const [name, policies] of [
     })
   }
 }
+
+t.test('what this replica charges, admits otherwise and gives back shows in what it answers ahead at once', async t => {
+  const { store } = newStore(t)
+  const policies = [{ limit: 1_000_000, windowMs: HOUR }]
+  const check = ahead(policies)
+  const ofCost = (cost: number) => ahead([{ ...policies[0], cost } as PolicySpec], { prefetch: undefined })
+  let used = await warm(store, check)
+  /** What the next answer says that is given without Redis. */
+  const answeredAhead = async () => {
+    for (;;) {
+      const answer = store.check(check)
+      used++
+      if (!(answer instanceof Promise)) return answer.policies[0]?.used
+      await answer
+    }
+  }
+  for (let times = 0; times < 20; times++) {
+    t.equal(await answeredAhead(), used)
+    await store.charge(ofCost(40))
+    used += 40
+    t.equal(await answeredAhead(), used, 'charged')
+    const { policies: charged } = await store.check(ofCost(7))
+    used += 7
+    t.equal(await answeredAhead(), used, 'admitted without a grant')
+    const [refund] = refundsOf(ofCost(7)) as [Refund]
+    await store.refund(ofCost(7), [{ ...refund, admission: charged[0]?.admission }])
+    used -= 7
+    t.equal(await answeredAhead(), used, 'refunded')
+    await store.refund(check, refundsOf(ofCost(11)))
+    used -= 11
+    t.equal(await answeredAhead(), used, 'given back by an operator')
+  }
+  await counting(store, check, used)
+})
 
 t.test('units that are out come back before the replica denies another request of the key', async t => {
   const { store } = newStore(t)

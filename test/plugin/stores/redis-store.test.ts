@@ -769,6 +769,26 @@ t.test('quota is taken ahead for a key that is busy, and its requests are answer
   t.equal(plain.sent()[0]?.args.at(-4), 3, 'three checks')
 })
 
+t.test('what Redis gives back shows in what is answered ahead, for the keys that it was given to', async t => {
+  const { store, sent } = await granted()
+  const [policy] = busy.policies as [Refund['policy']]
+  const refund = async (refunds: readonly Refund[], ...given: number[]) => {
+    const done = watched(store.refund(busy, refunds))
+    await turn()
+    await sent()[0]?.replies([clockUs(), ...given])
+    return done
+  }
+  const usedNext = () => (store.check(busy) as Answer).policies[0]?.used
+  const back = (cost: number, key?: string) => ({ policy, cost, admission: undefined, key })
+  t.equal(usedNext(), 3)
+  t.strictSame(await refund([back(2)], 1), [1])
+  t.equal(usedNext(), 3, 'one unit less, one more')
+  t.strictSame(await refund([back(5, 'another'), back(3, 'client')], 5, 2), [5, 2])
+  t.equal(usedNext(), 2)
+  await t.rejects(refund([back(3)], -1), { code: 'ML_RATE_STORE_FOREIGN_KEY' })
+  t.equal(usedNext(), 3)
+})
+
 t.test('a grant that nobody waited for tells what is used', async t => {
   const { store, sent, answers } = await granted()
   answers.splice(0)

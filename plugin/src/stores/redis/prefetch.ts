@@ -132,7 +132,7 @@ interface Grant {
   left: number
   /** `performance.now()` from which it may not be spent any more. */
   readonly until: number
-  /** When its answer came, and by policy what was counted then without this grant's own units, and the wait for more. */
+  /** When its answer came, and by policy what is counted without this grant's own units, and the wait for more then. */
   readonly at: number
   readonly used: number[]
   readonly resetMs: readonly number[]
@@ -242,7 +242,10 @@ export class Prefetch {
     return returning.length > 0 ? Promise.all(returning) : undefined
   }
 
-  /** The answer of Redis without this replica's own units that it has not spent: they are still to be had. */
+  /**
+   * The answer of Redis without this replica's own units that it has not spent: they are still to be had. What is answered
+   * ahead from now on goes by it.
+   */
   without(check: Check, answer: Answer): Answer {
     if (this.#out.size === 0) return answer
     let changed = false
@@ -252,11 +255,22 @@ export class Prefetch {
       if (out === undefined) return policy
       const { log } = check.policies[index] as Policy
       const units = Math.min(unspent(out, log, key), policy.used)
+      const used = policy.used - units
+      level(out, log, key, used)
       if (units === 0) return policy
       changed = true
-      return { ...policy, used: policy.used - units, prefetched: (policy.prefetched ?? 0) + units }
+      return { ...policy, used, prefetched: (policy.prefetched ?? 0) + units }
     })
     return changed ? { ...answer, policies } : answer
+  }
+
+  /** Redis has given back so many units of the log of a key, which counted in what is answered ahead. */
+  gaveBack(log: string, key: string, units: number): void {
+    for (const { check, grants } of this.#out.get(key)?.holdings ?? []) {
+      const at = placeOf(check, log, key)
+      if (at === -1) continue
+      for (const { used } of grants) used[at] = Math.max(0, (used[at] as number) - units)
+    }
   }
 
   /** Redis has answered a check that was asked by itself: there may be room for a grant again. */
@@ -612,10 +626,29 @@ function sharesLog(a: Check, b: Check): boolean {
 function unspent({ holdings }: Out, log: string, key: string): number {
   let units = 0
   for (const { check, grants } of holdings) {
-    const policy = check.policies.find((policy, index) => policy.log === log && keyAt(check, index) === key)
-    if (policy !== undefined) for (const { left } of grants) units += left * policy.cost
+    const at = placeOf(check, log, key)
+    if (at === -1) continue
+    for (const { left } of grants) units += left * (check.policies[at] as Policy).cost
   }
   return units
+}
+
+/** So many units of the log of a key are used, without what this replica has been granted and not spent. */
+function level({ holdings }: Out, log: string, key: string, used: number): void {
+  for (const { check, grants } of holdings) {
+    const at = placeOf(check, log, key)
+    if (at === -1) continue
+    let before = used
+    for (const grant of grants) {
+      grant.used[at] = before
+      before += grant.left * (check.policies[at] as Policy).cost
+    }
+  }
+}
+
+/** The place of the policy of a log and its key in a check; -1 where it has none. */
+function placeOf(check: Check, log: string, key: string): number {
+  return check.policies.findIndex((policy, index) => policy.log === log && keyAt(check, index) === key)
 }
 
 /** Whole requests that there was still room for. */

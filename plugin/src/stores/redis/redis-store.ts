@@ -429,8 +429,14 @@ export class RedisStore implements Store {
     let at = 1
     for (const one of pending) {
       const given = one.refunds.map(({ cost }) => (wasResent ? cost : Number(reply[at++])))
-      if (given.some(cost => cost < 0)) this.#fail(one, new StoreForeignKey())
-      else this.#settle(one, given as never)
+      if (given.some(cost => cost < 0)) {
+        this.#fail(one, new StoreForeignKey())
+        continue
+      }
+      for (const [index, { policy, key = one.check.key }] of one.refunds.entries()) {
+        this.#prefetch.gaveBack(policy.log, key, given[index] as number)
+      }
+      this.#settle(one, given as never)
     }
   }
 

@@ -8,9 +8,9 @@ import { badRequest, type Fault, faultOf, Refusal, sendError, sendFault } from '
 import { Cancelled, DeadlineExceeded, InvalidInput } from '../inference/errors.js'
 import { decodeImages, picturesOf } from '../inference/images/decode.js'
 import { imagePlanOf } from '../inference/images/image-plan.js'
-import { encodeRecords, encodeTable } from '../inference/tensors/columns.js'
+import { columnsOf, encodeRecords, encodeTable } from '../inference/tensors/columns.js'
 import { predictionsJson } from '../inference/tensors/predictions.js'
-import { type EncodedRows, encodeRows } from '../inference/tensors/rows.js'
+import { type EncodedRows, encodeInstances, encodeRows } from '../inference/tensors/rows.js'
 import { checkInputs } from '../inference/tensors/signature.js'
 import type { Model, ModelInfo, Models } from '../inference/types.js'
 import { answers, Predictions, TimeoutHeader } from '../openapi/schemas.js'
@@ -35,7 +35,7 @@ const Body = Type.Object(
         description: 'Pictures in base64 (PNG, JPEG, WebP), for a model that takes them.',
       }),
     ),
-    instances: Type.Optional(Type.Array(Type.Unknown(), { description: 'Rows as lists, or as records.' })),
+    instances: Type.Optional(Type.Array(Type.Unknown(), { description: 'Rows as lists, as records, or by input.' })),
     dataframe_split: Type.Optional(
       Type.Object(
         { columns: Type.Array(Type.String()), data: Type.Array(Type.Array(Type.Unknown())) },
@@ -192,10 +192,13 @@ function encodeBody(info: ModelInfo, body: Body): EncodedRows {
   assertAlone(body)
   if (instances === undefined) return encodeTable(info, body)
   const [first] = instances
-  const areRecords = typeof first === 'object' && first !== null && !Array.isArray(first)
-  return areRecords
-    ? encodeRecords(info, instances, 'instances')
-    : encodeRows(info, { features: instances }, 'instances')
+  if (typeof first !== 'object' || first === null || Array.isArray(first)) {
+    return encodeRows(info, { features: instances }, 'instances')
+  }
+  const columns = columnsOf(info)
+  const areInputs = Object.keys(first).some(name => info.inputs.some(input => input.name === name))
+  const areRecords = columns?.named && !(areInputs && Object.keys(first).every(name => !columns.byName.has(name)))
+  return areRecords ? encodeRecords(info, instances, 'instances') : encodeInstances(info, instances)
 }
 
 /** Throws InvalidInput where a body has rows in several forms. */

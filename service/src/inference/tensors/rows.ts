@@ -83,7 +83,33 @@ export function encodeRows(
   return encodeNamed(known, inputs)
 }
 
-function encodeNamed(known: readonly InputPlan[], inputs: unknown): EncodedRows {
+/**
+ * The same of `instances`: a list of rows, each an object with the row of every input by its name, as TensorFlow Serving
+ * takes them.
+ */
+export function encodeInstances(signature: Signature, instances: readonly unknown[]): EncodedRows {
+  const known = plansOf(signature)
+  const columns = new Map(known.map(({ spec }) => [spec.name, [] as unknown[]]))
+  for (const [i, instance] of instances.entries()) {
+    const path = `instances[${i}]`
+    if (typeof instance !== 'object' || instance === null || Array.isArray(instance)) {
+      throw invalid(path, `is ${show(instance)}; the model takes an object with ${names(known)}`)
+    }
+    const given = instance as Readonly<Record<string, unknown>>
+    const extra = Object.keys(given).find(name => !columns.has(name))
+    if (extra !== undefined) throw invalid(`${path}.${clip(extra)}`, `is not an input; the model takes ${names(known)}`)
+    for (const { spec, row } of known) {
+      const { name } = spec
+      if (!Object.hasOwn(given, name)) throw invalid(`${path}.${name}`, `is missing; the model takes ${names(known)}`)
+      const value = given[name]
+      // A row of one value may stand alone.
+      columns.get(name)?.push(row.length > 0 && !Array.isArray(value) ? [value] : value)
+    }
+  }
+  return encodeNamed(known, Object.fromEntries(columns), 'instances')
+}
+
+function encodeNamed(known: readonly InputPlan[], inputs: unknown, where = 'inputs'): EncodedRows {
   if (typeof inputs !== 'object' || inputs === null || Array.isArray(inputs)) {
     throw invalid('inputs', `is ${show(inputs)}; the model takes an object with ${names(known)}`)
   }
@@ -95,7 +121,7 @@ function encodeNamed(known: readonly InputPlan[], inputs: unknown): EncodedRows 
   let first: InputPlan | undefined
   for (const plan of known) {
     const { name } = plan.spec
-    const path = `inputs.${name}`
+    const path = `${where}.${name}`
     if (!Object.hasOwn(given, name)) throw invalid(path, `is missing; the model takes ${names(known)}`)
     const tensor = encodeInput(plan, given[name], path)
     // `__proto__` as a plain property: names come from the model file.
@@ -103,7 +129,7 @@ function encodeNamed(known: readonly InputPlan[], inputs: unknown): EncodedRows 
     if (plan.layout === 'whole') continue
     const count = tensor.shape[0] as number
     if (first !== undefined && count !== rows) {
-      throw invalid(path, `has ${count} rows where inputs.${first.spec.name} has ${rows}`)
+      throw invalid(path, `has ${count} rows where ${where}.${first.spec.name} has ${rows}`)
     }
     first ??= plan
     rows = count

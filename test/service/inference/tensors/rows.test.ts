@@ -1,6 +1,6 @@
 import t from 'tap'
 import { InvalidInput } from '../../../../service/src/inference/errors.js'
-import { encodeRows } from '../../../../service/src/inference/tensors/rows.js'
+import { encodeInstances, encodeRows } from '../../../../service/src/inference/tensors/rows.js'
 import type { Datatype, Dimension, Signature, Tensor } from '../../../../service/src/inference/types.js'
 import { valuesOf } from '../../../support/values.js'
 
@@ -236,6 +236,33 @@ t.test('several inputs come by name, with as many rows each', async t => {
   t.match(complaint(ab, { features: [1, 2] }), /^features fits a model of one input/)
   t.match(complaint(ab, { features: [1], inputs: {} }), /exclude each other/)
   t.equal(encodeRows(takes({ x: ['batch', 2] }), { inputs: { x: [1, 2] } }).rows, 1, 'one input may be named too')
+})
+
+t.test('instances have a row of every input by name, as other servers take them', async t => {
+  const signature: Signature = {
+    inputs: [
+      { name: 'a', datatype: 'FP32', shape: ['n', 2] },
+      { name: 'b', datatype: 'INT64', shape: ['n', 1] },
+      { name: 'c', datatype: 'BYTES', shape: ['n'] },
+    ],
+    outputs: [{ name: 'y', datatype: 'FP32', shape: ['n'] }],
+  }
+  const { inputs, rows } = encodeInstances(signature, [
+    { a: [1, 2], b: [5], c: 'x' },
+    { c: 'y', b: 6, a: [3, 4] },
+  ])
+  t.equal(rows, 2)
+  t.match(inputs.a, { shape: [2, 2], data: Float32Array.of(1, 2, 3, 4) })
+  t.match(inputs.b, { shape: [2, 1], data: BigInt64Array.of(5n, 6n) })
+  t.match(inputs.c, { shape: [2], data: ['x', 'y'] })
+  for (const [wrong, path] of [
+    [{ a: [1, 2], b: 5 }, 'instances[1].c'],
+    [{ a: [1, 2], b: 5, c: 'x', d: 1 }, 'instances[1].d'],
+    [[1, 2], 'instances[1]'],
+    [{ a: [1], b: 5, c: 'x' }, 'instances.a[1]'],
+  ] as const) {
+    t.throws(() => encodeInstances(signature, [{ a: [1, 2], b: [5], c: 'x' }, wrong]), { errors: [{ path }] })
+  }
 })
 
 t.test('names that JavaScript gives a meaning to are names like others', async t => {

@@ -1,6 +1,7 @@
 /** Plans and keys: the limits file read, checked whole, and turned into the one value that the limiters are made of. */
 import { readFileSync } from 'node:fs'
 import { type Static, Type } from 'typebox'
+import { Settings } from 'typebox/system'
 import { Check, Errors } from 'typebox/value'
 import { ConfigError, durationMs } from '../config.js'
 
@@ -169,22 +170,48 @@ export function onePlan({ max, windowMs }: { readonly max: number; readonly wind
   return { anonymous, all: [anonymous], keys: undefined }
 }
 
+// Every wrong place is named: by default the library stops looking after eight.
+Settings.Set({ maxErrors: 1000 })
+
+/** One line for each wrong place, with what it takes. */
+function problemsOf(given: unknown): readonly string[] {
+  const words = new Map<string, string[]>()
+  const errors = Errors(FileSchema, given)
+  const at = (path: string): string[] => {
+    const known = words.get(path) ?? []
+    words.set(path, known)
+    return known
+  }
+  for (const { keyword, instancePath, message, params } of errors) {
+    // Told at the place of each property that is not known, and of each alternative.
+    if (keyword === 'additionalProperties' || keyword === 'anyOf') continue
+    const allowed = keyword === 'const' ? (params as { readonly allowedValue: unknown }).allowedValue : undefined
+    at(instancePath).push(
+      allowed !== undefined ? `must be '${allowed}'` : keyword === 'boolean' ? 'is not known here' : message,
+    )
+  }
+  // Where one alternative is wrong further inside, it is the one that is meant.
+  for (const { keyword, instancePath } of errors) {
+    const isMeant = [...words.keys()].some(path => path.startsWith(`${instancePath}/`))
+    if (keyword === 'anyOf' && isMeant) words.delete(instancePath)
+  }
+  return [...words].map(([path, texts]) => `${path || 'the whole'} ${[...new Set(texts)].join(' or ')}`)
+}
+
 /** Reads a limits file. Throws ConfigError, which names each wrong place by its path and never shows a value. */
 export function readPlans(file: string): Plans {
   const wrong = (...problems: string[]) => new ConfigError(problems.map(problem => `LIMITS_FILE ${file}: ${problem}`))
   let given: unknown
   try {
-    given = JSON.parse(readFileSync(file, 'utf8'))
+    // Editors of Windows begin a file with a mark.
+    given = JSON.parse(readFileSync(file, 'utf8').replace(/^\ufeff/, ''))
   } catch (error) {
     // What JSON.parse says quotes the text, which may hold a key that somebody wrote there.
     throw wrong(
       error instanceof SyntaxError ? 'is not valid JSON' : `cannot be read (${(error as { code?: string }).code})`,
     )
   }
-  if (!Check(FileSchema, given)) {
-    const errors = Errors(FileSchema, given)
-    throw wrong(...new Set(errors.map(({ instancePath, message }) => `${instancePath || 'the whole'} ${message}`)))
-  }
+  if (!Check(FileSchema, given)) throw wrong(...problemsOf(given))
   const problems: string[] = []
   const plans = new Map(
     Object.entries(given.plans).map(([name, plan]) => [name, planOf(name, plan, problem => problems.push(problem))]),

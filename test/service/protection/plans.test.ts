@@ -199,7 +199,25 @@ t.test('a wrong limits file names every wrong place, and shows nothing of what i
     t.match(errors, expected)
     t.notMatch(errors, /a secret/)
   }
+  const budget = { limit: 1, per: 'year' }
+  const policies = Array.from({ length: 12 }, (_, i) => ({ ...perMinute(`p${i}`, -1), unit: 'tokens', per: 'user' }))
+  const all = errorsOf({ anonymous: 'free', plans: { free: { policies, budget, concurency: 1 } }, key: [] }).split('\n')
+  t.equal(all.length, 39, 'one line for each wrong place, however many there are')
+  for (const expected of [
+    /policies\/11\/unit must be 'requests' or must be 'rows' or must be 'compute-ms' or must be 'credits'$/,
+    /policies\/11\/per must be 'key' or must be 'owner'$/,
+    /policies\/11\/limit must be >= 0$/,
+    /free\/budget\/per must be 'day' or must be 'month'$/,
+    /free\/concurency is not known here$/,
+    /: \/key is not known here$/,
+  ]) {
+    t.equal(all.filter(line => expected.test(line)).length, 1, String(expected))
+  }
   t.throws(() => readPlans('/nowhere/limits.json'), { message: /cannot be read \(ENOENT\)/ })
+})
+
+t.test('a limits file may begin with the mark that editors of Windows write', async t => {
+  t.equal(readPlans(limitsFile(t, `\ufeff${JSON.stringify(LIMITS)}`).path).all.length, 2)
 })
 
 t.test('models that plans name and that are not there are found, wherever a plan names them', async t => {

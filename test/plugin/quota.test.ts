@@ -120,6 +120,29 @@ for (const { name, options } of STORES) {
   })
 }
 
+t.test('in report mode a store that fails lets requests pass as well', async t => {
+  const counts = { ask: () => Promise.reject(new Error('gone')) }
+  for (const onStoreError of [undefined, 'throw', 'deny', 'allow'] as const) {
+    const app = await limited(t, { counts, onStoreError, max: 0, mode: 'report' }, app => {
+      app.get('/', async request => {
+        await request.rateLimit?.charge(5)
+        await request.rateLimit?.refund()
+        return request.rateLimit?.known
+      })
+      app.get('/enforced', { config: { rateLimit: { mode: 'enforce' } } }, async () => 'ok')
+    })
+    t.match(await ask(app), { statusCode: 200, body: 'false' }, `${onStoreError}`)
+    t.equal(await app.rateLimiter.status('lone'), null)
+    const enforced = { deny: 503, allow: 200 } as Record<string, number>
+    t.strictSame(await statuses(app, 1, '/enforced'), [enforced[onStoreError ?? 'throw'] ?? 500])
+  }
+  const local = await limited(t, { counts, onStoreError: 'local', max: 1, mode: 'report' }, app => {
+    app.get('/', async request => [request.rateLimit?.known, request.rateLimit?.allowed])
+  })
+  t.strictSame((await ask(local)).json(), [true, true])
+  t.strictSame((await ask(local)).json(), [true, false], 'counted in the process')
+})
+
 for (const { name, open } of STOPPED) {
   t.test(`${name}: who goes on although denied waits a whole window from then, with continueExceeding`, async t => {
     const { options, pass } = open(t)

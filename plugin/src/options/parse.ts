@@ -220,7 +220,6 @@ export function parseLimiter(given: LimiterOptions): LimiterConfig {
   const labels = given.enableDraftSpec === true ? DRAFT_LABELS : LABELS
   const { limit, remaining, reset, retryAfter } = labels
   const shown = { [limit]: true, [remaining]: true, [reset]: true }
-  const skip = given.skipOnError === true ? 'allow' : 'throw'
   return {
     policies: parsePolicies(given),
     concurrency: parseConcurrency(given.concurrency),
@@ -231,7 +230,7 @@ export function parseLimiter(given: LimiterOptions): LimiterConfig {
     hook: given.hook ?? 'onRequest',
     cache: given.cache ?? DEFAULT_CACHE,
     allowList: parseAllowList(given),
-    onStoreError: given.onStoreError ?? skip,
+    onStoreError: onStoreErrorOf(given),
     keyGenerator: given.keyGenerator,
     ipv6Subnet: Math.trunc(given.ipv6Subnet ?? DEFAULT_IPV6_SUBNET),
     groupId: given.groupId,
@@ -339,6 +338,12 @@ function parseAllowList({ allowList, keyGenerator }: LimiterOptions): LimiterCon
     )
   }
   return new AllowList(allowList, byKey)
+}
+
+/** In report mode no request fails because of its limits. */
+function onStoreErrorOf({ onStoreError, skipOnError, mode }: LimiterOptions): OnStoreError {
+  const said = onStoreError ?? (skipOnError === true ? 'allow' : 'throw')
+  return mode === 'report' && said !== 'local' ? 'allow' : said
 }
 
 /** `continueExceeding` goes before `exponentialBackoff`, and both count denials as `ban` needs them. */

@@ -398,7 +398,8 @@ export const limiterOptions = {
     isFunction,
   ),
   /**
-   * `'report'` counts, sets headers, calls callbacks and logs, but never denies. Use it to try a quota on real traffic.
+   * `'report'` counts, sets headers, calls callbacks and logs, but never denies. Use it to try a quota on real traffic. A
+   * store that fails lets requests pass as well: `onStoreError` `'throw'` and `'deny'` mean `'allow'` then.
    * @default `'enforce'`
    * @example mode: 'report'
    */

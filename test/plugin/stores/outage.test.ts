@@ -363,6 +363,44 @@ t.test('the share goes on from what was used before the outage', async t => {
   t.equal(outage.share(check).concurrency, undefined)
 })
 
+t.test('what was used before the outage counts until all that was taken ahead of it is out of the window', async t => {
+  for (const [precision, lateMs] of [
+    [0.25, 250],
+    [0.1, 100],
+  ] as const) {
+    const check = checkOf([{ limit: 20, windowMs: 1000 }], { precision })
+    const { outage, world, lose, find } = replica()
+    const limitOf = () => outage.share(check).policies[0]?.limit
+    outage.heard('its data')
+    outage.answered(check, {
+      allowed: true,
+      policies: [{ used: 4, prefetched: 6, resetMs: 1000, retryMs: 0, denials: 0 }],
+    })
+    lose()
+    time.advance(1000 + lateMs - 1)
+    t.equal(limitOf(), 5)
+    world.marker = 'other data'
+    await find()
+    t.match(world.restored, [{ args: [10, 1_000_000] }])
+    time.advance(1)
+    t.equal(limitOf(), 10)
+  }
+  for (const [windowMs, precision, lateMs] of [
+    [1_000_000, 0.25, 1000],
+    [1000, 0, 0],
+  ] as const) {
+    const check = checkOf([{ limit: 20, windowMs }], { precision })
+    const { outage, lose } = replica()
+    const limitOf = () => outage.share(check).policies[0]?.limit
+    outage.answered(check, { allowed: true, policies: [{ used: 10, resetMs: windowMs, retryMs: 0, denials: 0 }] })
+    lose()
+    time.advance(windowMs + lateMs - 1)
+    t.equal(limitOf(), 5)
+    time.advance(1)
+    t.equal(limitOf(), 10)
+  }
+})
+
 t.test('while it is not known whether the data is lost, an answer tells nothing of it', async t => {
   const { outage, world, lose, find, clean } = replica()
   let end = (_marker: string) => {}

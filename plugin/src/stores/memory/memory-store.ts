@@ -119,16 +119,18 @@ export class MemoryStore implements Store {
 
   /**
    * Takes over the usage that another store reports. What exceeds the usage known here, and at least what was admitted
-   * just now, is dated now. Entries older than the oldest one that still counts there are dropped.
+   * just now, is dated now. Entries older than the oldest one that still counts there are dropped. `lateMs`: for so long
+   * beyond its window the usage of a policy is to be known.
    */
-  learn(check: Check, answer: Answer): void {
+  learn(check: Check, answer: Answer, lateMs: (policy: Policy) => number = none): void {
     const now = this.#tick()
     for (let index = 0; index < check.policies.length; index++) {
-      const { log: name, windowMs, cost } = check.policies[index] as Policy
+      const policy = check.policies[index] as Policy
+      const { log: name, windowMs, cost } = policy
       const { used, prefetched = 0, resetMs, admission } = answer.policies[index] as PolicyAnswer
       const total = used + prefetched
       if (total === 0) continue
-      const { log } = this.#row(name, windowMs, keyAt(check, index), now)
+      const { log } = this.#row(name, windowMs + lateMs(policy), keyAt(check, index), now)
       const known = log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
       const more = Math.max(total - known, admission === undefined ? 0 : Math.min(cost, total))
       // The oldest units make room for those that are surely new.
@@ -283,6 +285,10 @@ export class MemoryStore implements Store {
     this.#permits.set(id, permits.add(permit))
     return permit
   }
+}
+
+function none(): number {
+  return 0
 }
 
 /** The table of the penalties of a policy whose log goes by another key. No name of a log begins so. */

@@ -7,6 +7,7 @@ import type { Connection } from './client.js'
 import { redisKey } from './codec.js'
 import { firstSlotOf, tagOf } from './nodes.js'
 import { Owed } from './owed.js'
+import { longestLife } from './prefetch.js'
 import { ANNOUNCED, markerLife, newMarker, type Replicas, shareOfCheck, type Watcher } from './presence.js'
 import type { RedisStore } from './redis-store.js'
 import { restore, type Usage } from './restore.js'
@@ -77,7 +78,10 @@ export interface OutageParts {
  */
 export class Outage implements Watcher {
   readonly #parts: OutageParts
-  /** Last known usage per key, as Redis told it. */
+  /**
+   * Last known usage per key, as Redis told it. It counts for the window and the life of a grant: units that a replica has
+   * taken ahead may be spent so much later.
+   */
   readonly #learnt: MemoryStore
   /**
    * The same, of nodes that this replica is guarded against. Shares go on from what was left before the outage: what
@@ -136,7 +140,7 @@ export class Outage implements Watcher {
   /** This replica's part of what was left when the node was lost, and of what has expired since. */
   share(check: Check): Check {
     const { replicas, store } = this.#parts
-    const used = this.#learnt.peek(check).policies.map(policy => policy.used)
+    const used = this.#learnt.peek({ ...check, policies: check.policies.map(late) }).policies.map(({ used }) => used)
     const { concurrency } = check
     const held = concurrency === undefined ? 0 : store.held(check.key, concurrency.log)
     return shareOfCheck(check, replicas.seen, used, held)
@@ -292,17 +296,17 @@ export class Outage implements Watcher {
       this.#policies.set(policy.log, policy)
       this.longestMs = Math.max(this.longestMs, policy.windowMs)
     }
-    usage.learn(check, answer)
+    usage.learn(check, answer, longestLife)
     this.#parts.local.learnBlocks(check, answer)
   }
 
   /** Forgets logs whose usage has left the window: those of former periods, and of windows that functions gave. */
   #sweep(): void {
-    for (const { log, windowMs } of this.#policies.values()) {
+    for (const policy of this.#policies.values()) {
       const isUsed = [this.#learnt, this.#late].some(
-        usage => usage.usage(log, windowMs)[Symbol.iterator]().next().done === false,
+        usage => usageOf(usage, policy)[Symbol.iterator]().next().done === false,
       )
-      if (!isUsed) this.#policies.delete(log)
+      if (!isUsed) this.#policies.delete(policy.log)
     }
     this.#sweepAt = Math.max(FIRST_SWEEP, 2 * this.#policies.size)
   }
@@ -310,10 +314,14 @@ export class Outage implements Watcher {
   /** No node is guarded any more: what was learnt meanwhile is what is known. */
   #takeOver(): void {
     for (const policy of this.#policies.values()) {
-      for (const [key, used] of this.#late.usage(policy.log, policy.windowMs)) {
+      for (const [key, used] of usageOf(this.#late, policy)) {
         const check = { key, limiter: '', policies: [policy], decisive: 1, penalty: 'none' as const }
         // A reset in a millisecond: no entry has expired.
-        this.#learnt.learn(check, { allowed: true, policies: [{ used, resetMs: 1, retryMs: 0, denials: 0 }] })
+        this.#learnt.learn(
+          check,
+          { allowed: true, policies: [{ used, resetMs: 1, retryMs: 0, denials: 0 }] },
+          longestLife,
+        )
       }
     }
     this.#late.close()
@@ -359,8 +367,7 @@ export class Outage implements Watcher {
     const { connection, nameSpace, stored } = this.#parts
     const known = new Map<string, Usage[]>()
     for (const policy of this.#policies.values()) {
-      const { log, windowMs } = policy
-      const all = [...this.#learnt.usage(log, windowMs), ...this.#late.usage(log, windowMs)]
+      const all = [...usageOf(this.#learnt, policy), ...usageOf(this.#late, policy)]
       for (const [key, used] of all) {
         if (this.#nodeOf(key) !== state.node) continue
         const usage = known.get(key)
@@ -389,6 +396,15 @@ export class Outage implements Watcher {
         }),
     )
   }
+}
+
+function late(policy: Policy): Policy {
+  return { ...policy, windowMs: policy.windowMs + longestLife(policy) }
+}
+
+/** Usage of each key in the log of a policy. */
+function usageOf(usage: MemoryStore, policy: Policy): Iterable<[key: string, used: number]> {
+  return usage.usage(policy.log, late(policy).windowMs)
 }
 
 /** A few at a time, so that no call waits behind all of them. */

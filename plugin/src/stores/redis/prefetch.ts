@@ -228,8 +228,8 @@ export class Prefetch {
     if (this.#out.size === 0 && this.#returned.size === 0) return undefined
     const returning: (Promise<void> | undefined)[] = []
     for (const key of keysOf(check)) {
-      const returned = this.#returned.get(key)
-      if (returned !== undefined && returned > asked) returning.push(undefined)
+      const returned = this.#returned.get(key) ?? Number.NEGATIVE_INFINITY
+      if (returned > asked) returning.push(undefined)
       const out = this.#out.get(key)
       if (out === undefined) continue
       for (const holding of [...out.holdings]) {
@@ -558,11 +558,16 @@ export class Prefetch {
 
 function ignore(): void {}
 
+/** For how long after Redis has counted it a unit of this log may be spent by the replica that took it ahead (ms). */
+export function longestLife({ sliced, sliceMs }: Policy): number {
+  return sliced ? Math.min(LONGEST_LIFE_MS, sliceMs) : 0
+}
+
 /** Grants need logs whose entries share slices, since theirs are dated up to a slice ahead, and costs that are known. */
 function newShape({ policies, penalty, concurrency }: Check): Shape | null {
   if (penalty !== 'none' || concurrency !== undefined) return null
-  if (!policies.every(({ sliced, cost }) => sliced && cost > 0)) return null
-  const lifeMs = Math.min(LONGEST_LIFE_MS, ...policies.map(({ sliceMs }) => sliceMs))
+  if (!policies.every(({ cost }) => cost > 0)) return null
+  const lifeMs = Math.min(...policies.map(longestLife))
   return lifeMs < SHORTEST_LIFE_MS ? null : { lifeMs, young: new Map(), old: new Map() }
 }
 

@@ -5,8 +5,8 @@ import { InvalidOption } from './errors.js'
 import type { Decided, Limiter as Engine } from './limiter.js'
 import { LiveDecision, type RequestRateLimit } from './live-decision.js'
 import type { Cost, Keys } from './options/answers.js'
-import { show } from './options/kinds.js'
-import type { RateLimitPluginOptions, RateLimitPolicy } from './options/table.js'
+import { isFunction, isObject, refusal, show } from './options/kinds.js'
+import { limiterOptions, type RateLimitPluginOptions, type RateLimitPolicy } from './options/table.js'
 import { Registration } from './registration.js'
 
 /** Options of the plugin that mean the same without requests. */
@@ -151,7 +151,7 @@ class Admission extends LiveDecision implements LimiterDecision {
 }
 
 function refuseOthers(options: LimiterOptions): void {
-  if (typeof options !== 'object' || options === null) throw new InvalidOption('options', show(options), 'an object')
+  if (!isObject(options)) throw new InvalidOption('options', show(options), 'an object')
   for (const name of Object.keys(options)) {
     if (!NAMES.includes(name))
       throw new InvalidOption(name, 'unknown to a limiter without requests', `one of ${NAMES.join(', ')}`)
@@ -166,6 +166,13 @@ function refuseOthers(options: LimiterOptions): void {
       if (isOfRequests) throw new InvalidOption(at + name, show(value), 'a plain value, because there is no request')
     }
   }
+  // The plugin takes the default for these where its registration has NaN, and warns of it; see `tolerate`.
+  for (const name of ['max', 'timeWindow'] as const) {
+    if (Number.isNaN(options[name])) throw refusal(name, options[name], limiterOptions[name])
+  }
+  const { log } = options
+  const isLog = log === undefined || ['info', 'warn', 'error'].every(level => isFunction(Object(log)[level]))
+  if (!isLog) throw new InvalidOption('log', show(log), 'an object with the functions info, warn and error')
   if (options.redis && options.nameSpace === undefined) {
     throw new InvalidOption('nameSpace', 'undefined', 'a string that names the limiter in Redis')
   }

@@ -153,6 +153,10 @@ t.test('options that concern requests, or need a name, are refused', async t => 
     /'policies\[0\].keyGenerator' is a/,
   )
   refused({ max: -1 }, /'max' is -1; allowed: a number ≥ 0/)
+  refused({ max: Number(undefined) }, /'max' is NaN; allowed: a number ≥ 0/)
+  refused({ timeWindow: Number(undefined) }, /'timeWindow' is NaN; allowed: milliseconds ≥ 1/)
+  for (const log of [5, {}, null, { info() {}, warn() {} }]) refused({ log }, /'log' is .*; allowed: an object with/)
+  refused([], /'options' is a list of 0; allowed: an object/)
   refused(undefined as never, /'options' is undefined; allowed: an object/)
   refused({ redis: redisClient(t) }, /'nameSpace' is undefined; allowed: a string that names the limiter/)
 })

@@ -3,7 +3,7 @@
  * the others do when there is no answer. The clock is moved by hand.
  */
 import t, { type Test } from 'tap'
-import type { Call } from '../../../plugin/src/stores/processes/messages.js'
+import type { Call, Decoded } from '../../../plugin/src/stores/processes/messages.js'
 import type { StoreEvent } from '../../../plugin/src/stores/redis/events.js'
 import type { Answer, Check } from '../../../plugin/src/stores/store.js'
 import { atTimeByHand } from '../../support/time-by-hand.js'
@@ -56,7 +56,7 @@ t.test('an answer says the same on the other side', async t => {
   for (const answer of answers) {
     const sent = encodeAnswer(answer, 44)
     t.ok(sent.every(value => typeof value === 'number'))
-    t.strictSame(decodeAnswer(sent), { answer, permit: 44 })
+    t.strictSame(decodeAnswer(sent, answer.policies.length), { answer, permit: 44 })
   }
 })
 
@@ -88,7 +88,7 @@ t.test('what all checks of a limiter have in common can be sent as JSON', async 
 function counting(options: ConstructorParameters<typeof SharedCounts>[0] = {}) {
   const counts = new SharedCounts(options, () => time.now)
   const ask = (...calls: readonly unknown[]) => counts.answer(calls, 'me') as unknown[]
-  const answerOf = (result: unknown) => decodeAnswer(result as number[])
+  const answerOf = (result: unknown) => decodeAnswer(result, ((result as number[]).length - 4) / 7) as Decoded
   const of = (operation: 'check' | 'peek' | 'charge', given: Check = check) =>
     answerOf(ask([operation, given.key, given.keys ?? null, 0, shapeOf(given)])[0])
   return { counts, ask, of, answerOf }
@@ -305,6 +305,26 @@ function watched<T>(value: T | Promise<T>): Promise<T> {
   promise.catch(() => {})
   return promise
 }
+
+t.test('what is not the answer to its call is a failure of the link, and of this call alone', async t => {
+  const good = [1, -1, 0, 0, 1, 2, 0, 0, 5, 6, -1]
+  const junk = [5, 'late', {}, [], good.slice(1), [...good, 1], good.map(String), [...good.slice(1), Number.NaN]]
+  for (const result of junk) {
+    const { store, reply } = asking()
+    const [one, other] = [watched(store.check(check)), watched(store.check(keyed('other')))]
+    await reply([result, good])
+    await t.rejects(one, { message: 'the link gave something else than the answer to its call' })
+    t.match(await other, { allowed: true, policies: [{ used: 1, resetMs: 2 }] })
+  }
+})
+
+t.test('policies that are unknown after they were sent once more are a failure', async t => {
+  const { store, reply } = asking()
+  const one = watched(store.check(check))
+  for (let times = 0; times < 2; times++)
+    t.match(await reply(['unknown']), [['check', 'client', null, 0, shapeOf(check)]])
+  await t.rejects(one, { message: 'the link gave something else than the answer to its call' })
+})
 
 t.test('what is asked in one turn is one message, with its policies twice and then by number', async t => {
   const { store, sent, reply, events } = asking()

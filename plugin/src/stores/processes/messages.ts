@@ -65,8 +65,15 @@ export function encodeAnswer({ allowed, policies, concurrency }: Answer, permit:
   return sent
 }
 
-/** The answer without its lease, and the number of the permit. */
-export function decodeAnswer(sent: AnswerSent): { readonly answer: Answer; readonly permit: number } {
+export interface Decoded {
+  /** Without its lease. */
+  readonly answer: Answer
+  readonly permit: number
+}
+
+/** Undefined where it is not what `encodeAnswer` makes of so many policies: the link is the user's. */
+export function decodeAnswer(sent: unknown, policyCount: number): Decoded | undefined {
+  if (!isAnswer(sent, policyCount)) return undefined
   const [allowed, inFlight, violated, permit] = sent as readonly [number, number, number, number]
   const policies: PolicyAnswer[] = []
   for (let at = HEAD; at < sent.length; at += NUMBERS_OF_POLICY) {
@@ -83,6 +90,10 @@ export function decodeAnswer(sent: AnswerSent): { readonly answer: Answer; reado
   }
   const concurrency = inFlight === NONE ? undefined : { inFlight, violated: violated === 1 }
   return { answer: { allowed: allowed === 1, policies, concurrency }, permit }
+}
+
+function isAnswer(sent: unknown, policyCount: number): sent is AnswerSent {
+  return Array.isArray(sent) && sent.length === HEAD + policyCount * NUMBERS_OF_POLICY && sent.every(Number.isFinite)
 }
 
 export function encodeRefund({ policy: { log, windowMs }, cost, admission, key }: Refund): RefundSent {

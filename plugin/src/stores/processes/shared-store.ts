@@ -117,19 +117,27 @@ export class SharedStore implements Store {
     return new Promise((resolve, reject) => {
       const asked = monotonic()
       let isGivenUp = false
+      /** The policies were unknown there, and have been sent once more. */
+      let isAgain = false
       const settle = (result: Result) => {
         if (result === 'too-large') {
           if (!isGivenUp) reject(new ChargeTooLarge())
           return
         }
-        if (result === 'unknown') {
+        if (result === 'unknown' && !isAgain) {
           // These counts have replaced those that the shape was sent to. Nothing was counted.
+          isAgain = true
           this.#shapes.delete(check.policies)
           if (!isGivenUp)
             this.#add({ call: [operation, check.key, check.keys ?? null, ...this.#shape(check)], settle, fail })
           return
         }
-        const { answer, permit } = decodeAnswer(result as AnswerSent)
+        const decoded = decodeAnswer(result, check.policies.length)
+        if (decoded === undefined) {
+          fail(new Error('the link gave something else than the answer to its call'))
+          return
+        }
+        const { answer, permit } = decoded
         if (isGivenUp) {
           this.#takeBack(operation, check, answer, permit)
           return

@@ -402,7 +402,7 @@ export class Limiter {
       return this.#decided(key, share, local, own)
     }
     try {
-      const answer = await store.check(check)
+      const answer = await store.check(withoutAhead(check))
       own.concurrency?.lease?.release()
       if (!answer.allowed) await local.refund(share, refundsOf(share, own))
       return this.#decided(key, check, store, answer)
@@ -450,7 +450,7 @@ export class Limiter {
   async #tryStore(check: Check): Promise<void> {
     const { store } = this.#parts
     try {
-      const answer = await store.check(check)
+      const answer = await store.check(withoutAhead(check))
       answer.concurrency?.lease?.release()
       if (answer.allowed) this.#giveBack(check, answer)
     } catch {
@@ -665,6 +665,11 @@ export class Limiter {
     }
     return log
   }
+}
+
+/** While others may have admitted something that the store has not been told, nothing is taken ahead. */
+function withoutAhead(check: Check): Check {
+  return check.prefetch === undefined ? check : { ...check, prefetch: undefined }
 }
 
 /** What gives a check back all that it was charged. */

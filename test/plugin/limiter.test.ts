@@ -1050,6 +1050,22 @@ t.test('what the share denies is denied; the store is asked only where it is not
   t.match(await decide(), { decision: { allowed: false } })
 })
 
+t.test('while it is guarded, nothing is taken ahead', async t => {
+  const { store, local, decide, state } = guarded()
+  await decide()
+  state.isAway = true
+  local.answers.push(denying(check))
+  await decide()
+  const checks = store.asked.filter(({ what }) => what === 'check')
+  t.strictSame(
+    checks.map(({ check }) => check.prefetch),
+    [undefined, undefined],
+  )
+  state.isGuarded = false
+  decide()
+  t.equal(store.asked.at(-1)?.check.prefetch, Number.POSITIVE_INFINITY)
+})
+
 t.test('where the store gives no answer the share decides, as long as it is guarded', async t => {
   const { store, local, decide, state, gave, holding } = guarded()
   store.answers.push(failing(gone))

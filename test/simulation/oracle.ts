@@ -158,7 +158,7 @@ export class History {
     const jumps = this.#jumps.filter(jump => jump <= to && isTouched(jump)).length
     const outage = this.#outages.find(
       outage =>
-        from < outage.from && units.some(({ at }) => at <= outage.from) && units.some(({ at }) => at > outage.from),
+        from < outage.from && units.some(({ at }) => at <= outage.from) && units.some(({ at }) => at >= outage.from),
     )
     if (outage === undefined) return max * (1 + jumps)
     return max * jumps + Math.max(max * BEGINNING, max + this.#unknown(outage.from, units))

@@ -102,8 +102,10 @@ export function planOf(seed: number): Plan {
       const outage = outageOf(random, begin, trafficUs)
       steps.push(...outage.steps)
       endUs = Math.max(endUs, outage.endUs + windowUs)
-      // Some go on to ask right when it is over.
-      steps.push(...asks(random, settings, outage.endUs - 50 * MS, Math.min(windowUs, 2 * SECOND)))
+      // Some go on to ask right when it is over; or all have used up what they may give by themselves, and go on to ask.
+      if (random.isLikely(0.5)) {
+        steps.push(...asks(random, settings, outage.endUs - 50 * MS, Math.min(windowUs, 2 * SECOND)))
+      } else steps.push(...presses(settings, begin, outage.endUs - windowUs, windowUs + Math.min(windowUs, SECOND)))
       break
     }
     case 'clocks':
@@ -192,6 +194,16 @@ function asks(random: Random, settings: Settings, from: number, forUs: number): 
   return steps
 }
 
+/** All replicas know one key, and later ask for it all the time. */
+function presses({ rates }: Settings, knownAt: number, from: number, forUs: number): Step[] {
+  const gapUs = 10 * MS
+  const count = forUs / gapUs
+  return rates.flatMap((_rate, replica) => [
+    { at: knownAt, act: 'ask', replica, key: 'shared', count: 1, gapUs: 0 },
+    { at: from, act: 'ask', replica, key: 'shared', count, gapUs },
+  ])
+}
+
 /** Refunds, charges, looks and credits. */
 function gives(random: Random, { rates, cost }: Settings, from: number, forUs: number): Step[] {
   const steps: Step[] = []
@@ -249,7 +261,7 @@ function outageOf(
   forUs: number,
 ): { readonly steps: readonly Step[]; readonly endUs: number } {
   const at = from + random.int(0, forUs)
-  const long = random.pick([300, 1700, 2500, 4000]) * MS
+  const long = random.pick([300, 1700, 2500, 4000, 12_000]) * MS
   const steps: Step[] = [
     random.pick<() => Step>([
       () => ({ at, act: 'freeze', forUs: long }),

@@ -71,6 +71,16 @@ export const PLANTED: Readonly<Record<string, Plant>> = {
     from: 'return { ...policy, limit: shareOf(left, place) }',
     to: 'return { ...policy, limit: left }',
   },
+  'a replica that forgets the others at the end of a long outage': {
+    file: 'redis/presence.ts',
+    from: '    this.#heardSince = undefined\n',
+    to: '    this.#heardSince = monotonic()\n',
+  },
+  'quota taken ahead while others may have admitted something by themselves': {
+    file: 'src/limiter.ts',
+    from: 'return check.prefetch === undefined ? check : { ...check, prefetch: undefined }',
+    to: 'return check',
+  },
   'a return that writes nothing': {
     file: 'redis/outage.ts',
     from: 'if (state.isEmpty) await this.#restore(state)\n    await this.#write(state)',

@@ -162,12 +162,12 @@ t.test('the second request in a row of a key takes quota ahead, and waits for it
   const waits = one.prefetch.check(check)
   t.ok(waits instanceof Promise)
   const [take] = one.sent as [Take]
-  const { operation, key, keys, refunds, since, deadline, riders, wanted, lifeMs, share, resets, settled } = take
+  const { operation, key, keys, refunds, since, deadline, riders, wanted, lifeMs, share, recalls, settled } = take
   t.strictSame(
-    { operation, key, keys, refunds, since, deadline, wanted, lifeMs, share, resets, settled },
+    { operation, key, keys, refunds, since, deadline, wanted, lifeMs, share, recalls, settled },
     {
       ...{ operation: 'take', key: 'stored client', keys: undefined, refunds: [], since: time.now, settled: false },
-      ...{ deadline: time.now + 500, wanted: 6, lifeMs: LIFE_MS, share: 4, resets: 0 },
+      ...{ deadline: time.now + 500, wanted: 6, lifeMs: LIFE_MS, share: 4, recalls: 0 },
     },
   )
   t.equal(take.check, check)
@@ -1182,28 +1182,41 @@ t.test('those that waited are asked for again once units are back that they coul
   t.equal(await isBack(), true)
 })
 
-t.test('after a reset of a key nothing is spent that was taken before, or was on its way', async t => {
-  const one = replica()
-  const [check, other] = [checkFor(), checkFor([PLENTY], { key: 'other' })]
-  await one.warm(check)
-  await one.warm(other)
-  one.prefetch.recall('client')
-  t.match(one.given, [{ check, refunds: [{ cost: 6 }] }])
-  t.equal(one.given.length, 1)
-  t.match(one.prefetch.check(other), { allowed: true, policies: [{ used: 2 }] })
+t.test(
+  'after a recall nothing is spent that was taken before, or was on its way, and the next is not asked for',
+  async t => {
+    const one = replica()
+    const [check, other] = [checkFor(), checkFor([PLENTY], { key: 'other' })]
+    const isClient = (key: string) => key === 'client'
+    await one.warm(check)
+    await one.warm(other)
+    one.prefetch.recall(isClient)
+    t.match(one.given, [{ check, refunds: [{ cost: 6 }] }])
+    t.equal(one.given.length, 1)
+    t.match(one.prefetch.check(other), { allowed: true, policies: [{ used: 2 }] })
 
-  const waits = one.prefetch.check(check)
-  const take = one.depart()
-  t.equal(take.resets, 1)
-  const late = one.prefetch.check(check)
-  t.ok(late instanceof Promise)
-  one.prefetch.recall('client')
-  one.arrive(take, { admitted: 1, ahead: 5 })
-  t.match(await waits, { allowed: true })
-  t.strictSame(one.again, [take.riders[1]])
-  t.match(one.given[1], { refunds: [{ cost: 5 }] })
-  one.prefetch.recall('nobody')
-})
+    const waits = one.prefetch.check(check)
+    const take = one.depart()
+    t.equal(take.recalls, 1)
+    const late = one.prefetch.check(check)
+    t.ok(late instanceof Promise)
+    one.prefetch.recall(isClient)
+    one.arrive(take, { admitted: 1, ahead: 5 })
+    t.match(await waits, { allowed: true })
+    t.strictSame(one.again, [take.riders[1]])
+    t.match(one.given[1], { refunds: [{ cost: 5 }] })
+    one.prefetch.recall(() => false)
+    t.equal(one.given.length, 2)
+
+    const next = replica()
+    await next.warm(check)
+    await next.warm(other)
+    for (let left = 5; left >= 1; left--) for (const each of [check, other]) next.prefetch.check(each)
+    next.prefetch.recall(isClient)
+    time.advance(2)
+    t.match(next.sent.slice(2), [{ key: 'stored other' }])
+  },
+)
 
 t.test('a replica that closes gives everything back, and takes nothing ahead any more', async t => {
   const one = replica()

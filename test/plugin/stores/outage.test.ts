@@ -37,6 +37,8 @@ interface World {
   marker: string | Error | Promise<string>
   markers: { readonly keys: readonly string[]; readonly args: readonly unknown[] }[]
   charges: { readonly key: string; readonly cost: number }[]
+  /** Of these keys, the ones whose quota taken ahead was recalled, each time. */
+  recalled: string[][]
   /** What becomes of a charge. */
   charge: (check: Check) => Answer | Promise<Answer>
   restored: { readonly keys: readonly string[]; readonly args: readonly unknown[] }[]
@@ -54,7 +56,15 @@ function replica(given: { isCluster?: boolean; nodes?: readonly string[]; capaci
   const { isCluster = false, nodes = ['one'], capacity = 10 } = given
   const world: World = {
     ...{ status: 'ready', holder: () => 'one', marker: 'its data', markers: [], charges: [], restored: [], waits: [] },
-    ...{ charge: () => used(2), restoring: async () => 1, isAlone: false, count: 2, held: 0, watchers: new Set() },
+    ...{
+      recalled: [],
+      charge: () => used(2),
+      restoring: async () => 1,
+      isAlone: false,
+      count: 2,
+      held: 0,
+      watchers: new Set(),
+    },
   }
   const nodeOf = (key: string) => (isCluster ? world.holder(key) : undefined)
   const marker = async () => {
@@ -82,6 +92,7 @@ function replica(given: { isCluster?: boolean; nodes?: readonly string[]; capaci
       nodes,
       nodeOf,
       held: () => world.held,
+      recall: (isMeant: (key: string) => boolean) => world.recalled.push(['a', 'b'].filter(isMeant)),
       charge: async (check: Check) => {
         world.charges.push({ key: check.key, cost: check.policies[0]?.cost ?? 0 })
         return world.charge(check)
@@ -126,6 +137,23 @@ function replica(given: { isCluster?: boolean; nodes?: readonly string[]; capaci
   }
   return { outage, world, local, admit, clean, lose, find }
 }
+
+t.test('what was taken ahead of a node is recalled when it may have missed something, once', async t => {
+  const { outage, world, admit, lose, find, clean } = replica()
+  lose()
+  admit()
+  outage.missed(true)
+  t.strictSame(world.recalled, [['a', 'b']])
+  await find()
+  await clean()
+  lose()
+  t.equal(world.recalled.length, 2)
+
+  const cluster = replica({ isCluster: true, nodes: ['one', 'two'] })
+  cluster.world.holder = key => (key === 'a' ? 'one' : 'two')
+  cluster.lose('two')
+  t.strictSame(cluster.world.recalled, [['b']])
+})
 
 // One node ---------------------------------------------------------------------------------------------------------------
 

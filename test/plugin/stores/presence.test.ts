@@ -362,6 +362,40 @@ t.test('one that is not listed any more after a call has time to come back', asy
   t.equal(replicas.seen.count, 2)
 })
 
+t.test('after an outage each has time to come back, however long it was', async t => {
+  const outages: Record<string, (made: ReturnType<typeof replica>) => Promise<void>> = {
+    'a reply that comes late': async ({ sent }) => {
+      await time.pass(1000)
+      const [late] = sent() as [Call]
+      await time.pass(20_000)
+      await late.replies({ said: { me: '' } })
+    },
+    'no connection': async ({ state, ready, reply }) => {
+      state.status = 'connecting'
+      await time.pass(20_000)
+      await ready()
+      await reply({ said: { me: '' } })
+    },
+    'announcements that are refused': async ({ sent, beat }) => {
+      for (let second = 0; second < 20; second++) {
+        await time.pass(1000)
+        await sent()[0]?.fails()
+      }
+      await beat({ said: { me: '' } })
+    },
+  }
+  for (const [outage, pass] of Object.entries(outages)) {
+    const made = replica()
+    await made.reply({ said: { me: '', a: '', b: '' } })
+    await pass(made)
+    t.equal(made.replicas.seen.count, 3, outage)
+    for (let second = 1; second < 5; second++) await made.beat({ said: { me: '', a: '' } })
+    t.equal(made.replicas.seen.count, 3, outage)
+    await made.beat({ said: { me: '', a: '' } })
+    t.equal(made.replicas.seen.count, 2, `${outage}: who is not listed by then is gone`)
+  }
+})
+
 t.test('one that is first listed with the reply to the call is waited for too', async t => {
   const { reply, wait } = replica()
   await reply()

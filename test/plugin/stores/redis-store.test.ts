@@ -737,6 +737,8 @@ const grants = (admitted: number, ahead: number, used = admitted + ahead, retryU
   ...(admitted + ahead > 0 ? [77, 88] : [0, 0]),
 ]
 
+const counted = (used: number) => ({ used, resetMs: 4, retryMs: 0, denials: 0, blockedMs: undefined })
+
 /** A store with a grant of six requests. */
 async function granted(options: Partial<RedisStoreOptions> = {}) {
   const one = redis(options)
@@ -758,7 +760,10 @@ t.test('quota is taken ahead for a key that is busy, and its requests are answer
   t.match(store.check(busy), { allowed: true, policies: [{ used: 3 }] })
   await turn()
   t.strictSame(sent(), [])
-  t.match(answers[1], [busy, { policies: [{ used: 2, prefetched: 6 }] }])
+  const all = { ...busy, policies: [{ ...busy.policies[0], cost: 7 }] }
+  t.strictSame(answers.slice(1), [
+    [all, { allowed: true, policies: [{ ...counted(8), admission: { generation: 77, time: 88 } }] }],
+  ])
   const look = watched(store.peek(busy))
   await turn()
   await sent()[0]?.replies([clockUs(), 8, 4000, 0, 6])
@@ -789,14 +794,26 @@ t.test('what Redis gives back shows in what is answered ahead, for the keys that
   t.equal(usedNext(), 3)
 })
 
-t.test('a grant that nobody waited for tells what is used', async t => {
+t.test('a grant tells what is used as one charge, and nothing where nothing was granted', async t => {
   const { store, sent, answers } = await granted()
   answers.splice(0)
   for (let left = 5; left >= 1; left--) store.check(busy)
   await time.pass(2)
   const [call] = sent() as [Call]
   await call.replies(grants(0, 9, 17))
-  t.match(answers, [[busy, { allowed: true, policies: [{ used: 17, resetMs: 4, retryMs: 0, denials: 0 }] }]])
+  t.match(answers.splice(0), [
+    [
+      { key: 'client', policies: [{ cost: 9 }] },
+      { allowed: true, policies: [{ ...counted(17), admission: { time: 88 } }] },
+    ],
+  ])
+  for (let left = 10; left >= 1; left--) store.check(busy)
+  await time.pass(2)
+  const [next] = sent() as [Call]
+  await next.replies(grants(0, 0, 17))
+  t.match(answers, [
+    [{ policies: [{ cost: 0 }] }, { allowed: false, policies: [{ ...counted(17), admission: undefined }] }],
+  ])
 })
 
 const large: Check = { ...busy, prefetch: undefined }

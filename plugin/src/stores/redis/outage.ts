@@ -257,10 +257,14 @@ export class Outage implements Watcher {
   /** Something may be missing in the node. */
   #leave(state: Return): void {
     if (this.#closed) return
-    if (state.phase === 'calm') this.#away++
+    const wasCalm = state.phase === 'calm'
     state.phase = 'away'
     state.epoch++
     state.guardedAt = ++this.guards
+    if (!wasCalm) return
+    this.#away++
+    // It would be spent when others have written what they admitted meanwhile.
+    this.#parts.store.recall(key => this.#nodeOf(key) === state.node)
   }
 
   async #return(state: Return): Promise<void> {

@@ -78,8 +78,8 @@ export class Take implements Pending {
   readonly wanted: number
   readonly lifeMs: number
   readonly share: number
-  /** Resets that this replica had made when it was asked for. */
-  readonly resets: number
+  /** Recalls before it was asked for. */
+  readonly recalls: number
   /** How many of the riders are in the call: set when it is sent. */
   waiting = 0
   settled = false
@@ -92,7 +92,7 @@ export class Take implements Pending {
     holding: Holding,
     first: Pending,
     riders: Pending[],
-    plan: Pick<Take, 'wanted' | 'lifeMs' | 'share' | 'resets'>,
+    plan: Pick<Take, 'wanted' | 'lifeMs' | 'share' | 'recalls'>,
     ended: () => void,
   ) {
     this.check = first.check
@@ -111,7 +111,7 @@ export class Take implements Pending {
     this.wanted = plan.wanted
     this.lifeMs = plan.lifeMs
     this.share = plan.share
-    this.resets = plan.resets
+    this.recalls = plan.recalls
   }
 
   resolve(): void {}
@@ -190,8 +190,8 @@ export class Prefetch {
   /** Holdings whose next grant is to be asked for, and when that happens. */
   readonly #due = new Map<Holding, Shape>()
   #dueTimer: NodeJS.Timeout | undefined
-  /** Counts resets: what was asked for before one is not spent after it. */
-  #resets = 0
+  /** Counts recalls: what was asked for before one is not spent after it. */
+  #recalls = 0
   #closed = false
 
   constructor(parts: PrefetchParts) {
@@ -308,7 +308,7 @@ export class Prefetch {
     if (admitted + ahead > 0)
       for (const grant of holding.grants.filter(grant => !isOf(grant))) this.#retire(holding, grant)
     const until = sent + take.lifeMs * (1 - DRIFT) - MARGIN_MS
-    const mayBeSpent = ahead > 0 && !this.#closed && take.resets === this.#resets && now < until
+    const mayBeSpent = ahead > 0 && !this.#closed && take.recalls === this.#recalls && now < until
     const rest: Pending[] = []
     for (let index = admitted; index < riders.length; index++) {
       const rider = riders[index] as Pending
@@ -345,10 +345,14 @@ export class Prefetch {
     for (const rider of rest) this.#parts.settle(rider, { allowed: false, policies })
   }
 
-  /** Nothing is spent of what was asked for a key so far, or is on its way. It goes back: other keys may have their part in it. */
-  recall(key: string): void {
-    this.#resets++
-    this.#retireAll(key)
+  /** Nothing is spent of what was asked for these keys so far, or is on its way. It goes back: other keys may have their part in it. */
+  recall(isMeant: (key: string) => boolean): void {
+    this.#recalls++
+    for (const holding of this.#due.keys()) if (keysOf(holding.check).some(isMeant)) this.#due.delete(holding)
+    for (const [key, { holdings }] of [...this.#out]) {
+      if (!isMeant(key)) continue
+      for (const holding of [...holdings]) for (const grant of [...holding.grants]) this.#retire(holding, grant)
+    }
   }
 
   /** Resolves once no call for a grant is on its way any more: it was answered, or takes too long. */
@@ -361,14 +365,7 @@ export class Prefetch {
   close(): void {
     this.#closed = true
     clearTimeout(this.#dueTimer)
-    this.#due.clear()
-    for (const key of [...this.#out.keys()]) this.#retireAll(key)
-  }
-
-  #retireAll(key: string): void {
-    for (const holding of [...(this.#out.get(key)?.holdings ?? [])]) {
-      for (const grant of [...holding.grants]) this.#retire(holding, grant)
-    }
+    this.recall(() => true)
   }
 
   /** Null where nothing may be taken ahead. */
@@ -467,7 +464,7 @@ export class Prefetch {
   }
 
   #send(holding: Holding, { lifeMs }: Shape, first: Pending, riders: Pending[], wanted: number): boolean {
-    const plan = { wanted, lifeMs, share: this.#share(), resets: this.#resets }
+    const plan = { wanted, lifeMs, share: this.#share(), recalls: this.#recalls }
     const take = new Take(holding, first, riders, plan, () => this.#forgetIdle(holding))
     holding.call = take
     this.#note(holding)

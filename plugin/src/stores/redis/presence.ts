@@ -105,8 +105,8 @@ export class Replicas {
   /** Of the last reply: its time, and the change of the list that it told of. */
   #lastTime = 0
   #changed = 0
-  /** Until when a replica that is not listed may still announce itself (our clock, ms). */
-  #graceUntil = Number.NEGATIVE_INFINITY
+  /** When Redis replied again after a gap (our clock, ms); undefined while there is one. */
+  #heardSince: number | undefined = Number.NEGATIVE_INFINITY
   #closed = false
 
   /** `id`: who announces itself. `dirty`: of all that announce this id, see `Watcher`. */
@@ -215,6 +215,7 @@ export class Replicas {
   /** `calls`: those that stood when the announcement was sent. */
   #observe(reply: Reply, calls: readonly RollCall[]): string {
     const now = monotonic()
+    this.#heardSince ??= now
     const isNews = reply.called > this.#lastTime
     this.#lastTime = reply.time
     if (reply.said !== undefined) this.#list(reply, now)
@@ -230,7 +231,7 @@ export class Replicas {
     for (const id of listed.keys()) this.#known.add(id)
     for (const id of this.#known) {
       // After an outage all announcements may have expired: each replica has time to come back.
-      if (!listed.has(id) && id !== this.#id && now >= this.#graceUntil) this.#known.delete(id)
+      if (!listed.has(id) && id !== this.#id && now - (this.#heardSince as number) >= TTL_MS) this.#known.delete(id)
     }
     this.#changed = this.#known.size === listed.size ? changed : 0
     const ids = [...this.#known].sort()
@@ -241,7 +242,7 @@ export class Replicas {
     if (call.since === 0) {
       call.since = time
       call.heardAt = now
-      this.#graceUntil = Math.max(this.#graceUntil, now + TTL_MS)
+      this.#heardSince = now
       for (const id of said?.keys() ?? []) call.awaited.add(id)
       call.awaited.delete(this.#id)
     }
@@ -267,7 +268,7 @@ export class Replicas {
   }
 
   #missed(isAll: boolean): void {
-    this.#graceUntil = monotonic() + TTL_MS
+    this.#heardSince = undefined
     this.#changed = 0
     for (const watcher of this.#watchers) watcher.missed(isAll)
   }

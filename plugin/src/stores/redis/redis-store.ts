@@ -113,7 +113,7 @@ export class RedisStore implements Store {
       timeoutMs,
       replicas: options.replicas ?? (() => 1),
       send: take => this.#sendTake(take),
-      settle: (rider, answer) => this.#answer(rider, { answer, permit: 0 }),
+      settle: (rider, answer) => this.#answer(rider, { answer, permit: 0 }, true),
       again: (riders, back) => this.#askAgain(riders, back),
       giveBack: (check, refunds) => this.refund(check, refunds),
       pending: (check, resolve, reject) => this.#pending('check', check, NO_REFUNDS, resolve as never, reject),
@@ -164,7 +164,7 @@ export class RedisStore implements Store {
     const stored = this.#stored(key)
     const names = logs.flatMap(log => [log, penaltyName(log, 'count'), penaltyName(log, 'renew')])
     const keys = [...names, ...permits].map(name => redisKey(this.#nameSpace, stored, name))
-    this.#prefetch.recall(key)
+    this.#prefetch.recall(other => other === key)
     if (keys.length > 0) await this.#inTime(RESET, stored, keys, [])
     for (const log of permits) this.#permits.forget(redisKey(this.#nameSpace, stored, log))
   }
@@ -173,7 +173,7 @@ export class RedisStore implements Store {
   async block(key: string, { limiters, logs }: BlockPlaces, durationMs: number): Promise<void> {
     const recall = () => {
       for (const limiter of limiters) this.#denials.forget(limiter, key)
-      this.#prefetch.recall(key)
+      this.#prefetch.recall(other => other === key)
     }
     const stored = this.#stored(key)
     recall()
@@ -216,6 +216,11 @@ export class RedisStore implements Store {
 
   held(key: string, permits: string): number {
     return this.#permits.count(redisKey(this.#nameSpace, this.#stored(key), permits))
+  }
+
+  /** What was taken ahead for these keys is not spent any more. */
+  recall(isMeant: (key: string) => boolean): void {
+    this.#prefetch.recall(isMeant)
   }
 
   /** The node that holds a partition key, as it stands in Redis; undefined where there is only one. */
@@ -399,8 +404,7 @@ export class RedisStore implements Store {
       } else if (take === undefined) this.#answer(one, result as { answer: Answer; permit: number })
       else {
         take.settled = true
-        // Where nobody waits, no other answer tells what is counted.
-        if (take.waiting === 0) this.#options.onAnswer?.(take.check, countedOf(result as TakeReply))
+        this.#options.onAnswer?.(...countedOf(take.check, result as TakeReply))
         this.#prefetch.granted(take, result as TakeReply, sent)
       }
     }
@@ -456,10 +460,11 @@ export class RedisStore implements Store {
     })
   }
 
-  #answer(pending: Pending, { answer: counted, permit }: { answer: Answer; permit: number }): void {
+  /** `isRider`: it waited for a grant, whose answer has been told. */
+  #answer(pending: Pending, { answer: counted, permit }: { answer: Answer; permit: number }, isRider = false): void {
     const answer = this.#prefetch.without(pending.check, counted)
     const { check, operation, key } = pending
-    this.#options.onAnswer?.(check, answer)
+    if (!isRider) this.#options.onAnswer?.(check, answer)
     if (operation === 'check' && answer.allowed) this.#prefetch.seen(check, answer)
     else if (operation === 'check') {
       // What this replica has taken ahead and not spent comes back before it denies.
@@ -627,11 +632,18 @@ class Patience {
   }
 }
 
-function countedOf({ policies }: TakeReply): Answer {
-  return {
-    allowed: true,
-    policies: policies.map(({ used, resetMs, blockedMs }) => ({ used, resetMs, retryMs: 0, denials: 0, blockedMs })),
-  }
+/** A grant as one check of all its requests, and its answer. */
+function countedOf(check: Check, { admitted, ahead, policies }: TakeReply): [check: Check, answer: Answer] {
+  const requests = admitted + ahead
+  const answers = policies.map(({ used, resetMs, blockedMs, admission }) => ({
+    ...{ used, resetMs, retryMs: 0, denials: 0, blockedMs },
+    admission: requests > 0 ? admission : undefined,
+  }))
+  const charged = check.policies.map(policy => ({ ...policy, cost: policy.cost * requests }))
+  return [
+    { ...check, policies: charged },
+    { allowed: requests > 0, policies: answers },
+  ]
 }
 
 /** All that wait for a call: those it was made of, and those that joined a call for a grant. */

@@ -1,11 +1,12 @@
 /** The Redis clients that the plugin takes. `npm run test:clients` tries the same with every one of them. */
+import { randomUUID } from 'node:crypto'
 import Fastify from 'fastify'
 import rateLimit, { type RedisClient } from 'ml-api-rate-limiter'
 import t from 'tap'
 import { connectionOfNodeRedis } from '../../plugin/src/clients/node-redis.js'
 import { ioredis6, nodeRedis6 } from '../clients/candidates.js'
 import { conform } from '../clients/conformance.js'
-import { redisClient } from '../support/plugin.js'
+import { limited, redisClient, statuses } from '../support/plugin.js'
 import { until } from '../support/redis-fleet.js'
 
 for (const { name, single, waits } of [ioredis6, nodeRedis6]) {
@@ -88,4 +89,33 @@ t.test('many limiters on one client are one listener of it, which goes with the 
   t.equal(redis.listenerCount('ready'), before + 1)
   for (const app of apps) await app.close()
   t.equal(redis.listenerCount('ready'), before)
+})
+
+t.test('an adapter that gives something else than the reply limits nobody less: it is a store that fails', async t => {
+  const redis = redisClient(t)
+  const others: ((reply: unknown) => unknown)[] = [
+    reply => ({ result: reply }),
+    reply => [reply],
+    reply => JSON.stringify(reply),
+    () => undefined,
+    reply => (Array.isArray(reply) ? reply.map(() => null) : null),
+    () => 'OK',
+    () => [],
+  ]
+  for (const other of others) {
+    for (const max of [5, 1000]) {
+      const adapter = {
+        status: 'ready' as const,
+        eval: async (source: string, keys: readonly string[], args: readonly (string | number)[]) =>
+          other(await redis.eval(source, keys.length, ...keys, ...args)),
+        onReady: () => () => {},
+      }
+      const nameSpace = `test:${randomUUID()}:`
+      const app = await limited(t, { redis: adapter, nameSpace, max, onStoreError: 'deny', storeTimeout: 5000 })
+      t.strictSame(await statuses(app, 3), [503, 503, 503])
+      await t.rejects(app.rateLimiter.reset('lone'), { code: 'ML_RATE_STORE_UNAVAILABLE' })
+      await t.rejects(app.rateLimiter.refund('lone', 1), { code: 'ML_RATE_STORE_UNAVAILABLE' })
+      await t.rejects(app.rateLimiter.status('lone'), { code: 'ML_RATE_STORE_UNAVAILABLE' })
+    }
+  }
 })

@@ -1,7 +1,14 @@
 /** What stands in a call of a script, and what its reply says. */
 import t from 'tap'
 import type { Policy } from '../../../plugin/src/policy.js'
-import { encodeChecks, encodeRefunds, type Pending, Reply } from '../../../plugin/src/stores/redis/codec.js'
+import {
+  encodeChecks,
+  encodeRefunds,
+  listIn,
+  numberIn,
+  type Pending,
+  Reply,
+} from '../../../plugin/src/stores/redis/codec.js'
 import type { Check, Penalty } from '../../../plugin/src/stores/store.js'
 import { checkOf } from '../../support/stores.js'
 
@@ -23,6 +30,24 @@ const plain = checkOf([{ limit: 5, windowMs: 1000 }])
 const saying = (check: Check, ...more: Partial<Policy>[]): Check => ({
   ...check,
   policies: check.policies.map((policy, index) => ({ ...policy, ...more[index] })),
+})
+
+t.test('numbers of a reply may be text, and what is no reply is none', async t => {
+  const message = 'the Redis client gave something else than the reply of the script'
+  for (const seven of [7, '7', 7n, Buffer.from('7')]) t.equal(numberIn(seven), 7)
+  for (const other of [undefined, null, '', 'OK', false, true, {}, [], [7], new Uint8Array([55]), Number.prototype])
+    t.throws(() => numberIn(other), { message })
+  const list = [1]
+  t.equal(listIn(list), list)
+  for (const other of [undefined, null, 7, '[7]', { result: [7] }, { length: 1, 0: 7 }]) {
+    t.throws(() => listIn(other), { message })
+    t.throws(() => new Reply(other), { message })
+  }
+  t.throws(() => new Reply([]), { message })
+  const whole = [123, 3, 4000, 0]
+  t.doesNotThrow(() => new Reply(whole).next(pendingOf('check', plain)))
+  for (let length = 1; length < whole.length; length++)
+    t.throws(() => new Reply(whole.slice(0, length)).next(pendingOf('check', plain)), { message })
 })
 
 t.test('a check is its logs, its shape and its costs', async t => {

@@ -156,18 +156,36 @@ export function earliestDeadline(pending: readonly Pending[]): number {
   return earliest
 }
 
-/** A reply of `check.lua`, read one check after the other. Numbers may come as text, as some clients are set up. */
+/**
+ * A number in the reply of a script. It may come as text, as some clients are set up. Throws for anything else: what an
+ * adapter gives in place of the reply must not count as an answer.
+ */
+export function numberIn(value: unknown): number {
+  if (typeof value === 'number') return value
+  const isText = (typeof value === 'string' && value !== '') || Buffer.isBuffer(value) || typeof value === 'bigint'
+  const number = isText ? Number(value) : Number.NaN
+  if (Number.isNaN(number)) throw notAReply()
+  return number
+}
+
+/** The reply of a script that gives a list. Throws for anything else. */
+export function listIn(reply: unknown): readonly unknown[] {
+  if (Array.isArray(reply)) return reply
+  throw notAReply()
+}
+
+const notAReply = () => new Error('the Redis client gave something else than the reply of the script')
+
+/** A reply of `check.lua`, read one check after the other. */
 export class Reply {
   readonly #values: readonly unknown[]
   #at = 1
-
-  constructor(values: readonly unknown[]) {
-    this.#values = values
-  }
-
   /** µs of the Redis clock. */
-  get time(): number {
-    return Number(this.#values[0])
+  readonly time: number
+
+  constructor(reply: unknown) {
+    this.#values = listIn(reply)
+    this.time = numberIn(this.#values[0])
   }
 
   /** The answer to the next check, and the number of the permit that it took, 0 for none. */
@@ -217,13 +235,13 @@ export class Reply {
   }
 
   #refusal(): Refusal | undefined {
-    const refusal = REFUSALS[Number(this.#values[this.#at])]
+    const refusal = REFUSALS[numberIn(this.#values[this.#at])]
     if (refusal !== undefined) this.#at++
     return refusal
   }
 
   #take(): number {
-    return Number(this.#values[this.#at++])
+    return numberIn(this.#values[this.#at++])
   }
 }
 

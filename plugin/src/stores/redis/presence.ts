@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { clearInterval, clearTimeout, monotonic, setImmediate, setInterval, setTimeout } from '../../clock.js'
 import type { Check } from '../store.js'
 import type { Connection } from './client.js'
-import { redisKey } from './codec.js'
+import { listIn, numberIn, redisKey } from './codec.js'
 import { RANGE } from './nodes.js'
 import { ANNOUNCE, run } from './scripts.js'
 
@@ -203,7 +203,7 @@ export class Replicas {
       TTL_MS,
       calls.some(({ since }) => since === 0),
     )
-      .then(values => this.#observe(readReply(values as unknown[]), calls))
+      .then(reply => this.#observe(readReply(listIn(reply)), calls))
       .finally(() => {
         clearTimeout(timer)
         if (this.#asking === asking) this.#asking = undefined
@@ -304,13 +304,13 @@ function isCleanSince(word: string, { node, since }: RollCall): boolean {
   return !isDirty && Number(heard) >= since
 }
 
-function readReply([time, called, changed, marker, ...list]: unknown[]): Reply {
+function readReply([time, called, changed, marker, ...list]: readonly unknown[]): Reply {
   const said = new Map<string, string>()
   for (let at = 0; at < list.length; at += 2) said.set(String(list[at]), String(list[at + 1]))
   return {
-    time: Number(time),
-    called: Number(called),
-    changed: Number(changed),
+    time: numberIn(time),
+    called: numberIn(called),
+    changed: numberIn(changed),
     marker: String(marker),
     said: list.length > 0 ? said : undefined,
   }

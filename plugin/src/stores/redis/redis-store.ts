@@ -19,6 +19,8 @@ import {
   earliestDeadline,
   encodeChecks,
   encodeRefunds,
+  listIn,
+  numberIn,
   type Pending,
   penaltyName,
   type Release,
@@ -199,7 +201,7 @@ export class RedisStore implements Store {
     const error = this.#missing ?? circuit.error
     if (error !== undefined) throw error
     const deadline = this.#deadlineFrom(monotonic())
-    const ask = async () => Number(await this.#within(script, keys, [clock.latest(deadline), ...args]))
+    const ask = async () => numberIn(await this.#within(script, keys, [clock.latest(deadline), ...args]))
     if (!clock.isKnown) await this.#readClock(stored, clock)
     let found = await ask()
     if (found === -1 && monotonic() < deadline) {
@@ -386,7 +388,7 @@ export class RedisStore implements Store {
     const sent = monotonic()
     const latest = clock.latest(earliestDeadline(pending))
     const { keys, args } = encodeChecks(this.#nameSpace, pending, releases, latest)
-    const reply = new Reply((await run(this.#connection, CHECK, keys, args)) as unknown[])
+    const reply = new Reply(await run(this.#connection, CHECK, keys, args))
     const late: Pending[] = []
     let isOtherPeriod = false
     for (const one of pending) {
@@ -421,9 +423,9 @@ export class RedisStore implements Store {
     const life = Math.ceil(Math.max(0, deadline - sent)) + MARKER_MS
     const marker = randomBytes(12).toString('base64url')
     const { keys, args } = encodeRefunds(this.#nameSpace, pending, marker, clock.latest(deadline), life)
-    const reply = (await run(this.#connection, REFUND, keys, args)) as unknown[]
+    const reply = listIn(await run(this.#connection, REFUND, keys, args))
     const isLate = reply.length === 1
-    clock.observe(Number(reply[0]), sent, monotonic(), isLate)
+    clock.observe(numberIn(reply[0]), sent, monotonic(), isLate)
     if (isLate) {
       const again = inTime(pending)
       if (again.length > 0) await this.#sendRefunds(again, { clock } as Node)
@@ -432,7 +434,7 @@ export class RedisStore implements Store {
     const wasResent = String(reply[1]) === 'resent'
     let at = 1
     for (const one of pending) {
-      const given = one.refunds.map(({ cost }) => (wasResent ? cost : Number(reply[at++])))
+      const given = one.refunds.map(({ cost }) => (wasResent ? cost : numberIn(reply[at++])))
       if (given.some(cost => cost < 0)) {
         this.#fail(one, new StoreForeignKey())
         continue
@@ -447,8 +449,8 @@ export class RedisStore implements Store {
   /** The key, as it stands in Redis, leads to the node whose clock it is. */
   async #readClock(stored: string, clock: Node['clock']): Promise<void> {
     const sent = monotonic()
-    const [time] = (await this.#within(CHECK, [redisKey(this.#nameSpace, stored, '~probe')], [0, 0, 0])) as unknown[]
-    clock.observe(Number(time), sent, monotonic(), true)
+    const [time] = listIn(await this.#within(CHECK, [redisKey(this.#nameSpace, stored, '~probe')], [0, 0, 0]))
+    clock.observe(numberIn(time), sent, monotonic(), true)
   }
 
   /** Other failures leave the permits to end by themselves. */

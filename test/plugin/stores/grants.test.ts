@@ -1055,6 +1055,18 @@ t.test(
   },
 )
 
+t.test('of two grants of a key the second goes on where the first ends, whatever a request costs', async t => {
+  const one = replica()
+  const check = checkFor([{ ...PLENTY, cost: 3 }])
+  await one.warm(check)
+  for (let left = 5; left >= 1; left--) one.prefetch.check(check)
+  time.advance(2)
+  one.arrive(one.depart(), { ahead: 16 })
+  one.prefetch.without(check, { allowed: true, policies: [{ used: 1000 } as never] })
+  const used = [1, 2, 3].map(() => (one.prefetch.check(check) as Answer).policies[0]?.used)
+  t.strictSame(used, [1000 - 17 * 3 + 3, 1000 - 17 * 3 + 6, 1000 - 17 * 3 + 9])
+})
+
 t.test('an answer of Redis is told without what this replica holds', async t => {
   const one = replica()
   const check = checkFor([PLENTY, { ...PLENTY, name: 'q', cost: 3 }, { ...PLENTY, name: 'r' }])

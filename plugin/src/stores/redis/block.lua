@@ -12,7 +12,7 @@ for i, key in ipairs(KEYS) do
   -- Quota that replicas took ahead is dated so far ahead at most.
   local problem = look(log, key, clock, tonumber(ARGV[i + 2]), 1000000, true)
   if problem then
-    if not string.find(problem.err, 'WRONGTYPE', 1, true) then return problem end
+    if not is_foreign(problem) then return problem end
     return -2
   end
   logs[i] = log

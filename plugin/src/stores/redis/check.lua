@@ -61,10 +61,6 @@ for i = 1, take() do
   shapes[i] = shape
 end
 
-local function is_foreign(problem)
-  return string.find(problem.err, 'WRONGTYPE', 1, true) ~= nil
-end
-
 -- Fills in how often this policy has denied the key, and until when the key is blocked. Count: a log of its own.
 -- Renew, backoff: 'denials in a row:end of the block:last denial'. Returns the error where the key holds something else.
 local function look_at_penalty(policy, key, kind, op)

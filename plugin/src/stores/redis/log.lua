@@ -20,6 +20,7 @@ local function text(number) return format('%d', number) end
 
 -- A sorted set or a string that is not ours. Redis uses the same words for a value of another type.
 local FOREIGN = { err = 'WRONGTYPE The key holds a value that is not a log' }
+local function is_foreign(problem) return string.find(problem.err, 'WRONGTYPE', 1, true) ~= nil end
 
 -- Tolerance (µs) for entries ahead of the clock: many entries in one microsecond, or a failover to a server whose
 -- clock is slightly behind. Anything further ahead means that the clock has gone back.

@@ -19,7 +19,7 @@ for i = 2, #KEYS do
   local ahead = ahead_of(slice, flags % 2 == 1)
   local problem = look(log, key, clock, window, ahead, true)
   if problem then
-    if not string.find(problem.err, 'WRONGTYPE', 1, true) then return problem end
+    if not is_foreign(problem) then return problem end
     reply[i] = -1
   elseif flags > 1 then
     reply[i] = give_back_ahead(key, log, clock, cost, window, ahead, generation, made)

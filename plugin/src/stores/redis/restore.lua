@@ -15,7 +15,7 @@ for i = 1, #KEYS, 2 do
   local before = pcall('GET', baseline)
   if type(before) == 'table' then problem = before end
   if problem then
-    if not string.find(problem.err, 'WRONGTYPE', 1, true) then return problem end
+    if not is_foreign(problem) then return problem end
     reply[#reply + 1] = -1
   else
     local more = usage - (tonumber(before or 0) or 0)

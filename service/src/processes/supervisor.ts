@@ -1,5 +1,6 @@
 /** Starts the processes that serve, keeps their number, carries what they say to each other, and ends them. */
 import cluster, { type Worker } from 'node:cluster'
+import { followConnections } from './connections.js'
 import type { Log } from './log.js'
 import { type Answers, type FromFirst, type OneAnswer, PATIENCE_MS, type Question, type ToFirst } from './messages.js'
 import { PLACE } from './peers.js'
@@ -151,6 +152,9 @@ export class Supervisor {
     const [another] = this.#processes
     const ports = another?.ports ?? this.#ports
     const worker = cluster.fork({ ...ports, [PLACE]: `${index}/${this.#options.count}` })
+    followConnections(worker.process, () =>
+      [...this.#processes].some(each => each.worker !== worker && each.isListening && each.worker.isConnected()),
+    )
     this.#processes.add({
       ...{ worker, index, ports, isListening: false, isReady: false, readySince: 0, wantsSamples: false },
       failure: undefined,

@@ -84,6 +84,19 @@ t.test('a reload reaches both, however it is asked for', async t => {
   await until('both have it', async () => (await known('third')).every(status => status === 200))
 })
 
+t.test('a connection that a process had not taken when it was killed is answered by another', async t => {
+  const [stopped] = pids()
+  process.kill(stopped as number, 'SIGSTOP')
+  const asked = Array.from({ length: 4 }, () => ask(`${url}/health/live`))
+  let answered = 0
+  for (const each of asked) each.then(() => answered++)
+  await until('all others are answered', async () => answered === 3)
+  process.kill(stopped as number, 'SIGKILL')
+  t.strictSame(statusesOf(await Promise.all(asked)), [200, 200, 200, 200])
+  await until('another process is there', async () => !pids().includes(stopped as number) && pids().length === 2)
+  await readyAs('ready')
+})
+
 t.test('a process that is killed is replaced: the quota stays used, no count falls, and the others serve', async t => {
   const before = seriesOf(await metrics(), counted) as number
   const [killed] = pids()
@@ -93,7 +106,7 @@ t.test('a process that is killed is replaced: the quota stays used, no count fal
   await until('another is there', async () => seriesOf(await metrics(), 'web_processes') === 2)
   await readyAs('ready')
   const text = await metrics()
-  t.equal(seriesOf(text, 'web_processes_lost_total'), 1)
+  t.equal(seriesOf(text, 'web_processes_lost_total'), 2)
   t.equal(seriesOf(text, counted), before)
   t.equal(pids().length, 2)
   t.match(service.output(), /a process has ended; another takes its place in 100 ms/)

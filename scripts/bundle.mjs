@@ -80,3 +80,18 @@ for (const name of names) {
   writeFileSync(`dist/${name}.js`, `${imported.join('\n')}\n`)
   writeFileSync(`dist/${name}.d.cts`, requireTypes(`dist/${name}.d.ts`, { values, hasDefault: main !== undefined }))
 }
+
+/** Declarations that an entry leads to. Nobody can import the others, so npm leaves them out of the package. */
+const reached = new Set()
+function reach(file) {
+  if (reached.has(file)) return
+  reached.add(file)
+  for (const [, path] of readFileSync(join('dist', file), 'utf8').matchAll(
+    /(?:from|import\() ?['"](\.[^'"]*)\.js['"]/g,
+  ))
+    reach(join(dirname(file), `${path}.d.ts`))
+}
+for (const name of names) reach(`${name}.d.ts`)
+const declarations = readdirSync('dist', { recursive: true }).filter(file => file.endsWith('.d.ts'))
+const unreached = declarations.filter(file => !reached.has(file)).map(file => `/${file.replaceAll('\\', '/')}\n`)
+writeFileSync('dist/.npmignore', unreached.join(''))

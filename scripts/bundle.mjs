@@ -58,6 +58,8 @@ await build({
   platform: 'node',
   format: 'cjs',
   target: 'node20.19',
+  // Names and lines stay, so that a stack trace can be read.
+  minifySyntax: true,
   sourcemap: true,
   // Sources lie in the package.
   sourcesContent: false,

@@ -3,10 +3,11 @@ import { randomUUID } from 'node:crypto'
 import Fastify from 'fastify'
 import rateLimit, { type RedisClient } from 'ml-api-rate-limiter'
 import t from 'tap'
+import { connectionOfGlide } from '../../plugin/src/clients/glide.js'
 import { connectionOfNodeRedis } from '../../plugin/src/clients/node-redis.js'
 import { ioredis6, nodeRedis6 } from '../clients/candidates.js'
 import { conform } from '../clients/conformance.js'
-import { limited, redisClient, statuses } from '../support/plugin.js'
+import { ask, limited, redisClient, statuses } from '../support/plugin.js'
 import { until } from '../support/redis-fleet.js'
 
 for (const { name, single, waits } of [ioredis6, nodeRedis6]) {
@@ -118,4 +119,37 @@ t.test('an adapter that gives something else than the reply limits nobody less: 
       await t.rejects(app.rateLimiter.status('lone'), { code: 'ML_RATE_STORE_UNAVAILABLE' })
     }
   }
+})
+
+t.test('errors of Redis have names of their own in Valkey GLIDE, and are known by them', async t => {
+  const redis = redisClient(t)
+  const glide = {
+    isClosed: false,
+    said: [] as string[],
+    customCommand: async ([name = '', ...args]: string[]) => {
+      try {
+        return await redis.call(name, args)
+      } catch (error) {
+        const { message } = error as Error
+        const itsName = message.startsWith('NOSCRIPT') ? 'NoScriptError' : 'ResponseError'
+        glide.said.push(itsName)
+        throw new Error(`An error was signalled by the server: - ${itsName}: ${message.replace(/^[A-Z]+ /, '')}`)
+      }
+    },
+  }
+  await redis.script('FLUSH')
+  const nameSpace = `test:${randomUUID()}:`
+  const app = await limited(t, { redis: glide, nameSpace, max: 3 })
+  t.strictSame(await statuses(app, 2), [200, 200])
+  t.match(glide.said, ['NoScriptError'])
+  glide.isClosed = true
+  t.strictSame([(await ask(app)).statusCode], [500])
+
+  const connection = connectionOfGlide(glide)
+  connection.connect()
+  connection.onReady(() => {})()
+  t.equal(connection.nodeOf(1), undefined)
+  t.equal(connection.isCluster, false)
+  t.equal(connectionOfGlide({ ...glide, invokeScriptWithRoute: () => {} } as never).isCluster, true)
+  await t.rejects(connection.eval('return redis.call("nothing")', ['k'], [1]), /ResponseError/)
 })

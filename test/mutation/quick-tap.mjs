@@ -77,6 +77,15 @@ class Test {
     return this.#hold(false)
   }
 
+  doesNotThrow(act) {
+    try {
+      act()
+    } catch {
+      return this.#hold(false)
+    }
+    return this.#hold(true)
+  }
+
   async rejects(promise, wanted) {
     try {
       await (typeof promise === 'function' ? promise() : promise)

@@ -25,6 +25,11 @@ export class TimeByHand {
     return this.#timers.length
   }
 
+  /** When the next timer runs; Infinity without one. */
+  get next(): number {
+    return Math.min(...this.#timers.map(({ at }) => at))
+  }
+
   /** Runs what is due on the way; promises in between are not waited for. */
   advance(ms: number): void {
     this.#run(this.now + ms, () => true)
@@ -54,7 +59,7 @@ export class TimeByHand {
   async pass(ms: number): Promise<void> {
     for (const end = this.now + ms; ; ) {
       await new Promise(resolve => setImmediate(resolve))
-      const next = Math.min(...this.#timers.map(({ at }) => at))
+      const { next } = this
       if (next > end) {
         this.now = end
         return

@@ -1,6 +1,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
+import type { Policy } from '../../../plugin/src/policy.js'
 import { MemoryStore } from '../../../plugin/src/stores/memory/memory-store.js'
 import type { Answer, Check, PolicyAnswer, Refund } from '../../../plugin/src/stores/store.js'
 import { type CheckSpec, checkOf, namesOf, type PolicySpec } from '../../support/stores.js'
@@ -432,6 +433,85 @@ t.test('a reset of what is not known changes nothing', async t => {
   t.strictSame(usedOf(store.peek(one({ cost: 0 }))), [0])
 })
 
+t.test('a policy that decides nothing is not denied for the penalties of its log', async t => {
+  const { store } = opened()
+  const renewing = one({ limit: 1 }, { penalty: 'renew' })
+  store.check(renewing)
+  store.check(renewing)
+  const [policy] = renewing.policies
+  const along: Check = { ...renewing, policies: [{ ...(policy as Policy), limit: 99, decides: false }] }
+  t.match(store.peek({ ...along, policies: [{ ...(policy as Policy), limit: 99 }] }), { allowed: false })
+  t.match(store.check(along), { allowed: true, policies: [{ used: 2, retryMs: 0, denials: 0 }] })
+})
+
+/** Checks so many logs of their own, in which nothing is known yet. */
+function fill(store: MemoryStore, count: number, windowMs: number) {
+  for (let index = 0; index < count; index++) store.check(one({ name: `${windowMs} ${store.logs}`, windowMs }))
+}
+
+t.test('logs in which nothing counts any more are dropped when there are a thousand, and as many again', async t => {
+  const { store, clock } = opened()
+  fill(store, 999, WINDOW)
+  clock.now += WINDOW
+  store.peek(one())
+  t.equal(store.logs, 999, 'not yet')
+  store.check(one())
+  t.equal(store.logs, 1000)
+  store.peek(one())
+  t.equal(store.logs, 1, 'one of them is in use')
+  fill(store, 1, WINDOW)
+  clock.now += WINDOW
+  store.peek(one())
+  t.equal(store.logs, 2, 'a few are not worth a look')
+  store.close()
+
+  fill(store, 1000, 9 * WINDOW)
+  clock.now += 1
+  store.peek(one())
+  t.equal(store.logs, 1000, 'all are in use')
+  fill(store, 999, WINDOW)
+  clock.now += WINDOW
+  store.peek(one())
+  t.equal(store.logs, 1999, 'not yet')
+  store.check(one())
+  store.peek(one())
+  t.equal(store.logs, 1001)
+})
+
+t.test('a log is kept for the longest window in which it was asked for', async t => {
+  const { store, clock } = opened()
+  const long = { windowMs: 5 * WINDOW }
+  const begin = () => {
+    store.close()
+    fill(store, 998, 1)
+  }
+  const usedAfter = (ms: number) => {
+    clock.now += ms
+    store.check(one({ name: 'the thousandth' }))
+    store.peek(one({ name: 'other' }))
+    return [...store.usage('log.p', 5 * WINDOW)]
+  }
+  begin()
+  store.check(one())
+  store.peek(one(long))
+  t.strictSame(usedAfter(2 * WINDOW), [['client', 1]], 'the window has become longer')
+  begin()
+  store.check(one(long))
+  store.peek(one())
+  t.strictSame(usedAfter(2 * WINDOW), [['client', 1]], 'a shorter one takes nothing from it')
+  begin()
+  store.check(one(long, { key: 'first' }))
+  store.check(one())
+  t.strictSame(usedAfter(2 * WINDOW).length, 2, 'nor does a charge')
+  const answer: Answer = { allowed: true, policies: [{ used: 2, resetMs: WINDOW, retryMs: 0, denials: 0 }] }
+  begin()
+  store.learn(one(), answer)
+  t.strictSame(usedAfter(WINDOW - 1), [['client', 2]])
+  begin()
+  store.learn(one(), answer, () => 500)
+  t.strictSame(usedAfter(WINDOW + 499), [['client', 2]], 'it is to be known for longer')
+})
+
 t.test('permits that are given back and blocks that have ended take no memory', async t => {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void
@@ -455,4 +535,17 @@ t.test('permits that are given back and blocks that have ended take no memory', 
   const grown = heapBytes() - before
   t.ok(grown < 1_000_000, `${grown} bytes more after 30,000 keys`)
   t.equal(store.peek(last).allowed, false)
+})
+
+t.test('of more than 50,000 logs the oldest are given up that deny nobody', async t => {
+  const { store } = opened()
+  const denied = one({ limit: 1 })
+  store.check(denied)
+  store.check(denied)
+  fill(store, 63_999, WINDOW)
+  t.equal(store.logs, 64_000)
+  t.equal(store.check(denied).allowed, false)
+  t.equal(store.logs, 50_000)
+  t.equal(store.size(`log.${WINDOW} 13999`), 0)
+  t.equal(store.size(`log.${WINDOW} 14001`), 1)
 })

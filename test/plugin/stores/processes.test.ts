@@ -2,6 +2,8 @@
  * What processes that share counts say to each other: messages, what the process with the counts makes of them, and what
  * the others do when there is no answer. The clock is moved by hand.
  */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import type { Call, Decoded } from '../../../plugin/src/stores/processes/messages.js'
 import type { StoreEvent } from '../../../plugin/src/stores/redis/events.js'
@@ -250,6 +252,25 @@ t.test('of quota that came back the others are told, if it was denied within a s
   t.strictSame(silent.ask(['reset', 'client', names, 0]), [null])
 })
 
+t.test('denials that are over take no memory', async t => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const heapBytes = () => {
+    collect()
+    return process.memoryUsage().heapUsed
+  }
+  const { of } = counting({ cache: 1, onFreed: () => {} })
+  const denied = checkOf([{ limit: 0, windowMs: 1 }])
+  const before = heapBytes()
+  for (let index = 0; index < 20_000; index++) {
+    of('check', keyed(`${index} ${'long '.repeat(20)}`, denied))
+    time.advance(1)
+  }
+  const grown = heapBytes() - before
+  t.ok(grown < 1_000_000, `${grown} bytes more after 20,000 denials`)
+  t.equal(of('check', keyed('last', denied)).answer.allowed, false)
+})
+
 // The process that asks --------------------------------------------------------------------------------------------------
 
 /** A store, and a way to the counts on which the test answers. */
@@ -330,6 +351,7 @@ t.test('what is asked in one turn is one message, with its policies twice and th
   const { store, sent, reply, events } = asking()
   const all = [watched(store.check(check)), watched(store.peek(keyed('other'))), watched(store.charge(check))]
   t.strictSame(sent(), [])
+  t.equal(time.waiting, 1, 'the end of the turn')
   time.advance(0)
   const [batch] = sent()
   time.advance(7)
@@ -390,6 +412,9 @@ t.test('counts that were started again are told the policies once more', async t
       t.match(await one, { allowed: true, policies: [{ used: 1 }] })
     }
   }
+  watched(store.check({ ...check, keys: ['own'] }))
+  await reply(['unknown'])
+  t.match(await reply(), [['check', 'client', ['own'], 0, Object]])
 })
 
 t.test('a denial is known until its time is over, or until quota came back', async t => {
@@ -474,7 +499,7 @@ t.test('a permit is held until it is given back, once', async t => {
   t.match(concurrency, { inFlight: 1, violated: false })
   concurrency?.lease?.release()
   concurrency?.lease?.release()
-  t.match(await reply(), [['release', 1]])
+  t.strictSame(await reply(), [['release', 1]])
   const two = watched(store.check(held))
   await reply()
   const { concurrency: second } = await two
@@ -569,6 +594,40 @@ t.test('a late answer that charged nothing is left alone', async t => {
     t.strictSame(sent(), [])
     t.equal(store.knownDenial(check), undefined)
   }
+})
+
+t.test('of a late answer only the policies that were charged get something back', async t => {
+  const names = ['a', 'b', 'c']
+  const some = checkOf(names.map((name, index) => ({ name, limit: 9, windowMs: HOUR, cost: index === 1 ? 0 : 2 })))
+  const { store, sent } = asking()
+  const one = watched(store.check(some))
+  await turn()
+  const [batch] = sent()
+  await time.pass(500)
+  await t.rejects(one, { code: 'ML_RATE_STORE_TIMEOUT' })
+  await batch?.replies()
+  await turn()
+  const [, , , refunds] = (sent()[0]?.calls[0] ?? []) as unknown as [string, string, string, unknown[][]]
+  t.strictSame(
+    refunds?.map(([log, , cost]) => [log, cost]),
+    [
+      ['log.a', 2],
+      ['log.c', 2],
+    ],
+  )
+})
+
+t.test('where nobody waits for the first call of a message that fails, the others fail all the same', async t => {
+  const { store, reply, sent, events } = asking()
+  const one = watched(store.check(held))
+  await reply()
+  ;(await one).concurrency?.lease?.release()
+  events.splice(0)
+  const two = watched(store.check(check))
+  await turn()
+  await sent()[0]?.fails(new Error('gone'))
+  await t.rejects(two, { message: 'gone' })
+  t.strictSame(events, ['lost gone', 'failed 0 gone'])
 })
 
 t.test('an answer that has arrived when the time is over counts', async t => {

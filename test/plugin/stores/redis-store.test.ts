@@ -236,6 +236,88 @@ t.test('what came too late by what was known of the clock is asked again in time
   t.strictSame(sent(), [], 'what was given up is not asked again')
 })
 
+t.test('of a call that came too late, those are asked again who still wait', async t => {
+  const { store, sent, ready } = redis({}, { status: 'connecting' })
+  const one = watched(store.check(keyed('one')))
+  time.advance(200)
+  const two = watched(store.check(keyed('two')))
+  await ready()
+  const [call] = sent() as [Call]
+  await time.pass(300)
+  await t.rejects(one, LATE)
+  await call.replies([clockUs(), -2, -2])
+  const [again] = sent() as [Call]
+  t.strictSame(again.keys, ['n:{two}2.log.p'])
+  await again.replies(admits(3))
+  t.match(await two, { policies: [{ used: 3 }] })
+})
+
+t.test('of what is known of the clock the quickest answer counts, until an answer shows that it was wrong', async t => {
+  const { store, sent } = redis()
+  watched(store.check(check))
+  await turn()
+  await sent()[0]?.replies(admits(1))
+  const answered = async (late: number, ...reply: readonly number[]) => {
+    watched(store.check(keyed('other')))
+    await turn()
+    const [call] = sent() as [Call]
+    const began = clockUs()
+    time.advance(10)
+    await call.replies([began + late, ...reply])
+    return (store.now('client') as number) - clockUs() / 1000
+  }
+  t.equal(await answered(0, 1, 4000, -77, 88), 0, 'it took longer, and says less')
+  t.equal(await answered(60_000_000, -4), 60_000 - 10)
+})
+
+t.test('what was answered is over, also where others of its call are asked again', async t => {
+  for (const answer of [[1, 4000, -77, 88], [-4]]) {
+    const { store, connection, sent, ready, events, circuits } = redis()
+    for (let round = 0; round < 3; round++) {
+      connection.status = 'connecting'
+      const one = watched(store.check(keyed('one')))
+      time.advance(200)
+      const two = watched(store.check(keyed('two')))
+      await ready()
+      await sent()[0]?.replies([clockUs(), ...answer, -2])
+      if (answer.length === 1) t.ok((await one.catch(error => error)) instanceof OtherPeriod)
+      else t.match(await one, { allowed: true })
+      const [again] = sent() as [Call]
+      t.strictSame(again.keys, ['n:{two}2.log.p'])
+      await time.pass(300)
+      await again.replies(admits(1))
+      t.match(await two, { allowed: true })
+      t.strictSame(events.splice(0), answer.length === 1 ? ['answered 300'] : ['answered 200', 'answered 300'])
+    }
+    t.strictSame(circuits, [], 'it was no failure')
+  }
+})
+
+t.test('a grant that came is over, also where others of its call are asked again', async t => {
+  const { store, sent, circuits } = redis()
+  watched(store.check(busy))
+  await turn()
+  await sent()[0]?.replies(admits(1))
+  const one = watched(store.check(busy))
+  time.now += 200
+  const two = watched(store.check(check))
+  await turn()
+  const [call] = sent() as [Call]
+  await call.replies([...grants(1, 0), -2])
+  t.match(await one, { allowed: true })
+  await time.pass(300)
+  await sent()[0]?.replies(admits(1))
+  t.match(await two, { allowed: true })
+  for (let count = 0; count < 2; count++) {
+    const lost = watched(store.check(check))
+    await turn()
+    await sent()[0]?.fails(new Error('gone'))
+    await t.rejects(lost, { message: 'gone' })
+    time.advance(200)
+  }
+  t.strictSame(circuits, [], 'there were two failures')
+})
+
 // Silence and errors -----------------------------------------------------------------------------------------------------
 
 t.test('each check has its own time, and what Redis says after it changes nothing', async t => {
@@ -247,6 +329,7 @@ t.test('each check has its own time, and what Redis says after it changes nothin
   await ready()
   const [call] = sent() as [Call]
   t.equal(call.keys.length, 2)
+  t.equal(time.next, time.now + 200, 'nothing is done before the time of the first is over')
   await time.pass(199)
   t.strictSame(events, [])
   await time.pass(1)
@@ -302,6 +385,7 @@ t.test(
     await time.pass(50)
     const [probe] = sent() as [Call]
     t.match(probe, { script: 'PROBE', keys: ['n:{0}2.~probe'] })
+    t.strictSame(probe.args, [])
     await probe.replies(1)
     t.strictSame(circuits.slice(1), [[undefined, undefined]])
     t.equal(events.at(-1), 'back')
@@ -310,6 +394,30 @@ t.test(
     t.equal(sent().length, 1)
   },
 )
+
+t.test('a call without an answer is one failure, whatever comes of it later', async t => {
+  const answered = redis()
+  for (let count = 0; count < 3; count++) {
+    const late = watched(answered.store.check(keyed(`${count}`)))
+    await turn()
+    const [call] = answered.sent() as [Call]
+    await time.pass(TIMEOUT_MS)
+    await t.rejects(late, LATE)
+    await call.replies(admits(1))
+  }
+  t.equal(answered.circuits.length, 1, 'an answer after its time is none')
+  const failed = redis()
+  for (let count = 0; count < 2; count++) {
+    const late = watched(failed.store.check(keyed(`${count}`)))
+    await turn()
+    const [call] = failed.sent() as [Call]
+    await time.pass(TIMEOUT_MS)
+    await t.rejects(late, LATE)
+    await call.fails(new Error('gone'))
+  }
+  t.strictSame(failed.circuits, [])
+  t.strictSame(failed.events, ['failed 500', 'failed 500'])
+})
 
 t.test('a probe without an answer is given up like any call', async t => {
   const { sent, lose } = redis()
@@ -370,6 +478,11 @@ t.test('listeners that throw change nothing', async t => {
   await turn()
   await plain.sent()[0]?.replies(admits(1))
   t.match(await two, { allowed: true })
+  const taking = await granted({ onAnswer: undefined as never })
+  t.match(await taking.second, { allowed: true })
+  const losing = redis({ onCircuit: undefined as never })
+  await losing.lose()
+  t.ok(losing.events.includes('lost'))
 })
 
 // Connections ------------------------------------------------------------------------------------------------------------
@@ -479,6 +592,11 @@ t.test('a refund happens once: its call has a marker, and a time after which it 
   t.not(next.keys[0], call.keys[0])
   await next.replies([clockUs(), 'resent'])
   t.strictSame(await three, [3], 'it has happened before')
+
+  const nothing = watched(store.refund(check, refundsOf([3])))
+  await turn()
+  await sent()[0]?.replies([clockUs(), 0])
+  t.strictSame(await nothing, [0], 'there was nothing to give back')
 })
 
 t.test('a refund of a foreign value is an error, and others of the call are answered', async t => {
@@ -555,7 +673,8 @@ t.test('a reset forgets logs, penalties and permits', async t => {
   t.match(clock, { script: 'CHECK', keys: ['n:{client}2.~probe'] })
   await clock.replies([clockUs()])
   const [call] = sent() as [Call]
-  t.match(call, { script: 'RESET', args: [clockUs() + TIMEOUT_MS * 1000] })
+  t.equal(call.script, 'RESET')
+  t.strictSame(call.args, [clockUs() + TIMEOUT_MS * 1000])
   t.strictSame(
     call.keys,
     ['l', '-l', '!l', 'm', '-m', '!m', 'p'].map(name => `n:{client}2.${name}`),
@@ -601,9 +720,10 @@ t.test('a block that came too late is sent once more, while there is time', asyn
   await sent()[0]?.replies(-1)
   const [clock] = sent() as [Call]
   t.equal(clock.script, 'CHECK')
+  time.advance(5)
   await clock.replies([clockUs() + 1_000_000])
   const [again] = sent() as [Call]
-  t.match(again, { script: 'BLOCK', args: [clockUs() + 1_000_000 + TIMEOUT_MS * 1000, 70_000] })
+  t.match(again, { script: 'BLOCK', args: [clockUs() + 1_000_000 + (TIMEOUT_MS - 5) * 1000, 70_000] })
   await again.replies(0)
   await first.done
 
@@ -979,6 +1099,53 @@ t.test('requests that wait for a grant have their own time, and share its errors
   }
 })
 
+t.test('who joins a call for a grant that has no more to give is asked for alone, at once', async t => {
+  const { store, sent } = redis()
+  watched(store.check(busy))
+  await turn()
+  await sent()[0]?.replies(admits(1))
+  const one = watched(store.check(busy))
+  await turn()
+  const [call] = sent() as [Call]
+  const two = watched(store.check(busy))
+  await turn()
+  t.strictSame(sent(), [])
+  await call.replies(grants(1, 0))
+  t.match(await one, { allowed: true })
+  const [again] = sent() as [Call]
+  t.equal(again.args[3], '1', 'a check')
+  await again.replies(admits(3))
+  t.match(await two, { allowed: true, policies: [{ used: 3 }] })
+})
+
+t.test('a call for a grant that came too late by what was known of the clock is sent again', async t => {
+  const { store, sent } = redis()
+  watched(store.check(busy))
+  await turn()
+  await sent()[0]?.replies(admits(1))
+  const rider = watched(store.check(busy))
+  await turn()
+  await sent()[0]?.replies([clockUs(), -2])
+  const [again] = sent() as [Call]
+  t.equal(again.args[3], '3', 'as a call for a grant')
+  await again.replies(grants(1, 6, 8))
+  t.match(await rider, { allowed: true, policies: [{ used: 2, prefetched: 6 }] })
+})
+
+t.test('where a call fails, so do its checks, and all that wait for a grant of it', async t => {
+  const { store, sent } = redis()
+  watched(store.check(busy))
+  await turn()
+  await sent()[0]?.replies(admits(1))
+  const all = [store.check(check), store.check(busy), store.check(busy)].map(watched)
+  await turn()
+  const [call, ...others] = sent() as [Call]
+  t.strictSame(others, [])
+  await call.fails(new Error('gone'))
+  for (const one of all) await t.rejects(one, { message: 'gone' })
+  t.equal(time.waiting, 0)
+})
+
 t.test('no call for a grant is sent without a connection, or while the circuit is open', async t => {
   const { store, connection, sent, ready, lose } = redis()
   watched(store.check(busy))
@@ -1036,6 +1203,22 @@ t.test('a reset or a block calls back what is out', async t => {
     for (const call of [first, second]) await call.replies(call.script === 'REFUND' ? [clockUs(), 6] : 1)
     await done
   }
+})
+
+t.test('what is out of other keys stays out', async t => {
+  const { store, sent } = await granted()
+  const next = async () => {
+    await turn()
+    return sent().map(({ script }) => script)
+  }
+  watched(store.reset('other', namesOf(busy)))
+  t.strictSame(await next(), ['RESET'])
+  watched(store.block('other', { limiters: [], logs: [] }, 70))
+  t.strictSame(await next(), ['BLOCK'])
+  store.recall(key => key === 'other')
+  t.strictSame(await next(), [])
+  store.recall(key => key === 'client')
+  t.strictSame(await next(), ['REFUND'])
 })
 
 t.test('a grant that came while a key was blocked goes back as well', async t => {
@@ -1163,6 +1346,19 @@ t.test('keys of policies lead to their node, unless penalties or permits go by t
   t.ok(refunded)
 })
 
+t.test('penalties and permits go by the key of the check, and a refund by its own', async t => {
+  const { store, sent } = redis()
+  watched(store.check({ ...check, key: 'c', keys: ['a'], penalty: 'count' }))
+  watched(store.check({ ...held, key: 'c', keys: ['a'] }))
+  await turn()
+  const [call] = sent() as [Call]
+  t.strictSame(call.keys, ['n:{a}2.log.p', 'n:{c}2.-log.p', 'n:{a}2.log.p', 'n:{c}2.permits'])
+  await call.replies([...admits(1), 0, 2, 4000, -77, 88, 1, 44])
+  watched(store.refund({ ...check, key: 'c', keys: ['a'] }, refundsOf([2], { key: 'b' })))
+  await turn()
+  t.strictSame(sent()[0]?.keys.slice(1), ['n:{b}2.log.p'])
+})
+
 t.test(
   'a plain client that leads to a cluster is noticed: what was refused is sent by slot, as all from then on',
   async t => {
@@ -1188,10 +1384,27 @@ t.test(
 
 t.test('a refusal for several slots that concerns one slot is an error', async t => {
   const { store, sent } = redis()
+  const first = watched(store.check({ ...held, key: 'a' }))
+  await turn()
+  await sent()[0]?.replies([...admits(1), 2, 44])
+  ;(await first).concurrency?.lease?.release()
   const one = watched(store.check(keyed('a')))
   await turn()
   await sent()[0]?.fails(new Error('CROSSSLOT Keys in request do not hash to the same slot'))
   await t.rejects(one, { message: /^CROSSSLOT/ })
+  t.match(sent(), { length: 1, 0: { script: 'RELEASE', keys: ['n:{a}2.permits'] } }, 'and the permit goes back')
+})
+
+t.test('a refusal for several slots that arrives when the time is over is no failure', async t => {
+  const { store, sent, events } = redis()
+  const one = watched(store.check(apart))
+  await turn()
+  const [call] = sent() as [Call]
+  time.step(TIMEOUT_MS)
+  await call.fails(new Error('CROSSSLOT Keys in request do not hash to the same slot'))
+  t.strictSame(await answerAsCluster(sent), ['CHECK n:{a}2.log.x', 'CHECK n:{b}2.log.y'])
+  t.match(await one, { allowed: true })
+  t.strictSame(events, ['answered 0', 'answered 0'])
 })
 
 /** Answers as a cluster whose slots the client does not know, until nothing is sent any more. Returns what was answered. */
@@ -1230,17 +1443,23 @@ t.test('policies in several slots, and permits with them, are sent by slot as we
 })
 
 t.test('permits of several slots that are given back alone are sent by slot', async t => {
-  const { store, sent } = redis()
-  const leases = []
-  for (const key of ['a', 'b']) {
-    const one = watched(store.check({ ...held, key }))
+  const releasing = async () => {
+    const { store, sent } = redis()
+    const leases = []
+    for (const key of ['a', 'b']) {
+      const one = watched(store.check({ ...held, key }))
+      await turn()
+      await sent()[0]?.replies([...admits(1), 2, 44])
+      leases.push((await one).concurrency?.lease)
+    }
+    for (const lease of leases) lease?.release()
     await turn()
-    await sent()[0]?.replies([...admits(1), 2, 44])
-    leases.push((await one).concurrency?.lease)
+    return sent
   }
-  for (const lease of leases) lease?.release()
-  await turn()
-  t.strictSame(await answerAsCluster(sent), ['RELEASE n:{a}2.permits', 'RELEASE n:{b}2.permits'])
+  t.strictSame(await answerAsCluster(await releasing()), ['RELEASE n:{a}2.permits', 'RELEASE n:{b}2.permits'])
+  const sent = await releasing()
+  await sent()[0]?.fails(new Error('gone'))
+  t.strictSame(sent(), [], 'for no other reason')
 })
 
 t.test('a call for a grant that was refused for its slots is taken back, and its riders are asked for', async t => {

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { Blocks } from '../../../plugin/src/stores/memory/blocks.js'
 import { Table } from '../../../plugin/src/stores/memory/table.js'
+import { SlidingLog } from '../../../plugin/src/window.js'
 
 const keysOf = (table: Table) => [...table.entries()].map(([key]) => key).sort()
 
@@ -60,6 +61,35 @@ t.test('denied keys are kept up to ten times the capacity', async t => {
     seen.push(table.size)
   }
   t.equal(Math.max(...seen), 22, 'twenty of older generations, and two young ones')
+})
+
+t.test('a table is in use while anything counts in its longest window, or is denied', async t => {
+  const table = new Table(1)
+  table.windowMs = 50
+  t.equal(table.isInUse(0), false, 'nothing is there')
+  const row = table.add('counted', 0)
+  t.equal(table.isInUse(0), false, 'nothing counts')
+  row.log.append(100, 1, 0)
+  table.add('other', 100)
+  t.equal(table.isInUse(149), true)
+  t.equal(table.isInUse(150), false)
+
+  const denying = new Table(5)
+  denying.windowMs = 50
+  denying.add('first', 0)
+  denying.add('denied', 0).deniedUntil = 100
+  t.strictSame([denying.isInUse(99), denying.isDenying(99)], [true, true])
+  t.strictSame([denying.isInUse(100), denying.isDenying(100)], [false, false])
+
+  const punished = new Table(5)
+  punished.windowMs = 50
+  const log = new SlidingLog()
+  punished.add('punished', 0).denials = { count: 0, last: 0, blockedUntil: 0, log }
+  t.equal(punished.isInUse(0), false)
+  log.append(100, 1, 0)
+  t.equal(punished.isInUse(149), true)
+  t.equal(punished.isDenying(149), false, 'what is counted denies nobody')
+  t.equal(punished.isInUse(150), false)
 })
 
 t.test('a block lasts for its time, for its log and key', async t => {

@@ -162,8 +162,7 @@ export class SharedCounts {
 
   #freed(limiter: string, key: string, from: string | number): void {
     const id = idOf(limiter, key)
-    const until = this.#denied.get(id)
-    if (until === undefined) return
+    const until = this.#denied.get(id) ?? 0
     this.#denied.delete(id)
     if (until > monotonic()) this.#onFreed?.({ limiter, key } satisfies Freed, from)
   }
@@ -184,5 +183,5 @@ function checkOf(
   if (shape === undefined) return undefined
   if (sent !== null && id !== 0) shapes.set(id, sent)
   const { concurrency, ...rest } = shape
-  return { key, ...(keys === null ? {} : { keys }), ...rest, concurrency: concurrency ?? undefined }
+  return { key, keys: keys ?? undefined, ...rest, concurrency: concurrency ?? undefined }
 }

@@ -121,15 +121,14 @@ export class SharedStore implements Store {
       let isAgain = false
       const settle = (result: Result) => {
         if (result === 'too-large') {
-          if (!isGivenUp) reject(new ChargeTooLarge())
+          reject(new ChargeTooLarge())
           return
         }
         if (result === 'unknown' && !isAgain) {
           // These counts have replaced those that the shape was sent to. Nothing was counted.
           isAgain = true
           this.#shapes.delete(check.policies)
-          if (!isGivenUp)
-            this.#add({ call: [operation, check.key, check.keys ?? null, ...this.#shape(check)], settle, fail })
+          if (!isGivenUp) send()
           return
         }
         const decoded = decodeAnswer(result, check.policies.length)
@@ -139,7 +138,7 @@ export class SharedStore implements Store {
         }
         const { answer, permit } = decoded
         if (isGivenUp) {
-          this.#takeBack(operation, check, answer, permit)
+          this.#takeBack(check, answer, permit)
           return
         }
         if (operation === 'check' && !answer.allowed) this.#denials.remember(check, answer, asked)
@@ -149,7 +148,9 @@ export class SharedStore implements Store {
         isGivenUp = true
         reject(error)
       }
-      this.#add({ call: [operation, check.key, check.keys ?? null, ...this.#shape(check)], settle, fail })
+      const send = () =>
+        this.#add({ call: [operation, check.key, check.keys ?? null, ...this.#shape(check)], settle, fail })
+      send()
     })
   }
 
@@ -172,9 +173,8 @@ export class SharedStore implements Store {
     return { ...answer, concurrency: { inFlight, violated, lease: { release } } }
   }
 
-  /** Nobody waits for an answer any more. */
-  #takeBack(operation: string, check: Check, answer: Answer, permit: number): void {
-    if (operation === 'peek' || !answer.allowed) return
+  /** Nobody waits for an answer any more: what it has charged goes back. */
+  #takeBack(check: Check, answer: Answer, permit: number): void {
     if (permit !== 0) this.#add({ call: ['release', permit] })
     const refunds = check.policies.flatMap((policy, index): Refund[] => {
       const admission = answer.policies[index]?.admission

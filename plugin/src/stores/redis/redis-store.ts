@@ -284,7 +284,7 @@ export class RedisStore implements Store {
     if (operation !== 'check') return this.#across[operation](check, refunds)
     const asked = monotonic()
     const answer = await this.#across.check(check)
-    if (!answer.allowed) this.#denials.remember(check, answer, asked)
+    this.#denials.remember(check, answer, asked)
     return answer
   }
 
@@ -373,10 +373,8 @@ export class RedisStore implements Store {
     this.#bySlot = true
     const isApart = ({ check, refunds }: Pending) => this.#isApart(check, refunds)
     const apart = pending.filter(isApart)
-    for (const one of apart.flatMap(ridersOf)) {
-      one.settled = true
+    for (const one of apart.flatMap(ridersOf))
       this.#ask<never>(one.operation, one.check, one.refunds).then(one.resolve, one.reject)
-    }
     const others = pending.filter(one => !isApart(one))
     if (this.#batcher.split(others, releases)) return true
     for (const one of apart.length > 0 ? others : []) this.#batcher.add(one)
@@ -398,7 +396,7 @@ export class RedisStore implements Store {
       else if (result === 'other period') {
         isOtherPeriod = true
         // An answer, and no failure of the store.
-        if (!one.settled) one.reject(new OtherPeriod())
+        one.reject(new OtherPeriod())
         one.settled = true
       } else if (typeof result === 'string') {
         const error = result === 'foreign' ? new StoreForeignKey() : new ChargeTooLarge()
@@ -658,9 +656,8 @@ function waiters(pending: readonly Pending[]): readonly Pending[] {
 function ridersOf(pending: Pending): readonly Pending[] {
   if (pending.operation !== 'take') return [pending]
   const take = pending as Take
-  take.settled = true
   take.end()
-  return take.riders.filter(({ settled }) => !settled)
+  return take.riders
 }
 
 /** What is still to be sent of a call that changed nothing. Where a call for a grant has no time left, its riders do. */

@@ -22,7 +22,7 @@ const IN_PROCESS = 'test/mutation/in-process.ts'
 /** Files that histories of checks and refunds run. */
 const CHECKS = ['log.lua', 'check.lua', 'refund.lua']
 /** Files that Redis never sees have test files. */
-const TESTS = { 'mock.lua': ['test/plugin/ioredis-mock.test.ts'] }
+const TESTS = { 'mock.lua': ['test/plugin/stores/mock.test.ts'] }
 
 const { values: options } = parseArgs({
   options: {

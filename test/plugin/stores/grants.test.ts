@@ -1227,6 +1227,14 @@ t.test(
     next.prefetch.recall(isClient)
     time.advance(2)
     t.match(next.sent.slice(2), [{ key: 'stored other' }])
+
+    const shared = replica()
+    const both = { ...checkFor([PLENTY, PLENTY]), keys: ['client', 'tenant'] }
+    await shared.warm(both)
+    for (let left = 5; left >= 1; left--) shared.prefetch.check(both)
+    shared.prefetch.recall(isClient)
+    time.advance(2)
+    t.equal(shared.sent.length, 1, 'one of its keys is meant')
   },
 )
 

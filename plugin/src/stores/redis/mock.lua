@@ -2,38 +2,34 @@
 -- UTF-8, no `struct`, and replies that are lists of JavaScript.
 -- The program puts this in front of the script, and the time (µs) behind its arguments. Redis never sees it.
 local native, floor, to_number, to_text = call, math.floor, tonumber, string.format
-local now = to_number(table.remove(ARGV)) + 0.0
+local now = to_number(table.remove(ARGV))
 
 -- Every number is a double, as in Redis.
 function math.floor(number) return floor(number) + 0.0 end
 
 function tonumber(value)
-  if value == 'Infinity' then return math.huge end
   local number = to_number(value)
   return number and number + 0.0
 end
 
+-- No number below 0 is formatted or packed. What is less than a whole number is cut off.
 function string.format(form, ...)
   local values = { ... }
-  for i, value in ipairs(values) do
-    local number = to_number(value)
-    if number and string.find(form, '%d', 1, true) then values[i] = number < 0 and -floor(-number) or floor(number) end
-  end
+  for i, value in ipairs(values) do values[i] = floor(value) end
   return to_text((string.gsub(form, '%%d', '%%.0f')), table.unpack(values))
 end
 
--- Packs numbers into eight ASCII characters each: seven bits a character, the sign in the first.
+-- Packs numbers into eight ASCII characters each, seven bits a character.
 struct = {}
 
 function struct.pack(_, ...)
   local parts = {}
-  for i, number in ipairs({ ... }) do
-    local rest, digits = floor(math.abs(number) + 0.5) + 0.0, {}
+  for i, rest in ipairs({ ... }) do
+    local digits = {}
     for at = 8, 1, -1 do
-      digits[at] = floor(rest % 128)
-      rest = floor(rest / 128) + 0.0
+      digits[at] = rest % 128
+      rest = floor(rest / 128)
     end
-    if number < 0 then digits[1] = digits[1] + 64 end
     parts[i] = string.char(table.unpack(digits))
   end
   return table.concat(parts)
@@ -42,15 +38,15 @@ end
 function struct.unpack(_, text)
   local numbers = {}
   for from = 1, #text, 8 do
-    local first, number = string.byte(text, from), 0.0
-    for at = from, from + 7 do number = number * 128 + string.byte(text, at) % (at == from and 64 or 128) end
-    numbers[#numbers + 1] = first >= 64 and -number or number
+    local number = 0.0
+    for at = from, from + 7 do number = number * 128 + string.byte(text, at) end
+    numbers[#numbers + 1] = number
   end
   return table.unpack(numbers)
 end
 
 local function run(quiet, name, ...)
-  if name == 'TIME' then return { floor(now / 1000000) + 0.0, now % 1000000 } end
+  if name == 'TIME' then return { math.floor(now / 1000000), now % 1000000 } end
   local args = { ... }
   if name == 'ZADD' then
     for i, arg in ipairs(args) do if arg == '+inf' then args[i] = 'Infinity' end end
@@ -59,9 +55,7 @@ local function run(quiet, name, ...)
     args[2] = tonumber(args[2]) + 1000
   end
   local reply = native(quiet, name, table.unpack(args))
-  if reply == nil then return false end
   if type(reply) ~= 'userdata' then return reply end
-  if reply[0] == 'error' then return { err = reply[1] } end
   local list = {}
   for i = 1, #reply do list[i] = reply[i] end
   return list

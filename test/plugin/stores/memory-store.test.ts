@@ -260,8 +260,15 @@ t.test('what another store reports is taken over, and no more', async t => {
   t.equal(store.size('log.p'), 0, 'nothing is used, and nothing kept')
   store.learn(one(), report({ used: 4, resetMs: 1000 }))
   t.equal(used(), 4)
+  clock.now += 100
+  store.learn(one(), report({ used: 5, resetMs: 900 }))
+  store.learn(one(), report({ used: 2, resetMs: 900 }))
+  t.equal(used(), 2, 'no more than it says')
+  clock.now += 900
+  t.equal(used(), 1, 'the oldest of them are gone')
+  store.learn(one(), report({}))
+  t.strictSame([used(), store.size('log.p')], [0, 0])
   store.learn(one(), report({ used: 3, resetMs: 1000 }))
-  t.equal(used(), 4, 'less is known there')
   store.learn(one(), report({ used: 3, prefetched: 3, resetMs: 1000 }))
   t.equal(used(), 6, 'what was taken ahead counts')
   const admission = { generation: 1, time: 10_000 }

@@ -118,9 +118,9 @@ export class MemoryStore implements Store {
   }
 
   /**
-   * Takes over the usage that another store reports. What exceeds the usage known here, and at least what was admitted
-   * just now, is dated now. Entries older than the oldest one that still counts there are dropped. `lateMs`: for so long
-   * beyond its window the usage of a policy is to be known.
+   * Takes over the usage that another store reports, as much as it says. What exceeds the usage known here, and at least
+   * what was admitted just now, is dated now, and the oldest units make room. Entries older than the oldest one that still
+   * counts there are dropped. `lateMs`: for so long beyond its window the usage of a policy is to be known.
    */
   learn(check: Check, answer: Answer, lateMs: (policy: Policy) => number = none): void {
     const now = this.#tick()
@@ -129,12 +129,14 @@ export class MemoryStore implements Store {
       const { log: name, windowMs, cost } = policy
       const { used, prefetched = 0, resetMs, admission } = answer.policies[index] as PolicyAnswer
       const total = used + prefetched
-      if (total === 0) continue
+      if (total === 0) {
+        this.#tables.get(name)?.delete(keyAt(check, index))
+        continue
+      }
       const { log } = this.#row(name, windowMs + lateMs(policy), keyAt(check, index), now)
       const known = log.read(now, Math.max(1, windowMs - resetMs + 1), 0, 0).used
       const more = Math.max(total - known, admission === undefined ? 0 : Math.min(cost, total))
-      // The oldest units make room for those that are surely new.
-      log.refund(known + more - Math.max(known, total))
+      log.refund(known + more - total)
       log.append(now, more, windowMs * LEARNT_PRECISION)
     }
   }

@@ -18,6 +18,8 @@ export interface Pending {
   /** How often it was asked again, and when it was last. */
   again?: number
   asked?: number
+  /** The denial because of which it was asked again. */
+  denied?: Answer | undefined
   resolve(answer: never): void
   reject(error: unknown): void
 }

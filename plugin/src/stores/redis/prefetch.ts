@@ -332,17 +332,18 @@ export class Prefetch {
 
   /** Those that a grant did not reach: denied, as Redis has said of the first of them, or asked once more. */
   #answerRest({ check, waiting }: Take, reply: TakeReply, rest: readonly Pending[], sent: number): void {
-    const isDenial = reply.admitted < waiting
-    const back = isDenial ? this.callBack(check, sent) : undefined
-    if (!isDenial || back !== undefined) {
-      this.#parts.again(rest, back)
-      return
-    }
     const policies = reply.policies.map(({ used, resetMs, retryMs, blockedMs }) => ({
       ...{ used, resetMs, retryMs, blockedMs },
       denials: 0,
     }))
-    for (const rider of rest) this.#parts.settle(rider, { allowed: false, policies })
+    const denied: Answer | undefined = reply.admitted < waiting ? { allowed: false, policies } : undefined
+    const back = denied === undefined ? undefined : this.callBack(check, sent)
+    if (denied !== undefined && back === undefined) {
+      for (const rider of rest) this.#parts.settle(rider, denied)
+      return
+    }
+    for (const rider of rest) rider.denied = denied
+    this.#parts.again(rest, back)
   }
 
   /** Nothing is spent of what was asked for these keys so far, or is on its way. It goes back: other keys may have their part in it. */

@@ -470,6 +470,7 @@ export class RedisStore implements Store {
       // What this replica has taken ahead and not spent comes back before it denies.
       const back = this.#prefetch.callBack(check, pending.asked ?? pending.since)
       if (back !== undefined && this.#mayAskAgain(pending)) {
+        pending.denied = answer
         this.#askAgain([pending], back)
         return
       }
@@ -528,8 +529,13 @@ export class RedisStore implements Store {
     if (this.#options.onEvent !== undefined) this.#tell({ type: 'answered', ms: monotonic() - pending.since })
   }
 
+  /** A check that was denied before it was asked again is denied. */
   #fail(pending: Pending, error: Error): void {
     if (pending.settled) return
+    if (pending.denied !== undefined) {
+      this.#settle(pending, pending.denied as never)
+      return
+    }
     pending.settled = true
     pending.reject(error)
     if (pending.operation === 'take') return

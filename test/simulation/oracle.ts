@@ -161,18 +161,33 @@ export class History {
         from < outage.from && units.some(({ at }) => at <= outage.from) && units.some(({ at }) => at >= outage.from),
     )
     if (outage === undefined) return max * (1 + jumps)
-    return max * jumps + Math.max(max * BEGINNING, max + this.#unknown(outage.from, units))
+    return max * jumps + Math.max(max * BEGINNING, max + this.#unknown(outage.from, units, to - from))
   }
 
-  /** What replicas may admit beyond the limit: each its share of what others were admitted since it was last answered. */
-  #unknown(outageAt: number, units: readonly Unit[]): number {
+  /**
+   * What replicas may admit beyond the limit: each its share of what others were admitted since it was last answered, and
+   * of what came unnoticed before that, while as many left the window between two of its answers.
+   */
+  #unknown(outageAt: number, units: readonly Unit[], windowUs: number): number {
     const { length } = this.#plan.settings.rates
+    const { key } = units[0] as Unit
+    const ofKey = this.units.filter(unit => unit.key === key && unit.kind !== 'local')
     let sum = 0
     for (let replica = 0; replica < length; replica++) {
-      const { key } = units[0] as Unit
       const answers = this.#answers.filter(one => one.replica === replica && one.key === key && one.at <= outageAt)
-      const last = Math.max(0, ...answers.map(({ at }) => at))
-      sum += Math.ceil(sumOf(units.filter(({ at, kind }) => at > last && kind !== 'local')) / length)
+      const times = [...new Set([0, ...answers.map(({ at }) => at)])].sort((a, b) => a - b)
+      const last = times.at(-1) as number
+      let unknown = sumOf(units.filter(({ at, kind }) => at > last && kind !== 'local'))
+      for (const [index, until] of times.slice(1).entries()) {
+        const since = times[index] as number
+        const isBetween = (at: number) => at > since && at <= until
+        const came = sumOf(
+          units.filter(({ at, kind, replica: who }) => isBetween(at) && kind !== 'local' && who !== replica),
+        )
+        const left = came === 0 ? 0 : sumOf(ofKey.filter(({ at }) => isBetween(at + windowUs)))
+        unknown += Math.min(came, left)
+      }
+      sum += Math.ceil(unknown / length)
     }
     return sum
   }

@@ -370,6 +370,12 @@ t.test('what is taken over is dated when it was learnt, and what was known befor
   store.learn(one({ cost: 2 }), report({ used: 6, resetMs: 500, admission }))
   clock.now += 500
   t.equal(used(), 2, 'what was admitted just now is new, though no more is used')
+  const newer = opened()
+  for (const passed of [500, 999]) {
+    newer.store.learn(one(), report({ used: 3, resetMs: 1000 }))
+    newer.clock.now += passed
+  }
+  t.strictSame(usedOf(newer.store.peek(one())), [3], 'what counts there is newer than what was known')
   const other = opened()
   other.store.learn(one(), report({ used: 6, resetMs: 1000 }))
   other.clock.now += 500

@@ -938,6 +938,22 @@ t.test('when something came back is known for as long as a check may be on its w
   t.equal(one.callsBack(a, before), true, 'it came back once more')
 })
 
+t.test(
+  'those that a grant did not reach are asked for at once where none was denied, and nothing is called back',
+  async t => {
+    const one = replica()
+    const check = checkFor()
+    await one.warm(checkFor([{ ...PLENTY, cost: 2 }]))
+    one.askItself(check)
+    one.prefetch.check(check)
+    const take = one.depart()
+    one.prefetch.check(check)
+    one.arrive(take, { admitted: 1, ahead: 0 })
+    t.strictSame(one.again, [take.riders[1]])
+    t.strictSame(one.given, [])
+  },
+)
+
 t.test('those that waited are asked for again where units came back while their call was on its way', async t => {
   for (const tookMs of [10, 4]) {
     const one = replica()

@@ -554,7 +554,7 @@ export class Prefetch {
   }
 }
 
-function ignore(): void {}
+const ignore = (): void => {}
 
 /** For how long after Redis has counted it a unit of this log may be spent by the replica that took it ahead (ms). */
 export function longestLife({ sliced, sliceMs }: Policy): number {

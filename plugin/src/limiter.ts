@@ -89,6 +89,8 @@ export class Limiter {
   /** The limiters that most requests meet. */
   readonly alone: readonly Limiter[] = [this]
   readonly #parts: LimiterParts
+  /** What `Cost` may name: a permit has no cost. */
+  readonly #quotaNames: readonly string[]
   readonly #units: Units
   readonly #concurrency: Check['concurrency']
   /** Whether quotas and windows are the same for every request. */
@@ -106,6 +108,7 @@ export class Limiter {
     const { config, id, group } = parts
     this.config = config
     this.#parts = parts
+    this.#quotaNames = config.policies.map(({ name }) => name)
     this.#units = Object.fromEntries(config.policies.map(({ name, unit }) => [name, unit]))
     this.#concurrency = config.concurrency && { ...config.concurrency, log: `${id}/permits` }
     if (group !== undefined && config.penalty !== 'none') group.hasPenalty = true
@@ -310,11 +313,6 @@ export class Limiter {
   /** What `Keys` may name. */
   get policyNames(): readonly string[] {
     return this.#concurrency === undefined ? this.#quotaNames : [...this.#quotaNames, CONCURRENCY]
-  }
-
-  /** What `Cost` may name: a permit has no cost. */
-  get #quotaNames(): readonly string[] {
-    return this.config.policies.map(({ name }) => name)
   }
 
   /** Everything that is kept about a key, by name. `policy`: of this policy alone. */

@@ -105,7 +105,10 @@ export class Replicas {
   /** Of the last reply: its time, and the change of the list that it told of. */
   #lastTime = 0
   #changed = 0
-  /** When Redis replied again after a gap (our clock, ms); undefined while there is one. */
+  /**
+   * From when on a replica that is not listed counts as missing (our clock, ms): Redis replied again, or there is a call upon
+   * all. Undefined while Redis does not reply.
+   */
   #heardSince: number | undefined = Number.NEGATIVE_INFINITY
   #closed = false
 
